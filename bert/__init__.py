@@ -1,0 +1,1 @@
+"""What the commands at the root are made of: imported, never run."""

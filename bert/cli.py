@@ -1,0 +1,48 @@
+"""What the commands share at their edge: boolean flags, errors without a stack trace, exit codes."""
+
+import argparse
+import signal
+import sys
+
+from bert.files import DataError
+
+
+def parser_from_docstring(docstring):
+    """A parser whose --help is the script's docstring; flags cannot be abbreviated, so that new ones break no call."""
+    return argparse.ArgumentParser(
+        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+
+def add_boolean_flag(parser, name, default, help):
+    """Adds `--name=True`, `--name=False`, `--name` and `--noname`, as absl's flags take them."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        f"--{name}", type=_boolean, nargs="?", const=True, default=default, metavar="True|False",
+        help=f"{help} (default: {default})",
+    )  # fmt: skip
+    group.add_argument(f"--no{name}", dest=name, action="store_false", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def _boolean(text):
+    words = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected True or False")
+    return words[text.lower()]
+
+
+def raise_all(problems):
+    """Raises one DataError that tells every problem of the list, a line each; nothing for an empty list."""
+    if problems:
+        raise DataError("\n       ".join(problems))
+
+
+def run(main):
+    """Runs `main()` as a command: problems on stderr in words, exit code 1; clean ends for Ctrl-C and SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    try:
+        sys.exit(main())
+    except (DataError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,102 @@
+"""TFRecord framing and its index: where records lie in a file, read and written, with checksums.
+
+A record is: length of the payload (uint64, little-endian), masked CRC32C of these 8 bytes (uint32), payload, masked
+CRC32C of the payload (uint32). Source: TensorFlow, `core/lib/io/record_writer.h`.
+"""
+
+import os
+import struct
+
+import google_crc32c
+
+from bert.files import DataError, atomic_writer
+
+_HEADER = struct.Struct("<QI")
+_CHECKSUM = struct.Struct("<I")
+FRAME_BYTES = _HEADER.size + _CHECKSUM.size
+
+
+def masked_crc32c(data):
+    """CRC32C of `data`, rotated right by 15 bits plus a constant (TensorFlow, `core/lib/hash/crc32c.h`)."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(payload):
+    """Returns the record (bytes) that holds `payload` (bytes)."""
+    length = struct.pack("<Q", len(payload))
+    return b"".join((length, _CHECKSUM.pack(masked_crc32c(length)), payload, _CHECKSUM.pack(masked_crc32c(payload))))
+
+
+class TFRecordFile:
+    """A TFRecord file for looking at record by record, from any offset, in constant memory.
+
+    Use as a context manager. Raises DataError for an empty file, OSError for one that cannot be read.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self._file = open(path, "rb", buffering=0)
+        self.size = os.fstat(self._file.fileno()).st_size
+        if self.size == 0:
+            self._file.close()
+            raise DataError(f"{path}: 0 bytes, expected TFRecords; delete it or make it again")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._file.close()
+
+    def _read(self, size, offset):
+        return os.pread(self._file.fileno(), size, offset)
+
+    def extents(self):
+        """Yields (offset, size) of each record in bytes, frame included, from the headers alone.
+
+        Raises DataError with the byte offset where a length checksum is wrong or the file ends inside a record.
+        """
+        offset = 0
+        while offset < self.size:
+            header = self._read(_HEADER.size, offset)
+            if len(header) < _HEADER.size:
+                raise self._error(offset, f"the file ends {len(header)} bytes into a record header of {_HEADER.size}")
+            length, checksum = _HEADER.unpack(header)
+            if masked_crc32c(header[:8]) != checksum:
+                raise self._error(offset, "no record starts here: the length's checksum is wrong")
+            size = FRAME_BYTES + length
+            if self.size - offset < size:
+                raise self._error(offset, f"the file ends {self.size - offset} bytes into a record of {size}")
+            yield offset, size
+            offset += size
+
+    def payload(self, offset, size):
+        """Returns the payload (bytes) of the record at `offset`; DataError if its checksum is wrong."""
+        record = self._read(size, offset)
+        payload = record[_HEADER.size : -_CHECKSUM.size]
+        (checksum,) = _CHECKSUM.unpack(record[-_CHECKSUM.size :])
+        if masked_crc32c(payload) != checksum:
+            raise self._error(offset, "the record's data does not have its checksum")
+        return payload
+
+    def _error(self, offset, problem):
+        hint = ""
+        if offset == 0:
+            start = self._read(64, 0)
+            if start.startswith(b"version https://git-lfs"):
+                hint = " (this is a Git LFS pointer: fetch the file itself with: git lfs pull)"
+            elif start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+                hint = " (this is a web page, not data: the download failed)"
+        return DataError(f"{self.path}: byte {offset}: {problem}{hint}; the file is damaged or no TFRecord, make it again")
+
+
+def write_index(tfrecord_path, index_path):
+    """Writes DALI's index of a TFRecord file, one line `offset size` a record; returns the number of records.
+
+    The lines are those of DALI's own `tfrecord2idx`. Nothing is left under `index_path` if the file is not whole.
+    """
+    with TFRecordFile(tfrecord_path) as records, atomic_writer(index_path) as index:
+        count = 0
+        for count, (offset, size) in enumerate(records.extents(), start=1):
+            index.write(b"%d %d\n" % (offset, size))
+    return count

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""TFRecord files -> DALI index files: one line `offset size` a record, as DALI's own tfrecord2idx prints them.
+
+python3 make_idx.py --tfrecord_train="path/to/train_tfrecords" --tfrecord_eval="path/to/eval_tfrecords" \\
+    --output_idx="path/to/output_idx"
+
+Writes path/to/output_idx/train/<name>.idx and path/to/output_idx/eval/<name>.idx. Reads the record headers and checks
+their checksums; a truncated file, or one that is no TFRecord, is named with the byte offset, gets no index, and does not
+stop the others. Damage inside a record's data does not show here.
+"""
+
+import concurrent.futures
+import os
+import time
+
+from bert import cli
+from bert.files import DataError, list_folder_or_pattern
+from bert.tfrecord import write_index
+
+
+def parse_flags(argv=None):
+    parser = cli.parser_from_docstring(__doc__)
+    add = parser.add_argument
+    add("--tfrecord_train", help="training TFRecords: a folder, a glob pattern or a file; leave out for none")
+    add("--tfrecord_eval", help="evaluation TFRecords, likewise")
+    add("--output_idx", required=True, help="folder for the indexes, made if needed")
+    add("--num_workers", type=int, default=os.cpu_count(), help="files read at the same time (default: all %(default)s cores)")
+    return parser.parse_args(argv)
+
+
+def plan(flags):
+    """Returns [(TFRecord path, index path)]; DataError with everything that is wrong."""
+    pairs, problems = [], []
+    for split, where in (("train", flags.tfrecord_train), ("eval", flags.tfrecord_eval)):
+        if where is None:
+            continue
+        try:
+            paths = list_folder_or_pattern(where)
+        except DataError as error:
+            problems.append(f"--tfrecord_{split}: {error}")
+            continue
+        folder = os.path.join(flags.output_idx, split)
+        pairs += [(path, os.path.join(folder, f"{os.path.basename(path)}.idx")) for path in paths]
+    if flags.tfrecord_train is None and flags.tfrecord_eval is None:
+        problems.append("neither --tfrecord_train nor --tfrecord_eval: nothing to index")
+    if flags.num_workers < 1:
+        problems.append(f"--num_workers={flags.num_workers}: expected 1 or more")
+    source = {}
+    for path, index_path in pairs:
+        if index_path in source:
+            problems.append(f"{source[index_path]} and {path} would share the index {index_path}; index them in two calls")
+        source[index_path] = path
+    cli.raise_all(problems)
+    return pairs
+
+
+def main(argv=None):
+    flags = parse_flags(argv)
+    started = time.monotonic()
+    pairs = plan(flags)
+    for folder in {os.path.dirname(index_path) for _, index_path in pairs}:
+        os.makedirs(folder, exist_ok=True)
+    num_records, problems = 0, []
+    with concurrent.futures.ProcessPoolExecutor(min(flags.num_workers, len(pairs))) as pool:
+        for job in [pool.submit(write_index, *pair) for pair in pairs]:
+            try:
+                num_records += job.result()
+            except (DataError, OSError) as error:
+                problems.append(str(error))
+    print(
+        f"indexed {len(pairs) - len(problems):,} of {len(pairs):,} files, {num_records:,} records in {flags.output_idx} "
+        f"({time.monotonic() - started:.1f} s)"
+    )
+    cli.raise_all(problems)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,226 @@
+"""BERT tokenisation: the readable definition of what a token is.
+
+    >>> tokenizer = FullTokenizer("vocab.txt", do_lower_case=True)
+    >>> tokenizer.tokenize("It's unaffable.")
+    ['it', "'", 's', 'una', '##ffa', '##ble', '.']
+
+Two steps: `BasicTokenizer` cleans text and splits it at white space and punctuation, `WordpieceTokenizer` cuts each
+of its tokens into pieces of the vocabulary. Names and behaviour are those of Google's BERT and of MLPerf, so that
+code written for their `tokenization.py` runs on this one. "Character" means Unicode code point. Lower-casing,
+decomposition and categories come from the interpreter; the reference is Python 3.11 (Unicode 14).
+"""
+
+import re
+import unicodedata
+
+# Blocks of CJK ideographs (inclusive), from Google's BERT: Chinese has no spaces between words, so every
+# ideograph is a token of its own. Hangul, Hiragana and Katakana are not ideographs and stay joined.
+_CJK_BLOCKS = (
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+
+_UNUSED_TOKEN = re.compile(r"\[unused\d+\]")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Characters
+
+
+def _is_whitespace(char):
+    return char in " \t\n\r" or unicodedata.category(char) == "Zs"
+
+
+def _is_control(char):
+    """Control and format characters, which are dropped; tab and line ends count as white space instead."""
+    return char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Cf")
+
+
+def _is_punctuation(char):
+    """Every ASCII character that is no letter, digit, space or control, and Unicode's punctuation (P*).
+
+    Unicode files `$ + < = > ^ ` | ~` under symbols; BERT splits at them all the same.
+    """
+    code = ord(char)
+    is_ascii_sign = 33 <= code <= 47 or 58 <= code <= 64 or 91 <= code <= 96 or 123 <= code <= 126
+    return is_ascii_sign or unicodedata.category(char).startswith("P")
+
+
+def _is_cjk_ideograph(char):
+    code = ord(char)
+    return any(first <= code <= last for first, last in _CJK_BLOCKS)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Text and vocabulary
+
+
+def convert_to_unicode(text):
+    """Returns `text` as str; bytes are decoded as UTF-8, strictly (UnicodeDecodeError on a bad byte)."""
+    if isinstance(text, str):
+        return text
+    if isinstance(text, bytes):
+        return text.decode("utf-8")
+    raise ValueError(f"text must be str or bytes, found {type(text).__name__}")
+
+
+def printable_text(text):
+    """Returns `text` as the str that `print` shows."""
+    return convert_to_unicode(text)
+
+
+def whitespace_tokenize(text):
+    """Splits at white space as Python defines it; [] for blank text."""
+    return text.split()
+
+
+def load_vocab(vocab_file):
+    """Reads one token per line into {token: id}, in file order; a repeated token keeps its first id and takes no new one.
+
+    Raises OSError if the file cannot be read, ValueError if it is not UTF-8.
+    """
+    with open(vocab_file, "rb") as file:
+        data = file.read().replace(b"\r", b"")
+    try:
+        lines = data.decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{vocab_file}: not a vocabulary: byte {error.start} is not UTF-8") from None
+    vocab = {}
+    for line in lines:
+        vocab.setdefault(line.strip(), len(vocab))
+    return vocab
+
+
+def convert_by_vocab(vocab, items):
+    """Looks up each item; KeyError names the first one that `vocab` lacks."""
+    return [vocab[item] for item in items]
+
+
+def convert_tokens_to_ids(vocab, tokens):
+    return convert_by_vocab(vocab, tokens)
+
+
+def convert_ids_to_tokens(inv_vocab, ids):
+    return convert_by_vocab(inv_vocab, ids)
+
+
+def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
+    """Raises ValueError if `do_lower_case` contradicts the name of one of Google's released models.
+
+    The folder of a released checkpoint tells its casing (`uncased_L-24_H-1024_A-16/bert_model.ckpt`); training goes
+    on with the wrong one without a sign, only worse. A path without such a name is not judged.
+    """
+    match = re.search(r"([A-Za-z0-9_-]+)/bert_model\.ckpt", init_checkpoint or "")
+    if not match:
+        return
+    model = match.group(1)
+    is_uncased_model = model.startswith(("uncased_", "multilingual_", "chinese_"))
+    is_cased_model = model.startswith(("cased_", "multi_cased_"))
+    if (is_cased_model and do_lower_case) or (is_uncased_model and not do_lower_case):
+        kind, fix = ("cased", "False") if is_cased_model else ("uncased", "True")
+        raise ValueError(
+            f"--do_lower_case={do_lower_case} with --init_checkpoint={init_checkpoint}: {model} is {kind}; "
+            f"pass --do_lower_case={fix}, or rename the folder if this is your own model"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Tokenizers
+
+
+class FullTokenizer:
+    """Basic tokenisation, then WordPiece, with the vocabulary of a file.
+
+    Attributes: `vocab` {token: id}, `inv_vocab` {id: token}, `basic_tokenizer`, `wordpiece_tokenizer`.
+    `preserve_unused_tokens` leaves `[unused7]` and the like whole where the vocabulary has them.
+    """
+
+    def __init__(self, vocab_file, do_lower_case=True, *, preserve_unused_tokens=False):
+        self.vocab = load_vocab(vocab_file)
+        self.inv_vocab = {index: token for token, index in self.vocab.items()}
+        self.basic_tokenizer = BasicTokenizer(do_lower_case, vocab=self.vocab if preserve_unused_tokens else ())
+        self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
+
+    def tokenize(self, text):
+        """Returns the list of pieces (str) of `text` (str or UTF-8 bytes)."""
+        tokens = self.basic_tokenizer.tokenize(text)
+        return [piece for token in tokens for piece in self.wordpiece_tokenizer.tokenize(token)]
+
+    def convert_tokens_to_ids(self, tokens):
+        return convert_by_vocab(self.vocab, tokens)
+
+    def convert_ids_to_tokens(self, ids):
+        return convert_by_vocab(self.inv_vocab, ids)
+
+
+class BasicTokenizer:
+    """Cleans text and splits it at white space, CJK ideographs and punctuation; uncased also lowers and strips accents.
+
+    `vocab`: if it holds `[unusedN]`, that token is left whole wherever white space sets it apart.
+    """
+
+    def __init__(self, do_lower_case=True, vocab=()):
+        self.do_lower_case = do_lower_case
+        self.preserved_tokens = {token for token in vocab if _UNUSED_TOKEN.fullmatch(token)}
+
+    def tokenize(self, text):
+        """Returns the list of basic tokens (str) of `text` (str or UTF-8 bytes)."""
+        text = self._separate_cjk_ideographs(self._clean(convert_to_unicode(text)))
+        tokens = []
+        for token in whitespace_tokenize(text):
+            if token in self.preserved_tokens:
+                tokens.append(token)
+                continue
+            if self.do_lower_case:
+                token = self._strip_accents(token.lower())
+            tokens.extend(self._split_on_punctuation(token))
+        # Drops the empty strings, and splits where lower-casing or decomposition brought forth white space.
+        return whitespace_tokenize(" ".join(tokens))
+
+    @staticmethod
+    def _clean(text):
+        """Drops control characters, U+0000 and U+FFFD, so that their neighbours join; white space becomes a space."""
+        kept = (char for char in text if not (char == "\ufffd" or _is_control(char)))
+        return "".join(" " if _is_whitespace(char) else char for char in kept)
+
+    @staticmethod
+    def _separate_cjk_ideographs(text):
+        return "".join(f" {char} " if _is_cjk_ideograph(char) else char for char in text)
+
+    @staticmethod
+    def _strip_accents(text):
+        return "".join(char for char in unicodedata.normalize("NFD", text) if unicodedata.category(char) != "Mn")
+
+    @staticmethod
+    def _split_on_punctuation(text):
+        """Returns a list like ["it", "'", "s"], with empty strings around a sign that has no neighbour."""
+        return "".join(f" {char} " if _is_punctuation(char) else char for char in text).split(" ")
+
+
+class WordpieceTokenizer:
+    """Greedy longest match from the left; pieces after the first carry the prefix `##`."""
+
+    def __init__(self, vocab, unk_token="[UNK]", max_input_chars_per_word=200):
+        self.vocab = vocab
+        self.unk_token = unk_token
+        self.max_input_chars_per_word = max_input_chars_per_word
+
+    def tokenize(self, text):
+        """Returns the pieces of each white-space separated word; a word that cannot be pieced together is `unk_token`."""
+        return [piece for word in whitespace_tokenize(convert_to_unicode(text)) for piece in self._pieces(word)]
+
+    def _pieces(self, word):
+        if len(word) > self.max_input_chars_per_word:
+            return [self.unk_token]
+        pieces, start = [], 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            for end in range(len(word), start, -1):
+                piece = prefix + word[start:end]
+                if piece in self.vocab:
+                    break
+            else:
+                return [self.unk_token]
+            pieces.append(piece)
+            start = end
+        return pieces
