@@ -1,0 +1,107 @@
+"""BERT with both pretraining heads: Hugging Face's `BertForPreTraining`, predicting only where a token was masked.
+
+Shapes: B examples, S positions, P predictions per example, H hidden size, V vocabulary.
+"""
+
+import json
+import types
+
+import torch
+import torch.nn.functional as F
+from transformers import BertConfig, BertForPreTraining
+
+from bert.files import DataError
+
+# In Google's and MLPerf's configuration files "gelu" means the tanh approximation, which Hugging Face calls "gelu_new".
+_HIDDEN_ACTIVATIONS = {"gelu": "gelu_new", "gelu_new": "gelu_new"}
+
+_CONFIG_KEYS = {
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size", "initializer_range",
+}  # fmt: skip
+
+
+def load_config(path):
+    """Reads a `bert_config.json` of Google's and MLPerf's form into a `BertConfig`.
+
+    Raises DataError for a key that is missing or unknown, and for an activation other than GELU.
+    """
+    try:
+        with open(path) as file:
+            values = json.load(file)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
+    if values.keys() != _CONFIG_KEYS:
+        missing, unknown = _CONFIG_KEYS - values.keys(), values.keys() - _CONFIG_KEYS
+        raise DataError(
+            f"{path}: missing keys: {', '.join(sorted(missing)) or 'none'}, unknown keys: {', '.join(sorted(unknown)) or 'none'}"
+        )
+    if values["hidden_act"] not in _HIDDEN_ACTIVATIONS:
+        raise DataError(f"{path}: hidden_act is {values['hidden_act']!r}, expected 'gelu'")
+    values["hidden_act"] = _HIDDEN_ACTIVATIONS[values["hidden_act"]]
+    if values["hidden_size"] % values["num_attention_heads"]:
+        raise DataError(
+            f"{path}: hidden_size {values['hidden_size']} is not divisible by num_attention_heads {values['num_attention_heads']}"
+        )
+    return BertConfig(**values, layer_norm_eps=1e-12)
+
+
+def build_model(config):
+    """Returns a freshly initialised model; its `forward` is `_forward` below."""
+    return _bind_forward(BertForPreTraining(config))
+
+
+def load_model(folder):
+    """Returns the model saved in a Hugging Face folder; DataError if there is none."""
+    try:
+        return _bind_forward(BertForPreTraining.from_pretrained(folder, local_files_only=True))
+    except OSError as error:
+        raise DataError(f"{folder}: no Hugging Face model: {error}") from None
+
+
+def _bind_forward(model):
+    # ColossalAI's policies want the exact class, so the instance gets a new forward instead of a subclass.
+    model.forward = types.MethodType(_forward, model)
+    return model
+
+
+def _forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
+    """int64 [B, S] three times and [B, P] -> masked LM logits [B, P, V] and next-sentence logits [B, 2]."""
+    encoded = self.bert(input_ids, attention_mask=input_mask, token_type_ids=segment_ids)
+    positions = masked_lm_positions.unsqueeze(-1).expand(-1, -1, self.config.hidden_size)
+    masked = encoded.last_hidden_state.gather(1, positions)  # [B, P, H]
+    return self.cls.predictions(masked), self.cls.seq_relationship(encoded.pooler_output)
+
+
+def predict(model, batch):
+    """Runs the model on a batch of the loader; returns its two logits."""
+    names = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+    return model(**{name: batch[name] for name in names})
+
+
+def loss_sums(logits, batch):
+    """Returns (sum of weighted masked LM cross entropies, sum of next-sentence cross entropies), float32 scalars."""
+    masked_lm_logits, next_sentence_logits = logits
+    cross_entropy = F.cross_entropy(
+        masked_lm_logits.float().flatten(0, 1), batch["masked_lm_ids"].flatten(), reduction="none"
+    )
+    masked_lm = (cross_entropy * batch["masked_lm_weights"].flatten()).sum()
+    next_sentence = F.cross_entropy(
+        next_sentence_logits.float(), batch["next_sentence_labels"].flatten(), reduction="sum"
+    )
+    return masked_lm, next_sentence
+
+
+def correct_counts(logits, batch):
+    """Returns (weighted number of right masked LM predictions, number of right next-sentence predictions)."""
+    masked_lm_logits, next_sentence_logits = logits
+    is_right = masked_lm_logits.argmax(-1) == batch["masked_lm_ids"]
+    return (
+        (is_right * batch["masked_lm_weights"]).sum(),
+        (next_sentence_logits.argmax(-1) == batch["next_sentence_labels"].flatten()).sum(),
+    )
+
+
+def save_model(model, folder):
+    """Writes a Hugging Face folder (config.json, model.safetensors)."""
+    model.save_pretrained(folder, safe_serialization=True)

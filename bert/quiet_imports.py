@@ -1,0 +1,12 @@
+"""Import this before the frameworks: it keeps their banners off the user's console.
+
+Transformers would load TensorFlow (9 seconds, and its banner); ColossalAI warns of CUDA extras that BERT does not use.
+"""
+
+import logging
+import os
+import warnings
+
+os.environ.setdefault("USE_TF", "0")
+warnings.filterwarnings("ignore", category=UserWarning, module=r"colossalai\.")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

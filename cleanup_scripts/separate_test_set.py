@@ -1,0 +1,104 @@
+"""Step 4: takes the evaluation articles out of the training text (wiki_00.3 -> wiki_00.4, eval.txt, eval.md5).
+
+    python3 cleanup_scripts/separate_test_set.py --data 'extracted/*/wiki_*' --num_test_articles 10000
+
+Writes <file>.4 beside each extracted file (the training articles), and for all files together
+<test_output>.txt (the evaluation articles) and <test_output>.md5 (the MD5 of each, one a line). Which articles are
+taken depends on the seed, the number of files, their order and their contents, and on nothing else.
+"""
+import functools
+import hashlib
+import os
+import random
+import sys
+import time
+
+import cleanup_io
+
+SEED_STEP = 13  # between the generators of one file and the next, as in MLPerf's script
+
+
+def parse_args():
+    parser = cleanup_io.step_parser(__doc__, input_suffix=".3", output_suffix=".4")
+    parser.add_argument("--seed", type=int, default=12345, metavar="N",
+                        help="of the choice; file f uses N + 13 f (default: %(default)s)")
+    parser.add_argument("--num_test_articles", type=int, default=10000, metavar="N",
+                        help="articles to take out of all files together; 0 = none (default: %(default)s)")
+    parser.add_argument("--test_output", default="./results/eval", metavar="PATH",
+                        help="write PATH.txt and PATH.md5 (default: %(default)s)")
+    return parser.parse_args()
+
+
+def test_articles_of_file(file_index, num_files, num_test_articles):
+    """How many of the test articles file number `file_index` gives, so that all files give equally many."""
+    upto = [int(index * num_test_articles / num_files) for index in (file_index, file_index + 1)]
+    return upto[1] - upto[0]
+
+
+def choose(num_articles, num_chosen, seed):
+    """The set of `num_chosen` distinct article numbers below `num_articles` that the seed stands for."""
+    generator = random.Random(seed)
+    chosen = set()
+    while len(chosen) < num_chosen:
+        chosen.add(int(generator.random() * num_articles))
+    return chosen
+
+
+def separate(text, num_test_articles, seed):
+    """Splits a text into (training articles, test articles), each in the order of the text."""
+    articles = text.split("\n\n")
+    if num_test_articles > len(articles):
+        raise ValueError(f"holds {len(articles)} articles, {num_test_articles} test articles are asked of it")
+    chosen = choose(len(articles), num_test_articles, seed)
+    training = [article for index, article in enumerate(articles) if index not in chosen]
+    return training, [articles[index] for index in sorted(chosen)]
+
+
+def joined(articles):
+    return "".join(article + "\n\n" for article in articles)
+
+
+def separate_file(input_suffix, output_suffix, path, num_test_articles, seed):
+    """Writes the training articles of one file; returns (bytes read, bytes written, test articles)."""
+    source = path + input_suffix
+    text = cleanup_io.read_text(source)
+    try:
+        training, test = separate(text, num_test_articles, seed)
+    except ValueError as error:
+        raise cleanup_io.BrokenInput(f"{source}: {error}; run again with a smaller --num_test_articles") from None
+    return os.path.getsize(source), cleanup_io.write_text(path + output_suffix, joined(training)), test
+
+
+def write_test_articles(test_output, articles):
+    os.makedirs(os.path.dirname(test_output) or ".", exist_ok=True)
+    cleanup_io.write_text(test_output + ".txt", joined(articles))
+    digests = (hashlib.md5(article.rstrip().encode("utf-8")).hexdigest() for article in articles)
+    cleanup_io.write_text(test_output + ".md5", "".join(digest + "\n" for digest in digests))
+
+
+def main():
+    args = parse_args()
+    started = time.monotonic()
+    files, problems = cleanup_io.check_inputs(args)
+    if args.num_test_articles < 0:
+        problems.append(f"--num_test_articles {args.num_test_articles}: expected 0 or more")
+    cleanup_io.exit_if(problems)
+
+    tasks = [(path, test_articles_of_file(index, len(files), args.num_test_articles), args.seed + SEED_STEP * index)
+             for index, path in enumerate(files)]
+    step = functools.partial(separate_file, args.input_suffix, args.output_suffix)
+    results, errors = cleanup_io.run_on_files(step, tasks, args.num_workers)
+
+    test_output = os.path.expanduser(args.test_output)
+    if errors:
+        told = f"{test_output}.txt not written"
+    else:
+        articles = [article for _, _, test in results for article in test]
+        write_test_articles(test_output, articles)
+        told = f"{len(articles)} articles in {test_output}.txt"
+    return cleanup_io.report(errors, f"separate_test_set: {cleanup_io.totals(results)}, {told}, "
+                                     f"{time.monotonic() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
