@@ -4,6 +4,8 @@ Shapes: B examples, S positions, P predictions per example, H hidden size, V voc
 """
 
 import json
+import os
+import shutil
 import types
 
 import torch
@@ -103,5 +105,9 @@ def correct_counts(logits, batch):
 
 
 def save_model(model, folder):
-    """Writes a Hugging Face folder (config.json, model.safetensors)."""
-    model.save_pretrained(folder, safe_serialization=True)
+    """Writes a Hugging Face folder (config.json, model.safetensors), whole or not at all; replaces an older one."""
+    temporary = f"{folder}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary, safe_serialization=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(temporary, folder)

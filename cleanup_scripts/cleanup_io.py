@@ -26,7 +26,7 @@ class BrokenInput(Exception):
     """One input file cannot be processed; the message names the file, the place, what was found and what to do."""
 
 
-def step_parser(docstring, input_suffix, output_suffix=None, parallel=True):
+def step_parser(docstring, input_suffix, output_suffix=None):
     """The flags every step has. `docstring` is that of the script: its text is the --help."""
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="./extracted/*/wiki_*", metavar="GLOB",
@@ -36,9 +36,8 @@ def step_parser(docstring, input_suffix, output_suffix=None, parallel=True):
     if output_suffix is not None:
         parser.add_argument("--output_suffix", default=output_suffix, metavar="S",
                             help="write <extracted file>S, beside it (default: %(default)r)")
-    if parallel:
-        parser.add_argument("--num_workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
-                            help="files processed at the same time, one process each (default: all cores, %(default)s here)")
+    parser.add_argument("--num_workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+                        help="files processed at a time, one process each (default: all cores, here %(default)s)")
     return parser
 
 
@@ -57,8 +56,9 @@ def check_inputs(args):
     if output_suffix == "":
         problems.append("--output_suffix '' would overwrite the extracted files; expected a suffix such as '.1'")
     elif output_suffix == args.input_suffix:
-        problems.append(f"--input_suffix and --output_suffix are both {output_suffix!r}: the step would overwrite its input")
-    if getattr(args, "num_workers", 1) < 1:
+        problems.append(f"--input_suffix and --output_suffix are both {output_suffix!r}: "
+                        "the step would overwrite its input")
+    if args.num_workers < 1:
         problems.append(f"--num_workers {args.num_workers}: expected at least 1 (leave the flag out for all cores)")
     if not files:
         problems.append(f"--data {args.data!r} matches no extracted file (a name without "
@@ -82,7 +82,10 @@ def exit_if(problems):
 
 
 def read_text(path, universal_newlines=False):
-    """The text of a UTF-8 file. Newlines stay as they are, or `\\r\\n` and `\\r` become `\\n` too (Python's text mode)."""
+    """The text of a UTF-8 file, its newlines as they are; with universal_newlines, CR LF and CR become LF.
+
+    MLPerf's Python steps read in text mode, which does so (all but separate_test_set.py); its sed commands do not.
+    """
     with open(path, "rb") as file:
         data = file.read()
     try:
@@ -193,7 +196,8 @@ def _result_of(future, path):
     try:
         return future.result()
     except concurrent.futures.process.BrokenProcessPool:
-        return None, f"{path}: a worker process was killed (out of memory?); run the step again with a smaller --num_workers"
+        return None, (f"{path}: a worker process was killed (out of memory?); "
+                      "run the step again with a smaller --num_workers")
 
 
 def _ignore_interrupt():

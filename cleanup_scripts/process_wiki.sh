@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a Wikipedia dump to the text files that create_pretraining_data.py reads. Every command is echoed before it runs.
-usage="usage: [SETTING=value ...] cleanup_scripts/process_wiki.sh <dump.xml.bz2 | dump.xml | extracted folder> <output folder>
+usage="usage: [SETTING=value ...] cleanup_scripts/process_wiki.sh <dump (.bz2, .xml) or extracted folder> <output folder>
 
   cleanup_scripts/process_wiki.sh enwiki-20200101-pages-articles-multistream.xml.bz2 wiki
   EXTRACTED_SIZE=256K NUM_TEST_ARTICLES=10 BLOCK_SIZE=0.5 cleanup_scripts/process_wiki.sh excerpt.xml.bz2 wiki
@@ -40,21 +40,24 @@ scripts=$(dirname "$0")
 
 problems=()
 [[ -e $input ]] || problems+=("$input: no such file or folder")
-[[ -d $input || $input == *.bz2 || $input == *.xml ]] || problems+=("$input: expected a dump named *.bz2 or *.xml, or a folder")
-[[ $input$output != *[]*?[]* ]] || problems+=("the paths '$input' and '$output' may not hold any of * ? [ ]: the steps take glob patterns")
-[[ -d $input || ! -e $output/extracted ]] ||
-  problems+=("$output/extracted: there from an earlier run; use it: $0 $output/extracted $output, or remove it: rm -r $output/extracted")
+[[ -d $input || $input == *.bz2 || $input == *.xml ]] ||
+  problems+=("$input: expected a dump named *.bz2 or *.xml, or a folder")
+[[ $input$output != *[]*?[]* ]] ||
+  problems+=("the paths '$input' and '$output' may not hold any of * ? [ ]: the steps take glob patterns")
+[[ -d $input || ! -e $output/extracted ]] || problems+=("$output/extracted: there from an earlier run; \
+use it: $0 $output/extracted $output, or remove it: rm -r $output/extracted")
 (( ${#problems[@]} == 0 )) || fail "${problems[@]}"
 
 mkdir -p "$output"
 extracted=$input
 if [[ ! -d $input ]]; then
-  # WikiExtractor (AGPL-3.0) runs as a command of its own, by default on one process less than there are cores: 0 on one.
+  # WikiExtractor (AGPL-3.0) runs as a command of its own; its default of processes, cores - 1, is 0 on one core.
   extracted=$output/extracted
   rm -rf "$extracted.partial"
   run "$python" -m wikiextractor.WikiExtractor --quiet --processes "$num_workers" --bytes "${EXTRACTED_SIZE:-1M}" \
     --output "$extracted.partial" "$input"
-  grep -rq '<doc ' "$extracted.partial" || fail "$input: WikiExtractor found no article in it; expected a pages-articles dump"
+  grep -rq '<doc ' "$extracted.partial" ||
+    fail "$input: WikiExtractor found no article in it; expected a pages-articles dump"
   run mv "$extracted.partial" "$extracted"
 fi
 
