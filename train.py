@@ -10,6 +10,7 @@ Face's BertForPreTraining.from_pretrained loads. One process per GPU; without CU
 """
 
 import contextlib
+import ctypes
 import itertools
 import math
 import os
@@ -20,8 +21,7 @@ import torch
 import torch.distributed as dist
 
 import colossalai
-from bert.files import DataError
-from bert.metrics import MetricsLog, Progress, evaluate, plot_curves
+from bert.metrics import Recorder, evaluate, plot_curves
 from bert.model import build_model, load_config, load_model, loss_sums, predict, save_model
 from bert.optimization import AdamWeightDecay, Lamb, clip_gradients, learning_rate, parameter_groups
 from bert_dali_dataloader import build_dali_eval, build_dali_train
@@ -112,8 +112,21 @@ def set_up_processes(flags):
     if not use_cuda:
         set_accelerator("cpu")  # before launch, which would take a GPU that it finds
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
+        keep_freed_memory()
     colossalai.launch_from_torch(seed=flags.seed, verbose=False)
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if use_cuda else torch.device("cpu")
+
+
+def keep_freed_memory():
+    """Has glibc keep large blocks instead of giving them back and faulting them in anew at every step.
+
+    The logits alone are 78 MB at 32 x 20 predictions: a step of configs/bert_tiny.json takes 0.23 s instead of 0.31 s.
+    """
+    m_trim_threshold, m_mmap_threshold, two_gib = -1, -3, 2**31 - 1  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_mmap_threshold, 2**30)
+        libc.mallopt(m_trim_threshold, two_gib)
 
 
 def build_loaders(flags, device):
@@ -182,60 +195,6 @@ def accumulate_gradients(booster, model, optimizer, batches, autocast):
     return total
 
 
-def check_finite(step, losses, gradient_norm, rate):
-    if not all(map(math.isfinite, (*losses, gradient_norm))):
-        raise DataError(
-            f"step {step}: masked LM loss {losses[0]}, next-sentence loss {losses[1]}, gradient norm {gradient_norm}, rate {rate:.3e}: "
-            "training has diverged; lower --learning_rate, lengthen --num_warmup_steps, or try --precision=fp32"
-        )
-
-
-class Recorder:
-    """Rank 0's console and metrics.jsonl; silent on the other ranks. Values stay on the device until they are shown."""
-
-    def __init__(self, flags):
-        self.is_main = dist.get_rank() == 0
-        self._pending = []  # (step, rate, tensor of both losses and the gradient norm)
-        if self.is_main:
-            os.makedirs(flags.output_dir, exist_ok=True)
-            self._log = MetricsLog(os.path.join(flags.output_dir, "metrics.jsonl"))
-            self._progress = Progress(flags.num_train_steps, flags.train_batch_size)
-
-    def say(self, text):
-        if self.is_main:
-            self._progress.interject(text)
-
-    def step(self, step, losses, gradient_norm, rate):
-        if not self.is_main:
-            return
-        self._pending.append((step, rate, torch.cat((losses, gradient_norm.reshape(1)))))
-        if self._progress.is_due(step):
-            self.flush()
-
-    def flush(self):
-        """Writes the steps since the last call and shows the newest; DataError if one is not finite."""
-        values = torch.stack([tensor for _, _, tensor in self._pending]).tolist() if self._pending else []
-        for (step, rate, _), (mlm_loss, nsp_loss, norm) in zip(self._pending, values):
-            self._log.write(
-                step=step, loss=mlm_loss + nsp_loss, mlm_loss=mlm_loss, nsp_loss=nsp_loss, learning_rate=rate, grad_norm=norm
-            )
-            check_finite(step, (mlm_loss, nsp_loss), norm, rate)
-        if values:
-            self._progress.show(step, mlm_loss + nsp_loss, mlm_loss, nsp_loss, rate, norm)
-        self._pending = []
-
-    def evaluation(self, step, metrics, seconds):
-        if not self.is_main:
-            return
-        self.flush()
-        self._log.write(step=step, **metrics)
-        self._progress.exclude(seconds)
-        self.say(
-            f"step {step:,} | evaluation: masked_lm_accuracy {metrics['masked_lm_accuracy']:.4f}, loss {metrics['masked_lm_loss']:.4f} | "
-            f"next_sentence_accuracy {metrics['next_sentence_accuracy']:.4f} | {metrics['examples']:,} examples, {seconds:.1f} s"
-        )
-
-
 def main(argv=None):
     flags = parse_flags(argv)
     check(flags, int(os.environ.get("WORLD_SIZE", 1)))
@@ -251,7 +210,7 @@ def main(argv=None):
     torch.manual_seed(flags.seed + 1 + dist.get_rank())
     booster = Booster(plugin=TorchDDPPlugin())
     model, optimizer, *_ = booster.boost(module, build_optimizer(flags, module))
-    recorder = Recorder(flags)
+    recorder = Recorder(flags.output_dir, flags.num_train_steps, flags.train_batch_size)
     recorder.say(describe(flags, module, (train_loader, eval_loader), eval_every_samples, device, use_bf16))
 
     def run_evaluation(step):

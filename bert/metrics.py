@@ -1,6 +1,7 @@
-"""What a run leaves to be seen: evaluation sums, metrics.jsonl, the progress line, the curves."""
+"""What a run shows: evaluation over all ranks, metrics.jsonl, the progress line, the curves."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from bert.files import atomic_writer
+from bert.files import DataError, atomic_writer
 from bert.model import correct_counts, loss_sums, predict
 
 
@@ -36,51 +37,75 @@ def evaluate(model, loader, device):
     }
 
 
-class MetricsLog:
-    """Appends to `<output_dir>/metrics.jsonl`: a line per optimizer step, a line per evaluation."""
+class Recorder:
+    """Rank 0's metrics.jsonl and console; the other ranks' recorders do nothing.
 
-    def __init__(self, path):
-        self._file = open(path, "a", buffering=1)
+    The console gets one progress line: rewritten on a terminal, a new one every 10 seconds elsewhere. Losses stay on
+    their device until a line is due, so that no step waits for the GPU.
+    """
 
-    def write(self, **values):
-        self._file.write(json.dumps(values) + "\n")
-
-    def close(self):
-        self._file.close()
-
-
-class Progress:
-    """One line on the console: rewritten on a terminal, a new one every 10 seconds elsewhere."""
-
-    def __init__(self, num_steps, samples_per_step):
+    def __init__(self, output_dir, num_steps, samples_per_step):
+        self.is_main = dist.get_rank() == 0
         self.num_steps, self.samples_per_step = num_steps, samples_per_step
+        self._pending = []  # (step, learning rate, tensor of both losses and the gradient norm)
         self._is_terminal = sys.stdout.isatty()
         self._interval = 0.5 if self._is_terminal else 10.0  # seconds
-        self._started = self._last = time.monotonic()
-        self._paused = 0.0
+        self._started = self._last_shown = time.monotonic()
+        self._seconds_evaluating = 0.0
+        if self.is_main:
+            os.makedirs(output_dir, exist_ok=True)
+            self._log = open(os.path.join(output_dir, "metrics.jsonl"), "a", buffering=1)
 
-    def is_due(self, step):
-        return step == self.num_steps or time.monotonic() - self._last >= self._interval
+    def say(self, text, end="\n"):
+        if self.is_main:
+            print(f"\r\033[K{text}" if self._is_terminal else text, end=end, flush=True)
 
-    def show(self, step, loss, masked_lm_loss, next_sentence_loss, rate, gradient_norm):
-        self._last = time.monotonic()
-        speed = step / max(self._last - self._started - self._paused, 1e-9)  # steps per second
-        left = (self.num_steps - step) / speed
-        line = (
-            f"step {step:,}/{self.num_steps:,} | {step * self.samples_per_step:,} samples | loss {loss:.4f} "
-            f"(mlm {masked_lm_loss:.4f}, nsp {next_sentence_loss:.4f}) | lr {rate:.3e} | grad norm {gradient_norm:.2f} | "
-            f"{speed * self.samples_per_step:,.1f} seq/s | {left // 60:.0f}:{left % 60:02.0f} left"
+    def step(self, step, losses, gradient_norm, learning_rate):
+        """Takes float32 tensors: both losses [2], the gradient norm before clipping []."""
+        if not self.is_main:
+            return
+        self._pending.append((step, learning_rate, torch.cat((losses, gradient_norm.reshape(1)))))
+        if step == self.num_steps or time.monotonic() - self._last_shown >= self._interval:
+            self._flush()
+
+    def evaluation(self, step, metrics, seconds):
+        if not self.is_main:
+            return
+        self._flush()
+        self._write(step=step, **metrics)
+        self._seconds_evaluating += seconds
+        self.say(
+            f"step {step:,} | evaluation: masked_lm_accuracy {metrics['masked_lm_accuracy']:.4f}, "
+            f"loss {metrics['masked_lm_loss']:.4f} | next_sentence_accuracy {metrics['next_sentence_accuracy']:.4f} | "
+            f"{metrics['examples']:,} examples, {seconds:.1f} s"
         )
-        end = "\n" if step == self.num_steps or not self._is_terminal else ""
-        print(f"\r\033[K{line}" if self._is_terminal else line, end=end, flush=True)
 
-    def interject(self, line):
-        """Prints a line of its own between the progress lines."""
-        print(f"\r\033[K{line}" if self._is_terminal else line, flush=True)
+    def _write(self, **values):
+        self._log.write(json.dumps(values) + "\n")
 
-    def exclude(self, seconds):
-        """Leaves time that was not training out of the speed."""
-        self._paused += seconds
+    def _flush(self):
+        """Writes the steps since the last call and shows the newest; DataError if one has diverged."""
+        if not self._pending:
+            return
+        values = torch.stack([tensor for _, _, tensor in self._pending]).tolist()
+        for (step, rate, _), (mlm_loss, nsp_loss, norm) in zip(self._pending, values):
+            loss = mlm_loss + nsp_loss
+            self._write(step=step, loss=loss, mlm_loss=mlm_loss, nsp_loss=nsp_loss, learning_rate=rate, grad_norm=norm)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise DataError(
+                    f"step {step}: masked LM loss {mlm_loss}, next-sentence loss {nsp_loss}, gradient norm {norm}, rate {rate:.3e}: "
+                    "training has diverged; lower --learning_rate, lengthen --num_warmup_steps, or try --precision=fp32"
+                )
+        self._pending = []
+        self._last_shown = time.monotonic()
+        steps_per_second = step / max(self._last_shown - self._started - self._seconds_evaluating, 1e-9)
+        seconds_left = (self.num_steps - step) / steps_per_second
+        self.say(
+            f"step {step:,}/{self.num_steps:,} | {step * self.samples_per_step:,} samples | loss {loss:.4f} "
+            f"(mlm {mlm_loss:.4f}, nsp {nsp_loss:.4f}) | lr {rate:.3e} | grad norm {norm:.2f} | "
+            f"{steps_per_second * self.samples_per_step:,.1f} seq/s | {seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left",
+            end="" if self._is_terminal and step < self.num_steps else "\n",
+        )
 
 
 def plot_curves(metrics_path, png_path):
@@ -105,7 +130,6 @@ def plot_curves(metrics_path, png_path):
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend()
-    os.makedirs(os.path.dirname(os.path.abspath(png_path)), exist_ok=True)
     with atomic_writer(png_path) as file:
         figure.savefig(file, format="png", dpi=120)
     plt.close(figure)

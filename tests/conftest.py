@@ -1,0 +1,106 @@
+"""What the tests share: running a script as a user does, TensorFlow as the judge of records, synthetic records."""
+
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bert.example import FEATURES, encode_example
+from bert.tfrecord import frame, write_index
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT.parent / "shared" / "golden"  # recorded results, beside the checkout in development only
+UNICODE_TEXT = ROOT / "tests" / "data" / "unicode.txt"
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recorded results are not beside this checkout")
+
+
+def run_script(name, *flags, cwd=ROOT, check=True):
+    """Runs a script at the root; returns the finished process, its output as text."""
+    process = subprocess.run([sys.executable, str(ROOT / name), *map(str, flags)], cwd=cwd, capture_output=True, text=True)
+    assert not check or process.returncode == 0, process.stdout + process.stderr
+    return process
+
+
+def assert_refused(process, *words):
+    """The script ended with an error that holds all the words, in a sentence and not in a stack trace."""
+    assert process.returncode != 0
+    assert "Traceback" not in process.stderr, process.stderr
+    for word in words:
+        assert str(word) in process.stderr
+
+
+def create(text_path, output_path, *flags, **options):
+    return run_script(
+        "create_pretraining_data.py", f"--input_file={text_path}", f"--output_file={output_path}",
+        f"--vocab_file={ROOT / 'vocab.txt'}", *flags, **options,
+    )  # fmt: skip
+
+
+def tensorflow_digest(path):
+    """Reads a TFRecord file with TensorFlow, all checksums verified; returns its records, bytes and sha256.
+
+    The sha256 is over all records in order: features sorted by name, `name\\0` and the values as little-endian int64 or
+    float32, joined by `\\1`.
+    """
+    import tensorflow as tf
+
+    digest, records, size = hashlib.sha256(), 0, 0
+    for payload in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        features = tf.train.Example.FromString(payload).features.feature
+        parts = []
+        for name in sorted(features):
+            kind = features[name].WhichOneof("kind")
+            values = getattr(features[name], kind).value
+            code = {"int64_list": "q", "float_list": "f"}[kind]
+            parts.append(name.encode() + b"\0" + struct.pack(f"<{len(values)}{code}", *values))
+        digest.update(b"\1".join(parts))
+        records += 1
+        size += len(payload) + 16
+    return {"records": records, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def synthetic_example(number, seq_length=16, predictions=3, vocab_size=1000):
+    """An example that tells its number: input_ids[0]."""
+    ids = [number] + [(7 * number + i) % vocab_size for i in range(seq_length - 1)]
+    lengths = {"sequence": seq_length, "predictions": predictions, "one": 1}
+    values = {feature.name: [0] * lengths[feature.length] for feature in FEATURES}
+    values |= {
+        "input_ids": ids, "input_mask": [1] * seq_length, "masked_lm_positions": list(range(1, predictions + 1)),
+        "masked_lm_ids": ids[1 : predictions + 1], "masked_lm_weights": [1.0] * predictions, "next_sentence_labels": [number % 2],
+    }  # fmt: skip
+    return values
+
+
+@pytest.fixture
+def tfrecord_folder(tmp_path):
+    """Returns a function that writes files of synthetic examples, numbered throughout, with their indexes.
+
+    tfrecord_folder([3, 5]) -> (paths, index paths)
+    """
+
+    def make(sizes, **shape):
+        paths, number = [], 0
+        for n, size in enumerate(sizes):
+            path = tmp_path / f"part-{n:05d}"
+            records = [frame(encode_example(synthetic_example(number + i, **shape))) for i in range(size)]
+            path.write_bytes(b"".join(records))
+            number += size
+            paths.append(str(path))
+        index_paths = [f"{path}.idx" for path in paths]
+        for pair in zip(paths, index_paths):
+            write_index(*pair)
+        return paths, index_paths
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def recorded():
+    return json.loads((GOLDEN / "pretraining_data.json").read_text())

@@ -1,0 +1,171 @@
+"""create_pretraining_data.py: the recorded digests of MLPerf's generator, and inputs that must be refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import GOLDEN, ROOT, UNICODE_TEXT, assert_refused, create, needs_golden, run_script, tensorflow_digest
+
+import create_pretraining_data
+
+MLPERF_FLAGS = ("--max_seq_length=512", "--max_predictions_per_seq=76", "--masked_lm_prob=0.15", "--random_seed=12345", "--dupe_factor=10")
+
+# Recorded from MLPerf's generator over tests/data/unicode.txt.
+UNICODE_CASES = {
+    "uncased": (
+        ("--do_lower_case=True", *MLPERF_FLAGS),
+        {"records": 510, "bytes": 1281981, "sha256": "b5dc0d1d39fa0a21d8936cb85e58cf3eb2550fbc7a9c3b46b02514c8d9bb5efb"},
+    ),
+    "cased": (
+        ("--nodo_lower_case", "--max_seq_length=64", "--max_predictions_per_seq=10", "--random_seed=7", "--dupe_factor=4",
+         "--short_seq_prob=0.5", "--masked_lm_prob=0.3"),
+        {"records": 754, "bytes": 376657, "sha256": "a14f4fec0aed983c8e459bebf50d99f1d05e3992a0f57374099a6f25013b381c"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNICODE_CASES)
+def test_recorded_digest_of_unicode_corpus(case, tmp_path):
+    flags, expected = UNICODE_CASES[case]
+    output = tmp_path / "out"
+    create(UNICODE_TEXT, output, *flags)
+    assert tensorflow_digest(output) == expected
+    assert output.stat().st_size == expected["bytes"]
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@needs_golden
+def test_all_recorded_digests(recorded, tmp_path):
+    cases = recorded["create_pretraining_data"]
+    assert len(cases) >= 5
+    for case in cases:
+        outputs = [tmp_path / f"{case['name']}.{n}" for n in range(len(case["output_file"]))]
+        inputs = ",".join(str(GOLDEN / path) for path in case["input_file"])
+        create(inputs, ",".join(map(str, outputs)), *case["flags"].split())
+        for output, expected in zip(outputs, case["output_file"]):
+            judge = subprocess.run([sys.executable, GOLDEN / "record_digest.py", output], capture_output=True, text=True, check=True)
+            assert f'"sha256": "{expected["sha256"]}"' in judge.stdout, case["name"]
+            assert tensorflow_digest(output) == {key: expected[key] for key in ("records", "bytes", "sha256")}
+
+
+def test_several_files_are_one_corpus_and_outputs_take_turns(tmp_path):
+    lines = UNICODE_TEXT.read_bytes().splitlines(keepends=True)
+    halves = [tmp_path / "half-0", tmp_path / "half-1"]
+    halves[0].write_bytes(b"".join(lines[:60]))  # in the middle of a document
+    halves[1].write_bytes(b"".join(lines[60:]))
+    whole = tmp_path / "whole"
+    create(UNICODE_TEXT, whole, "--dupe_factor=2")
+    turns = [tmp_path / f"turn-{n}" for n in range(3)]
+    create(f"{halves[0]},{tmp_path}/half-1*", ",".join(map(str, turns)), "--dupe_factor=2")
+    from bert.tfrecord import TFRecordFile
+
+    def payloads(path):
+        with TFRecordFile(path) as records:
+            return [records.payload(*extent) for extent in records.extents()]
+
+    expected, found = payloads(whole), [payloads(path) for path in turns]
+    assert len(expected) > 100
+    assert [found[n % 3][n // 3] for n in range(len(expected))] == expected
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        (b"foo\rbar\r\n", ["foobar"]),  # every \r goes, wherever it stands
+        (b"a\x0bb\x0cc\xc2\x85d\xe2\x80\xa8e\n", ["a\x0bb\x0cc\x85d\u2028e"]),  # only \n ends a line
+        (b" \t\xc2\xa0\n x \nlast", ["", "x", "last"]),
+        (b"\xc3\r\xa9\n", ["\xe9"]),  # dropped before decoding
+    ],
+)
+def test_lines(tmp_path, data, expected):
+    (tmp_path / "text").write_bytes(data)
+    assert list(create_pretraining_data.read_lines(tmp_path / "text")) == expected
+
+
+def test_line_of_controls_neither_ends_a_document_nor_adds_a_sentence(tmp_path):
+    (tmp_path / "text").write_bytes(b"\n\none\n\x01\ntwo\n\n \n\nthree")
+    from tokenization import FullTokenizer
+
+    documents = create_pretraining_data.read_documents([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
+    assert [len(document) for document in documents] == [2, 1]
+
+
+class TestRefusals:
+    """Each leaves nothing behind."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_left(self, tmp_path):
+        yield
+        assert [name for name in os.listdir(tmp_path) if name.startswith((".", "out"))] == []
+
+    def test_everything_wrong_is_told_at_once(self, tmp_path):
+        (tmp_path / "vocab").write_text("[CLS]\n[UNK]\n")
+        process = run_script(
+            "create_pretraining_data.py", f"--input_file={tmp_path}/absent-*", f"--output_file={tmp_path}/out", f"--vocab_file={tmp_path}/vocab",
+            "--max_seq_length=4", "--dupe_factor=0", "--masked_lm_prob=15", check=False,
+        )  # fmt: skip
+        assert_refused(process, "absent-*", "[SEP] [MASK]", "--max_seq_length=4", "--dupe_factor=0", "--masked_lm_prob=15.0")
+
+    def test_bad_utf8_names_file_line_and_byte(self, tmp_path):
+        (tmp_path / "text").write_bytes(b"fine\n\rso\r \r\xffbad\n")
+        process = create(tmp_path / "text", tmp_path / "out", check=False)
+        assert_refused(process, tmp_path / "text", "line 2", "byte 11", "0xff")
+
+    def test_no_text(self, tmp_path):
+        (tmp_path / "text").write_bytes(b"\n \n\x01\n")
+        assert_refused(create(tmp_path / "text", tmp_path / "out", check=False), tmp_path / "text", "no text")
+
+    def test_output_over_input(self, tmp_path):
+        (tmp_path / "text").write_bytes(b"words\n")
+        process = create(tmp_path / "text", f"{tmp_path}/./text", check=False)
+        assert_refused(process, "would overwrite")
+        assert (tmp_path / "text").read_bytes() == b"words\n"
+
+    def test_same_output_twice(self, tmp_path):
+        assert_refused(create(UNICODE_TEXT, f"{tmp_path}/out,{tmp_path}/out", check=False), "would overwrite")
+
+    def test_more_predictions_than_tokens(self, tmp_path):
+        process = create(UNICODE_TEXT, tmp_path / "out", "--max_predictions_per_seq=129", check=False)
+        assert_refused(process, "--max_predictions_per_seq=129", "--max_seq_length=128")
+
+    def test_no_folder_to_write_in(self, tmp_path):
+        assert_refused(create(UNICODE_TEXT, tmp_path / "outer/inner/file", check=False), tmp_path / "outer/inner", "mkdir -p")
+
+    def test_unknown_flag(self, tmp_path):
+        process = create(UNICODE_TEXT, tmp_path / "out", "--max_sequence_length=128", check=False)
+        assert_refused(process, "--max_sequence_length")
+
+    def test_terminated(self, tmp_path):
+        command = [sys.executable, ROOT / "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out",
+                   f"--vocab_file={ROOT}/vocab.txt", "--dupe_factor=2000"]  # fmt: skip
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        time.sleep(2.0)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM, stderr
+
+
+def test_missing_folder_is_made_if_its_parent_exists(tmp_path):
+    create(UNICODE_TEXT, tmp_path / "new/out", "--dupe_factor=1")
+    assert os.listdir(tmp_path / "new") == ["out"]
+
+
+def test_full_disk_leaves_nothing(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    from bert.files import atomic_writer
+
+    with pytest.raises(OSError), atomic_writer(tmp_path / "out") as file:
+        file.write(b"begun")
+        with open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_importing_does_nothing():
+    code = "import sys, create_pretraining_data as c; print(sorted({'tensorflow', 'torch', 'absl'} & sys.modules.keys()))"
+    process = subprocess.run([sys.executable, "-c", code, "--unknown"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (process.stdout, process.stderr) == ("[]\n", "")

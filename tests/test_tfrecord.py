@@ -1,0 +1,165 @@
+"""bert/tfrecord.py and bert/example.py against TensorFlow, and make_idx.py against DALI's own tfrecord2idx."""
+
+import os
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import assert_refused, run_script, synthetic_example
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bert.example import FEATURES, decode_example, encode_example
+from bert.files import DataError
+from bert.tfrecord import TFRecordFile, frame, masked_crc32c, write_index
+
+
+def as_tensorflow_example(values):
+    import tensorflow as tf
+
+    features = {
+        name: tf.train.Feature(float_list=tf.train.FloatList(value=column))
+        if isinstance(column[0], float)
+        else tf.train.Feature(int64_list=tf.train.Int64List(value=column))
+        for name, column in values.items()
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features))
+
+
+ids = st.integers(0, 65535)
+column = st.lists(ids, min_size=1, max_size=300)
+examples = st.fixed_dictionaries(
+    {
+        feature.name: st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=80) if feature.dtype == "float32" else column
+        for feature in FEATURES
+    }
+)
+
+
+@given(examples)
+def test_encoding_is_tensorflows_and_decoding_its_inverse(values):
+    encoded = encode_example(values)
+    assert encoded == as_tensorflow_example(values).SerializeToString(deterministic=True)
+    decoded = decode_example(encoded, "here")
+    assert {name: array.tolist() for name, array in decoded.items()} == values
+
+
+def test_decodes_negative_and_unpacked_values_and_any_order():
+    def field(number, content):
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    values = synthetic_example(5)
+    entries = []
+    for feature in reversed(FEATURES):
+        if feature.name == "next_sentence_labels":
+            value_list = field(3, b"\x08" + b"\xff" * 9 + b"\x01")  # -1, not packed
+        elif feature.dtype == "float32":
+            value_list = field(2, b"".join(b"\x0d" + struct.pack("<f", value) for value in values[feature.name]))
+        else:
+            value_list = field(3, b"".join(b"\x08" + bytes([value % 128]) for value in values[feature.name]))
+        entries.append(field(1, field(1, feature.name.encode()) + field(2, value_list)))
+    content = b"".join(entries)
+    payload = b"\x0a" + bytes([len(content) & 127 | 128, len(content) >> 7]) + content
+    decoded = decode_example(payload, "here")
+    assert decoded["next_sentence_labels"].tolist() == [-1]
+    assert decoded["masked_lm_weights"].tolist() == values["masked_lm_weights"]
+    assert decoded["input_ids"].tolist() == [value % 128 for value in values["input_ids"]]
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x0a\xff", b"\xff" * 20, b"\x0a\x02\x0a\x00", b"no example at all"])
+def test_refuses_what_is_no_example(payload):
+    with pytest.raises(DataError, match="^here: "):
+        decode_example(payload, "here")
+
+
+def test_wrong_type_is_named():
+    values = synthetic_example(1) | {"masked_lm_weights": [1, 1, 1]}
+    import tensorflow as tf
+
+    example = as_tensorflow_example(synthetic_example(1))
+    example.features.feature["masked_lm_weights"].CopyFrom(tf.train.Feature(int64_list=tf.train.Int64List(value=values["masked_lm_weights"])))
+    with pytest.raises(DataError, match="masked_lm_weights holds int64, expected float32"):
+        decode_example(example.SerializeToString(), "here")
+
+
+def test_checksum_is_tensorflows():
+    # The first record's length checksum of any TFRecord with a payload of 0 bytes, as TensorFlow writes it.
+    assert masked_crc32c(bytes(8)) == 0x07980329
+    assert frame(b"") == bytes(8) + struct.pack("<I", 0x07980329) + struct.pack("<I", masked_crc32c(b""))
+
+
+def test_index_equals_dalis(tfrecord_folder, tmp_path):
+    paths, index_paths = tfrecord_folder([1, 200, 17])
+    process = run_script("make_idx.py", f"--tfrecord_train={tmp_path}/part-0000[01]", f"--tfrecord_eval={paths[2]}", f"--output_idx={tmp_path}/idx")
+    assert "3 of 3 files, 218 records" in process.stdout
+    for path, split in zip(paths, ("train", "train", "eval")):
+        name = os.path.basename(path)
+        subprocess.run([os.path.join(os.path.dirname(sys.executable), "tfrecord2idx"), path, f"{tmp_path}/dali"], check=True, capture_output=True)
+        assert (tmp_path / "idx" / split / f"{name}.idx").read_bytes() == (tmp_path / "dali").read_bytes()
+
+
+def test_folder_as_source(tfrecord_folder, tmp_path):
+    paths, index_paths = tfrecord_folder([2, 3])
+    for path in index_paths:
+        os.remove(path)
+    run_script("make_idx.py", f"--tfrecord_train={tmp_path}", f"--output_idx={tmp_path}/idx")
+    assert sorted(os.listdir(tmp_path / "idx/train")) == ["part-00000.idx", "part-00001.idx"]
+    assert not (tmp_path / "idx/eval").exists()
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda data: data[:-1], ("byte {last}", "the file ends")),
+        (lambda data: data + b"1234", ("byte {end}", "the file ends 4 bytes into a record header")),
+        (lambda data: data[:5] + b"\x01" + data[6:], ("byte 0", "checksum is wrong")),
+        (lambda data: b"", ("0 bytes",)),
+        (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ("byte 0", "git lfs pull")),
+        (lambda data: b"<!DOCTYPE html><html>Not found</html>", ("byte 0", "web page")),
+    ],
+)
+def test_damaged_file_gets_no_index_and_does_not_stop_the_others(tfrecord_folder, tmp_path, damage, words):
+    paths, index_paths = tfrecord_folder([3, 4])
+    data = (tmp_path / "part-00000").read_bytes()
+    with TFRecordFile(paths[0]) as records:
+        last = list(records.extents())[-1][0]
+    (tmp_path / "part-00000").write_bytes(damage(data))
+    (tmp_path / "idx/train").mkdir(parents=True)
+    process = run_script("make_idx.py", f"--tfrecord_train={paths[0]},{paths[1]}", f"--output_idx={tmp_path}/idx", check=False)
+    assert_refused(process, paths[0], *(word.format(last=last, end=len(data)) for word in words))
+    assert os.listdir(tmp_path / "idx/train") == ["part-00001.idx"]
+
+
+def test_flipped_payload_bit_is_found(tfrecord_folder, tmp_path):
+    (path,), _ = tfrecord_folder([3])
+    data = bytearray((tmp_path / path).read_bytes())
+    data[-20] ^= 4
+    (tmp_path / path).write_bytes(data)
+    with TFRecordFile(path) as records:
+        *whole, last = records.extents()
+        for extent in whole:
+            records.payload(*extent)
+        with pytest.raises(DataError, match=f"byte {last[0]}: the record's data does not have its checksum"):
+            records.payload(*last)
+
+
+def test_refused_flags(tfrecord_folder, tmp_path):
+    assert_refused(run_script("make_idx.py", f"--output_idx={tmp_path}", check=False), "nothing to index")
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    paths, _ = tfrecord_folder([1])
+    for folder in "ab":
+        (tmp_path / folder / "same").write_bytes((tmp_path / paths[0]).read_bytes())
+    process = run_script("make_idx.py", f"--tfrecord_train={tmp_path}/?/same", f"--tfrecord_eval={tmp_path}/absent", f"--output_idx={tmp_path}", check=False)
+    assert_refused(process, "share the index", "absent")
+
+
+def test_index_of_unreadable_file_replaces_nothing(tfrecord_folder, tmp_path):
+    (path,), (index_path,) = tfrecord_folder([3])
+    before = (tmp_path / index_path).read_bytes()
+    (tmp_path / path).write_bytes(b"x" * 40)
+    with pytest.raises(DataError):
+        write_index(path, index_path)
+    assert (tmp_path / index_path).read_bytes() == before
+    assert np.loadtxt(index_path).shape == (3, 2)
