@@ -38,6 +38,8 @@ class DaliDataloader:
     training=False: every record exactly once over all ranks, in file order; the last batch of a rank may be smaller and
     a rank may have fewer batches than another, or none.
 
+    Attributes: `num_records` (in all files), `lengths` {feature name: values per example}.
+
     Args:
       tfrec_filenames: list of TFRecord files.
       tfrec_idx_filenames: list of their indexes, in the same order: `<name>.idx` for the file `<name>`.
@@ -65,6 +67,7 @@ class DaliDataloader:
                 f"{self.num_records} records in {len(tfrec_filenames)} files make no batch of {batch_size} on each of "
                 f"{num_shards} ranks; lower the batch size or add data"
             )
+        self.lengths = lengths_of_first_record(tfrec_filenames[0])
         if len(self) == 0:
             self._iterator = None
             return
@@ -79,7 +82,7 @@ class DaliDataloader:
             seed=seed + shard_id,
             paths=list(tfrec_filenames),
             index_paths=list(tfrec_idx_filenames),
-            lengths=lengths_of_first_record(tfrec_filenames[0]),
+            lengths=self.lengths,
             sharding={"shard_id": shard_id, "num_shards": self._num_filled_shards(), "stick_to_shard": not shuffle},
             shuffling={"shuffle_after_epoch": True, "shuffle_after_epoch_seed": seed} if shuffle else {},
             cuda=cuda,

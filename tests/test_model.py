@@ -1,0 +1,210 @@
+"""Model, optimizers and rates: against Hugging Face, formulas in float64, and two recorded runs of MLPerf's reference."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, ROOT, needs_golden, synthetic_example
+
+from bert.files import DataError
+from bert.model import build_model, correct_counts, load_config, load_model, loss_sums, predict, save_model
+from bert.optimization import AdamWeightDecay, Lamb, clip_gradients, learning_rate, parameter_groups
+
+
+@pytest.fixture
+def tiny_model():
+    torch.manual_seed(1)
+    config = load_config(ROOT / "configs" / "bert_tiny.json")
+    config.vocab_size = 1000
+    return build_model(config).eval()
+
+
+@pytest.fixture
+def batch():
+    rows = [synthetic_example(number) for number in (3, 8, 21)]
+    columns = {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+    columns["input_mask"][1, 10:] = 0
+    columns["masked_lm_weights"][2, 1:] = 0.0
+    return columns
+
+
+def test_masked_positions_get_hugging_faces_logits(tiny_model, batch):
+    masked_lm_logits, next_sentence_logits = predict(tiny_model, batch)
+    assert masked_lm_logits.shape == (3, 3, 1000) and next_sentence_logits.shape == (3, 2)
+    del tiny_model.forward  # back to the class's own
+    full = tiny_model(input_ids=batch["input_ids"], attention_mask=batch["input_mask"], token_type_ids=batch["segment_ids"])
+    for row in range(3):
+        positions = batch["masked_lm_positions"][row]
+        torch.testing.assert_close(masked_lm_logits[row], full.prediction_logits[row, positions])
+    torch.testing.assert_close(next_sentence_logits, full.seq_relationship_logits)
+
+
+def test_loss_sums_and_counts(batch):
+    torch.manual_seed(0)
+    logits = (torch.randn(3, 3, 1000), torch.randn(3, 2))
+    masked_lm = next_sentence = right = 0.0
+    for row in range(3):
+        for i in range(3):
+            label, weight = batch["masked_lm_ids"][row, i], batch["masked_lm_weights"][row, i].item()
+            masked_lm -= weight * logits[0][row, i].log_softmax(-1)[label].item()
+            right += weight * (logits[0][row, i].argmax() == label).item()
+        next_sentence -= logits[1][row].log_softmax(-1)[batch["next_sentence_labels"][row, 0]].item()
+    found = loss_sums(logits, batch)
+    assert found[0].item() == pytest.approx(masked_lm, rel=1e-5) and found[1].item() == pytest.approx(next_sentence, rel=1e-5)
+    logits[0][0, 0, batch["masked_lm_ids"][0, 0]] = logits[0][2, 2, batch["masked_lm_ids"][2, 2]] = 99.0
+    assert correct_counts(logits, batch)[0].item() == right + 1  # the second has weight 0
+    assert correct_counts((logits[0], torch.tensor([[0.0, 1], [1, 0], [1, 0]])), batch)[1].item() == 2
+
+
+@pytest.mark.parametrize("size, parameters", [("tiny", 4_433_468), ("base", 110_106_428), ("large", 336_226_108)])
+def test_configurations(size, parameters):
+    config = load_config(ROOT / "configs" / f"bert_{size}.json")
+    assert (config.hidden_act, config.layer_norm_eps, config.vocab_size) == ("gelu_new", 1e-12, 30522)
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in build_model(config).parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"hidden_sise": 128}, "unknown keys: hidden_sise"),
+        ({"num_attention_heads": 3}, "not divisible by num_attention_heads 3"),
+    ],
+)
+def test_wrong_configuration_is_refused(tmp_path, change, words):
+    values = json.loads((ROOT / "configs" / "bert_tiny.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=words):
+        load_config(tmp_path / "config.json")
+
+
+def test_saved_model_is_hugging_faces(tiny_model, batch, tmp_path):
+    from transformers import BertForPreTraining
+
+    save_model(tiny_model, f"{tmp_path}/model")
+    save_model(tiny_model, f"{tmp_path}/model")  # replaces
+    expected = predict(tiny_model, batch)
+    assert all(map(torch.equal, predict(load_model(f"{tmp_path}/model").eval(), batch), expected))
+    plain = BertForPreTraining.from_pretrained(tmp_path / "model").eval()
+    assert plain.config.hidden_act == "gelu_new"
+    assert plain.cls.predictions.decoder.weight is plain.bert.embeddings.word_embeddings.weight
+    found = plain(input_ids=batch["input_ids"], attention_mask=batch["input_mask"], token_type_ids=batch["segment_ids"])
+    torch.testing.assert_close(found.seq_relationship_logits, expected[1])
+    with pytest.raises(DataError, match="no Hugging Face model"):
+        load_model(str(tmp_path))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Optimization
+
+
+def reference_update(w, g, m, v, t, lr, decay, *, is_lamb, excepted):
+    """One step in float64 from the formulas; returns (w, m, v)."""
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+    m_hat, v_hat = (m / (1 - 0.9**t), v / (1 - 0.999**t)) if is_lamb else (m, v)
+    u = m_hat / (np.sqrt(v_hat) + 1e-6) + (0 if excepted else decay * w)
+    w_norm, u_norm = np.linalg.norm(w), np.linalg.norm(u)
+    ratio = w_norm / u_norm if is_lamb and not excepted and w_norm > 0 and u_norm > 0 else 1.0
+    return w - lr * ratio * u, m, v
+
+
+@pytest.mark.parametrize("optimizer_class", [Lamb, AdamWeightDecay])
+def test_optimizers_follow_the_formulas(optimizer_class):
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"dense": torch.nn.Linear(7, 5), "LayerNorm": torch.nn.LayerNorm(5), "zero": torch.nn.Linear(3, 2)})
+    torch.nn.init.zeros_(model["zero"].weight)  # a norm of 0: ratio 1
+    optimizer = optimizer_class(parameter_groups(model, 0.1))
+    state = {name: (p.detach().double().numpy(), 0.0, 0.0) for name, p in model.named_parameters()}
+    for t, lr in enumerate((0.0, 0.01, 0.02), start=1):  # a step with rate 0 counts
+        for name, parameter in model.named_parameters():
+            parameter.grad = torch.randn_like(parameter)
+            state[name] = reference_update(
+                state[name][0], parameter.grad.double().numpy(), *state[name][1:], t, lr, 0.1,
+                is_lamb=optimizer_class is Lamb, excepted="bias" in name or "LayerNorm" in name,
+            )  # fmt: skip
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        for name, parameter in model.named_parameters():
+            np.testing.assert_allclose(parameter.detach().numpy(), state[name][0], rtol=1e-5, atol=1e-7, err_msg=f"{name}, step {t}")
+
+
+def test_clipping():
+    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))]
+    for max_norm, scale in ((1.0, 0.2), (0.0, 1.0), (50.0, 1.0)):
+        parameters[0].grad, parameters[1].grad = torch.tensor([0.0, 3.0]), torch.tensor([4.0])
+        assert clip_gradients(parameters, max_norm).item() == 5.0
+        assert parameters[0].grad.tolist() == pytest.approx([0.0, 3.0 * scale])
+        assert parameters[1].grad.item() == pytest.approx(4.0 * scale)
+
+
+def test_learning_rate():
+    rates = [learning_rate(step, 8.0, num_warmup_steps=4, num_train_steps=16) for step in (0, 1, 3, 4, 12, 16, 99)]
+    assert rates == [0.0, 2.0, 6.0, 6.0, 2.0, 0.0, 0.0]  # decay counts from 0: 8 * (1 - 4/16) = 6 after the warm-up
+    assert learning_rate(0, 8.0, 4, 16, start_warmup_step=-2) == 4.0
+    assert learning_rate(12, 8.0, 0, 16, poly_power=2.0) == 0.5
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# MLPerf's reference, recorded: ten LAMB steps of a tiny BERT
+
+
+def hugging_face_name(name):
+    """A TensorFlow variable's name -> the parameter's."""
+    for old, new in (
+        ("encoder/layer_", "encoder/layer."), ("predictions/output_bias", "predictions/bias"), ("output_weights", "weight"),
+        ("output_bias", "bias"), ("gamma", "weight"), ("beta", "bias"), ("kernel", "weight"), ("_embeddings", "_embeddings/weight"),
+    ):  # fmt: skip
+        name = name.replace(old, new)
+    return name.replace("/", ".")
+
+
+def as_torch(name, array):
+    return torch.tensor(array.T.copy() if name.endswith("kernel") else array)
+
+
+@needs_golden
+@pytest.mark.parametrize("run", ["startwarm-2", "x8_lr2e-2"])
+def test_recorded_run(run):
+    folder = GOLDEN / "training"
+    golden = json.loads((folder / f"golden_{run}.json").read_text())
+    hyper = golden["hparams"]
+    arrays = np.load(folder / "batches.npz")
+    batches = [
+        {name: torch.tensor(arrays[name][i]).to(torch.float32 if name == "masked_lm_weights" else torch.int64) for name in arrays}
+        for i in range(10)
+    ]
+    model = build_model(load_config(folder / "bert_config.json"))
+    parameters, start = dict(model.named_parameters()), {}
+    for name, array in np.load(folder / "init_weights.npz").items():
+        is_scaled = run.startswith("x8") and golden["rules"][name]["weight_decay"]
+        start[name] = as_torch(name, array) * (8 if is_scaled else 1)
+        parameters[hugging_face_name(name)].data.copy_(start[name])
+    assert len(start) == len(parameters)
+
+    optimizer = Lamb(parameter_groups(model, hyper["lamb_weight_decay_rate"]), betas=(hyper["lamb_beta_1"], hyper["lamb_beta_2"]), eps=hyper["epsilon"])
+    for step, (batch, expected) in enumerate(zip(batches, golden["steps"], strict=True)):
+        rate = learning_rate(
+            step, hyper["learning_rate"], hyper["num_warmup_steps"], hyper["num_train_steps"], hyper["poly_power"], hyper["start_warmup_step"]
+        )
+        masked_lm, next_sentence = loss_sums(predict(model, batch), batch)
+        masked_lm, next_sentence = masked_lm / (batch["masked_lm_weights"].sum() + 1e-5), next_sentence / 8
+        optimizer.zero_grad()
+        (masked_lm + next_sentence).backward()
+        norm = clip_gradients(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        # Tolerances: what a faithful port reaches, as stated with the recording.
+        assert math.isclose(rate, expected["lr"], rel_tol=1e-6)
+        assert math.isclose((masked_lm + next_sentence).item(), expected["total_loss"], rel_tol=1e-6)
+        assert math.isclose(next_sentence.item(), expected["nsp_loss"], rel_tol=1e-5)
+        assert math.isclose(norm.item(), expected["global_grad_norm"], rel_tol=3e-5)
+    for name, array in np.load(folder / f"final_weights_{run}.npz").items():
+        if "key/bias" not in name:  # its true gradient is 0; what is recorded is round-off
+            final = as_torch(name, array)
+            distance = (parameters[hugging_face_name(name)].detach() - final).norm()
+            assert distance <= 1e-4 * (final - start[name]).norm(), name
