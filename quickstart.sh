@@ -61,7 +61,8 @@ download() {
   run python3 -m zipfile --extract "$(ls "$out"/download/gensim-4.4.0-*.whl)" "$out/download"
   mv "$out/download/$inside" "$out/$dump"
   rm -r "$out/download"
-  echo "$dump_md5  $out/$dump" | run md5sum --check -
+  echo "$ echo '$dump_md5  $out/$dump' | md5sum --check"
+  echo "$dump_md5  $out/$dump" | md5sum --check
 }
 
 extract() {

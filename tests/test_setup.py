@@ -1,0 +1,66 @@
+"""setup.sh in a copy with an empty list of packages: a second call does nothing, what is stale or cut short is made anew."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture
+def project(tmp_path):
+    folder = tmp_path / "a project"
+    folder.mkdir()
+    shutil.copy(ROOT / "setup.sh", folder)
+    (folder / "requirements.txt").write_text("")
+    (folder / "constraints.txt").write_text(next(line for line in open(ROOT / "constraints.txt") if line.startswith("pip==")))
+    return folder
+
+
+def set_up(project, **environment):
+    python = os.path.realpath(sys.executable)
+    return subprocess.run(
+        ["./setup.sh"], cwd=project, capture_output=True, text=True, env=os.environ | {"PYTHON": python} | environment
+    )
+
+
+def test_set_up_and_repair(project):
+    process = set_up(project)
+    assert process.returncode == 0 and "source .venv/bin/activate" in process.stdout, process.stderr
+    marker = project / ".venv" / "marker"
+
+    def was_rebuilt():
+        marker.touch()
+        process = set_up(project)
+        assert process.returncode == 0, process.stderr
+        assert (process.stdout == "") == marker.exists()
+        return not marker.exists()
+
+    assert not was_rebuilt()
+    (project / "requirements.txt").write_text("# changed\n")
+    assert was_rebuilt()
+    (project / ".venv" / "set-up-complete").unlink()  # as if cut short
+    assert was_rebuilt()
+    (project / ".venv" / "bin" / "python").unlink()
+    assert was_rebuilt()
+    assert not was_rebuilt()
+
+
+def test_failed_installation_is_not_complete(project):
+    (project / "requirements.txt").write_text("pip==0.0.0.nonsense\n")
+    for _ in range(2):
+        process = set_up(project)
+        assert process.returncode != 0 and "nonsense" in process.stderr
+        assert not (project / ".venv" / "set-up-complete").exists()
+
+
+def test_python_that_does_not_fit_is_named(project, tmp_path):
+    old = tmp_path / "python3.9"
+    old.write_text("#!/bin/sh\necho 3.9\n")
+    old.chmod(0o755)
+    process = set_up(project, PYTHON=str(old))
+    assert process.returncode == 1
+    assert "Python 3.11 is needed" in process.stderr and f"{old} is 3.9" in process.stderr
+    assert os.listdir(project).count(".venv") == 0
