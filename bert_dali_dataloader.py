@@ -19,7 +19,7 @@ from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from bert.example import FEATURES, decode_example
-from bert.files import DataError, list_folder_or_pattern
+from bert.files import DataError, list_folder_or_pattern, raise_all
 from bert.tfrecord import TFRecordFile
 
 # Records in DALI's shuffle buffer. Files are mapped into memory, so that a waiting record costs a pointer.
@@ -38,11 +38,13 @@ class DaliDataloader:
     training=False: every record exactly once over all ranks, in file order; the last batch of a rank may be smaller and
     a rank may have fewer batches than another, or none.
 
-    Attributes: `num_records` (in all files), `lengths` {feature name: values per example}.
+    A `for` that is left early leaves its epoch; the next one starts a new epoch. One `for` at a time.
+
+    Attributes: `num_records` (in all files), `first_example` (record 0 of the first file: {feature name: numpy array}).
 
     Args:
       tfrec_filenames: list of TFRecord files.
-      tfrec_idx_filenames: list of their indexes, in the same order: `<name>.idx` for the file `<name>`.
+      tfrec_idx_filenames: list of their indexes: `<name>.idx` for the file `<name>`, in any order.
       batch_size: rows per batch on this rank.
       shard_id, num_shards: this rank's number and the number of ranks.
       num_threads: DALI's worker threads.
@@ -59,7 +61,8 @@ class DaliDataloader:
         training=True, cuda=True, *, seed=12345, shuffle=None, device_id=None,
     ):  # fmt: skip
         self.batch_size, self.shard_id, self.num_shards, self.training = batch_size, shard_id, num_shards, training
-        self.num_records = check_indexes(tfrec_filenames, tfrec_idx_filenames)
+        pairs = pair_by_name(tfrec_filenames, tfrec_idx_filenames)
+        self.num_records = check_indexes(pairs)
         if not 0 <= shard_id < num_shards:
             raise DataError(f"shard_id={shard_id} with num_shards={num_shards}: expected 0 to {num_shards - 1}")
         if training and len(self) == 0:
@@ -67,30 +70,24 @@ class DaliDataloader:
                 f"{self.num_records} records in {len(tfrec_filenames)} files make no batch of {batch_size} on each of "
                 f"{num_shards} ranks; lower the batch size or add data"
             )
-        self.lengths = lengths_of_first_record(tfrec_filenames[0])
-        if len(self) == 0:
-            self._iterator = None
-            return
+        self.first_example = read_first_example(pairs[0][0])
+        self._iterator = None  # made when first needed
+        self._is_mid_epoch, self._restarts = False, 0
         if device_id is None:
             device_id = int(os.environ.get("LOCAL_RANK", 0))
         if shuffle is None:
             shuffle = training
-        pipeline = _read_examples(
-            batch_size=batch_size,
-            num_threads=num_threads,
-            device_id=device_id if cuda else None,
-            seed=seed + shard_id,
-            paths=list(tfrec_filenames),
-            index_paths=list(tfrec_idx_filenames),
-            lengths=self.lengths,
-            sharding={"shard_id": shard_id, "num_shards": self._num_filled_shards(), "stick_to_shard": not shuffle},
-            shuffling={"shuffle_after_epoch": True, "shuffle_after_epoch_seed": seed} if shuffle else {},
-            cuda=cuda,
-        )
-        names = [feature.name for feature in FEATURES]
-        self._iterator = DALIGenericIterator(
-            pipeline, names, reader_name="examples", last_batch_policy=LastBatchPolicy.PARTIAL
-        )
+        self._shuffle, self._seed = shuffle, seed
+        self._pipeline_options = {
+            "batch_size": batch_size,
+            "num_threads": num_threads,
+            "device_id": device_id if cuda else None,
+            "paths": [path for path, _ in pairs],
+            "index_paths": [index_path for _, index_path in pairs],
+            "lengths": {name: len(values) for name, values in self.first_example.items()},
+            "sharding": {"shard_id": shard_id, "num_shards": self._num_filled_shards(), "stick_to_shard": not shuffle},
+            "cuda": cuda,
+        }
 
     def __len__(self):
         """Batches of this rank per epoch."""
@@ -107,13 +104,29 @@ class DaliDataloader:
         return min(self.num_shards, self.num_records)
 
     def __iter__(self):
-        if self._iterator is None:
+        if len(self) == 0:
             return
-        # DALI's iterator is always run to its end, so that the next epoch starts at its beginning on every rank.
+        if self._iterator is None or self._is_mid_epoch:
+            self._iterator = self._start()
+        self._is_mid_epoch = True
+        # DALI's iterator is run to its end, past the batches that training leaves out: only then can it be reset.
         for number, (batch,) in enumerate(self._iterator):
             if number < len(self):
                 yield batch
         self._iterator.reset()
+        self._is_mid_epoch = False
+
+    def _start(self):
+        """A new DALI iterator: for the first epoch, and after an epoch that was left early, which DALI cannot reset."""
+        seed = self._seed + 1_000_003 * self._restarts  # another order than that of the epoch left
+        self._restarts += 1
+        pipeline = _read_examples(
+            **self._pipeline_options,
+            seed=seed + self.shard_id,
+            shuffling={"shuffle_after_epoch": True, "shuffle_after_epoch_seed": seed} if self._shuffle else {},
+        )
+        names = [feature.name for feature in FEATURES]
+        return DALIGenericIterator(pipeline, names, reader_name="examples", last_batch_policy=LastBatchPolicy.PARTIAL)
 
 
 @pipeline_def
@@ -155,36 +168,51 @@ def _build(pattern, idx_pattern, **options):
     return DaliDataloader(list_folder_or_pattern(pattern), list_folder_or_pattern(idx_pattern), **options)
 
 
-def check_indexes(paths, index_paths):
-    """Returns the number of records in all files; DataError if the indexes are not theirs.
+def pair_by_name(paths, index_paths):
+    """Returns [(TFRecord path, index path)] in the order of the files; DataError names what has no partner."""
+    indexes = {os.path.basename(path).removesuffix(".idx"): path for path in index_paths}
+    names = [os.path.basename(path) for path in paths]
+    problems = [f"{path}: no index {name}.idx among the indexes; {_REPAIR}" for path, name in zip(paths, names) if name not in indexes]
+    problems += [
+        f"{path}: the index of no file among the TFRecords; if its file is gone on purpose: rm '{path}'"
+        for name, path in indexes.items()
+        if name not in names
+    ]
+    if len(set(names)) < len(names) or len(indexes) < len(index_paths):
+        problems.append("two files of the same name in different folders: indexes are told apart by name; rename one")
+    if not paths:
+        problems.append("no TFRecord files were given")
+    raise_all(problems)
+    return [(path, indexes[name]) for path, name in zip(paths, names)]
 
-    Compares the names, and the end of the last record in each index with the size of its file: DALI itself takes an index
-    that is too short and reads only part of the file.
+
+def check_indexes(pairs):
+    """Returns the number of records in all files; DataError if an index is not that of its file.
+
+    Compares the end of the last record in each index with the size of its file: DALI itself takes an index that is too
+    short and reads only part of the file.
     """
-    if len(paths) != len(index_paths) or not paths:
-        raise DataError(f"found {len(paths)} TFRecord files and {len(index_paths)} indexes, expected as many of both; {_REPAIR}")
     num_records, problems = 0, []
-    for path, index_path in zip(paths, index_paths):
-        if os.path.basename(index_path).removesuffix(".idx") != os.path.basename(path):
-            problems.append(f"{index_path}: in the place of the index of {path}, expected the name {os.path.basename(path)}.idx")
-            continue
+    for path, index_path in pairs:
         with open(index_path, "rb") as file:
             lines = file.read().splitlines()
         size = os.path.getsize(path)
-        end = sum(map(int, lines[-1].split())) if lines else 0
-        if end != size:
-            problems.append(f"{index_path}: its last record ends at byte {end}, but {path} has {size} bytes")
+        try:
+            offset, length = map(int, lines[-1].split())
+        except (IndexError, ValueError):
+            problems.append(f"{index_path}: not an index (lines `offset size`); {_REPAIR}")
+            continue
+        if offset + length != size:
+            problems.append(f"{index_path}: its last record ends at byte {offset + length}, but {path} has {size} bytes; {_REPAIR}")
         num_records += len(lines)
-    if problems:
-        raise DataError("\n       ".join([*problems, _REPAIR]))
+    raise_all(problems)
     return num_records
 
 
-_REPAIR = "make the indexes anew: python3 make_idx.py --tfrecord_train=... --tfrecord_eval=... --output_idx=..."
+_REPAIR = "make it anew: python3 make_idx.py --tfrecord_train=... --tfrecord_eval=... --output_idx=..."
 
 
-def lengths_of_first_record(path):
-    """Returns {feature name: number of values} of the first record of a TFRecord file."""
+def read_first_example(path):
+    """Returns record 0 of a TFRecord file as {feature name: array of its values}."""
     with TFRecordFile(path) as records:
-        example = decode_example(records.payload(*next(records.extents())), f"{path}: record 0")
-    return {name: len(values) for name, values in example.items()}
+        return decode_example(records.payload(*next(records.extents())), f"{path}: record 0")

@@ -10,7 +10,6 @@ The same input, flags and seed give the same bytes on every machine.
 """
 
 import contextlib
-import glob
 import os
 import random
 import sys
@@ -19,14 +18,14 @@ import unicodedata
 from typing import NamedTuple
 
 from bert import cli
-from bert.example import encode_example
-from bert.files import DataError, atomic_writer, expand_patterns, make_parent_folder
+from bert.example import encode_example, pad
+from bert.files import DataError, atomic_writer, expand_patterns, make_parent_folder, output_problems, raise_all
 from bert.tfrecord import frame
 from tokenization import FullTokenizer
 
 REFERENCE_UNICODE = "14.0.0"  # of CPython 3.11; other versions class newly assigned characters differently
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]", "[UNK]")
-MAX_TOKEN_ID = (1 << 16) - 1  # ids are kept and encoded as 16-bit numbers
+MAX_TOKEN_ID = (1 << 16) - 1  # the encoder's limit; BERT's English vocabularies have half as many
 
 
 class Instance(NamedTuple):
@@ -78,8 +77,12 @@ def check(flags):
         problems += vocabulary_problems(flags.vocab_file, tokenizer.vocab)
     except (OSError, ValueError) as error:
         problems.append(f"--vocab_file: {error}")
-    problems += output_problems(inputs, outputs)
-    cli.raise_all(problems)
+    for path in inputs:
+        if not os.access(path, os.R_OK):
+            problems.append(f"--input_file: {path}: no permission to read it")
+    for number, path in enumerate(outputs):
+        problems += [f"--output_file: {problem}" for problem in output_problems(path, *inputs, flags.vocab_file, *outputs[:number])]
+    raise_all(problems)
     return inputs, outputs, tokenizer
 
 
@@ -107,24 +110,7 @@ def vocabulary_problems(path, vocab):
     if missing:
         problems.append(f"--vocab_file: {path}: lacks {' '.join(missing)}; is this a BERT vocabulary?")
     if len(vocab) - 1 > MAX_TOKEN_ID:
-        problems.append(f"--vocab_file: {path}: {len(vocab)} tokens, expected at most {MAX_TOKEN_ID + 1} (16-bit ids)")
-    return problems
-
-
-def output_problems(inputs, outputs):
-    problems = []
-    taken = {os.path.realpath(path): path for path in inputs}
-    for path in outputs:
-        real = os.path.realpath(path)
-        if not path:
-            problems.append("--output_file: an empty name in the list")
-        elif real in taken:
-            problems.append(f"--output_file: {path} would overwrite {taken[real]}; give another name")
-        elif os.path.isdir(path):
-            problems.append(f"--output_file: {path} is a folder, expected a file name")
-        elif glob.has_magic(path):
-            problems.append(f"--output_file: {path}: patterns are for --input_file only")
-        taken[real] = path
+        problems.append(f"--vocab_file: {path}: {len(vocab)} tokens, expected at most {MAX_TOKEN_ID + 1}: larger ids cannot be encoded here")
     return problems
 
 
@@ -261,23 +247,23 @@ def mask(a, b, is_random_next, vocab, flags, rng):
 
 def to_record(instance, flags):
     """Pads an instance and returns its TFRecord (bytes)."""
-    in_sequence = [0] * (flags.max_seq_length - len(instance.ids))
-    in_predictions = [0] * (flags.max_predictions_per_seq - len(instance.positions))
     example = {
-        "input_ids": instance.ids + in_sequence,
-        "input_mask": [1] * len(instance.ids) + in_sequence,
-        "segment_ids": instance.segment_ids + in_sequence,
-        "masked_lm_positions": instance.positions + in_predictions,
-        "masked_lm_ids": instance.labels + in_predictions,
-        "masked_lm_weights": [1.0] * len(instance.positions) + in_predictions,
+        "input_ids": instance.ids,
+        "input_mask": [1] * len(instance.ids),
+        "segment_ids": instance.segment_ids,
+        "masked_lm_positions": instance.positions,
+        "masked_lm_ids": instance.labels,
+        "masked_lm_weights": [1.0] * len(instance.positions),
         "next_sentence_labels": [int(instance.is_random_next)],
     }
-    return frame(encode_example(example))
+    return frame(encode_example(pad(example, flags.max_seq_length, flags.max_predictions_per_seq)))
 
 
 def write_records(instances, paths, flags):
-    """Writes record n to file n mod their count; returns the bytes written. All files appear, or none does."""
+    """Writes record n to file n mod their count; returns the bytes written. No file appears before all records are written."""
     written = 0
+    for path in paths:
+        make_parent_folder(path)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(atomic_writer(path)) for path in paths]
         for n, instance in enumerate(instances):
@@ -295,8 +281,6 @@ def main(argv=None):
             file=sys.stderr,
         )
     inputs, outputs, tokenizer = check(flags)
-    for path in outputs:
-        make_parent_folder(path)
     documents = read_documents(inputs, tokenizer)
     instances = create_instances(documents, tokenizer.vocab, flags, random.Random(flags.random_seed))
     written = write_records(instances, outputs, flags)

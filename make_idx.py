@@ -11,10 +11,11 @@ stop the others. Damage inside a record's data does not show here.
 
 import concurrent.futures
 import os
+import signal
 import time
 
 from bert import cli
-from bert.files import DataError, list_folder_or_pattern
+from bert.files import DataError, list_folder_or_pattern, raise_all
 from bert.tfrecord import write_index
 
 
@@ -24,7 +25,7 @@ def parse_flags(argv=None):
     add("--tfrecord_train", help="training TFRecords: a folder, a glob pattern or a file; leave out for none")
     add("--tfrecord_eval", help="evaluation TFRecords, likewise")
     add("--output_idx", required=True, help="folder for the indexes, made if needed")
-    add("--num_workers", type=int, default=os.cpu_count(), help="files read at the same time (default: all %(default)s cores)")
+    add("--num_workers", type=int, default=len(os.sched_getaffinity(0)), help="files read at the same time (default: all %(default)s cores)")
     return parser.parse_args(argv)
 
 
@@ -50,8 +51,13 @@ def plan(flags):
         if index_path in source:
             problems.append(f"{source[index_path]} and {path} would share the index {index_path}; index them in two calls")
         source[index_path] = path
-    cli.raise_all(problems)
+    raise_all(problems)
     return pairs
+
+
+def ignore_interrupt():
+    """Ctrl-C reaches every process of the terminal; the parent alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def main(argv=None):
@@ -61,17 +67,24 @@ def main(argv=None):
     for folder in {os.path.dirname(index_path) for _, index_path in pairs}:
         os.makedirs(folder, exist_ok=True)
     num_records, problems = 0, []
-    with concurrent.futures.ProcessPoolExecutor(min(flags.num_workers, len(pairs))) as pool:
-        for job in [pool.submit(write_index, *pair) for pair in pairs]:
-            try:
-                num_records += job.result()
-            except (DataError, OSError) as error:
-                problems.append(str(error))
+    with concurrent.futures.ProcessPoolExecutor(min(flags.num_workers, len(pairs)), initializer=ignore_interrupt) as pool:
+        jobs = {pool.submit(write_index, *pair): pair[0] for pair in pairs}
+        try:
+            for job in concurrent.futures.as_completed(jobs):
+                try:
+                    num_records += job.result()
+                except (DataError, OSError) as error:
+                    problems.append(str(error))
+                except concurrent.futures.process.BrokenProcessPool:
+                    problems.append(f"{jobs[job]}: the process reading it was killed; run again")
+        except BaseException:  # Ctrl-C, SIGTERM: finish the files in work, leave the others
+            pool.shutdown(cancel_futures=True)
+            raise
     print(
         f"indexed {len(pairs) - len(problems):,} of {len(pairs):,} files, {num_records:,} records in {flags.output_idx} "
         f"({time.monotonic() - started:.1f} s)"
     )
-    cli.raise_all(problems)
+    raise_all(problems)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ Of N records, record int(i * (N / K)) is copied for i = 0 .. K-1. Each picked re
 features, their lengths) and copied as it is. Memory does not grow with the file.
 """
 
+import contextlib
 import os
 import time
 
 from bert import cli
 from bert.example import check_lengths, decode_example
-from bert.files import atomic_writer, make_parent_folder
+from bert.files import atomic_writer, make_parent_folder, output_problems, raise_all
 from bert.tfrecord import TFRecordFile, frame
 
 
@@ -34,11 +35,8 @@ def check(flags):
             problems.append(f"--{name}={getattr(flags, name)}: expected 1 or more")
     if not os.path.isfile(flags.input_tfrecord):
         problems.append(f"--input_tfrecord: {flags.input_tfrecord}: no such file")
-    if os.path.realpath(flags.input_tfrecord) == os.path.realpath(flags.output_tfrecord):
-        problems.append(f"--output_tfrecord: {flags.output_tfrecord} would overwrite the input; give another name")
-    if os.path.isdir(flags.output_tfrecord):
-        problems.append(f"--output_tfrecord: {flags.output_tfrecord} is a folder, expected a file name")
-    cli.raise_all(problems)
+    problems += [f"--output_tfrecord: {problem}" for problem in output_problems(flags.output_tfrecord, flags.input_tfrecord)]
+    raise_all(problems)
 
 
 def picked_extents(records, num_examples, num_to_pick):
@@ -56,9 +54,11 @@ def main(argv=None):
     flags = parse_flags(argv)
     started = time.monotonic()
     check(flags)
-    make_parent_folder(flags.output_tfrecord)
-    with TFRecordFile(flags.input_tfrecord) as records, atomic_writer(flags.output_tfrecord) as output:
+    with contextlib.ExitStack() as stack:
+        records = stack.enter_context(TFRecordFile(flags.input_tfrecord))
         num_examples = sum(1 for _ in records.extents())
+        make_parent_folder(flags.output_tfrecord)
+        output = stack.enter_context(atomic_writer(flags.output_tfrecord))
         written = 0
         for number, offset, size in picked_extents(records, num_examples, flags.num_examples_to_pick):
             place = f"{flags.input_tfrecord}: record {number} at byte {offset}"

@@ -18,24 +18,18 @@ dump_md5=55899abfb7caa0e50d2665787fa4afca
 
 # --- tools ---
 
-run() {  # echoes a command as one could type it, then runs it
-  local word line='$'
-  for word in "$@"; do
-    if [[ $word =~ ^[A-Za-z0-9_./:,=+@%-]+$ ]]; then line+=" $word"; else line+=" '$word'"; fi
-  done
-  printf '%s\n' "$line"
-  "$@"
-}
+source cleanup_scripts/run_echoed.sh
 
-# A finished stage leaves its seconds and the digest of its commands; a changed stage and all that follow run again.
-stage() {  # stage <function> <title>
-  local name=$1 title=$2 mark=$out/.stages/$1 digest start=$SECONDS
-  digest=$(declare -f "$name" create_examples | sed "s/\$num_train_steps/$num_train_steps/" | sha256sum | cut -c1-64)
-  if [[ -f $mark && $(cut -d' ' -f2 "$mark") == "$digest" ]]; then
-    printf '\n=== %s: done before (%s s)\n' "$title" "$(cut -d' ' -f1 "$mark")"
+# A finished stage leaves its seconds and a digest of its commands, settings and scripts. It runs again, and all that follow it,
+# if one of these changed or its result is gone.
+stage() {  # stage <function>
+  local name=$1 mark=$out/.stages/$1 digest start=$SECONDS
+  digest=$({ declare -f "$name"; declare -p ${settings[$name]} out; cat ${scripts[$name]}; } < /dev/null | sha256sum | cut -c1-64)
+  if [[ -f $mark && $(cut -d' ' -f2 "$mark") == "$digest" && -e $out/${results[$name]} ]]; then
+    printf '\n=== %s: done before (%s s)\n' "${titles[$name]}" "$(cut -d' ' -f1 "$mark")"
     return
   fi
-  printf '\n=== %s\n' "$title"
+  printf '\n=== %s\n' "${titles[$name]}"
   rm -f "$mark"
   for later in "${stages[@]}"; do rm -f "$out/.stages/$later"; done
   "$name"
@@ -44,66 +38,66 @@ stage() {  # stage <function> <title>
 
 # --- stages ---
 
-stages=(download extract clean examples index train)
+stages=(download wiki examples index train)
 declare -A titles=(
   [download]="1 Download: a real Wikipedia dump, 106 articles"
-  [extract]="2 Extract: dump -> text (WikiExtractor, AGPL-3.0, as a command of its own)"
-  [clean]="3 Clean: one sentence a line, 12 articles held out, parts"
-  [examples]="4 Examples: tokens, sentence pairs and masks -> TFRecord"
-  [index]="5 Index: where DALI finds each record"
-  [train]="6 Train: configs/bert_tiny.json with ColossalAI"
+  [wiki]="2 Text: articles out of the dump, one sentence a line, 12 articles held out"
+  [examples]="3 Examples: tokens, sentence pairs and masks -> TFRecord"
+  [index]="4 Index: where DALI finds each record"
+  [train]="5 Train: configs/bert_tiny.json with ColossalAI"
+)
+declare -A results=(
+  [download]=$dump [wiki]=results/eval.txt [examples]=tfrecord/eval/eval_1k [index]=idx/eval/eval_1k.idx [train]=run/model
+)
+declare -A settings=(
+  [download]="dump dump_md5" [wiki]=dump [examples]="seq_length max_predictions" [index]="" [train]=num_train_steps
+)
+declare -A scripts=(
+  [download]="" [wiki]="cleanup_scripts/*.py cleanup_scripts/*.sh" [examples]="create_pretraining_data.py pick_eval_samples.py tokenization.py vocab.txt bert/example.py"
+  [index]="make_idx.py bert/tfrecord.py" [train]="train.py bert_dali_dataloader.py bert/*.py configs/bert_tiny.json"
 )
 
 # An excerpt of the English Wikipedia dump, 106 articles, which the gensim package carries among its test data.
 download() {
-  run python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$out/download" gensim==4.4.0
+  run_echoed python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$out/download" gensim==4.4.0
   local inside=gensim/test/test_data/$dump
-  run python3 -m zipfile --extract "$(ls "$out"/download/gensim-4.4.0-*.whl)" "$out/download"
+  run_echoed python3 -m zipfile --extract "$(ls "$out"/download/gensim-4.4.0-*.whl)" "$out/download"
   mv "$out/download/$inside" "$out/$dump"
   rm -r "$out/download"
   echo "$ echo '$dump_md5  $out/$dump' | md5sum --check"
   echo "$dump_md5  $out/$dump" | md5sum --check
 }
 
-extract() {
-  rm -rf "$out/extracted"
-  run python3 -m wikiextractor.WikiExtractor --quiet --processes "$(nproc)" --bytes 256K --output "$out/extracted" "$out/$dump"
-}
-
-clean() {
-  rm -rf "$out/results"
-  local data="$out/extracted/*/wiki_*"
-  run python3 cleanup_scripts/cleanup_file.py --data "$data"
-  run python3 cleanup_scripts/clean_markup.py --data "$data"
-  run python3 cleanup_scripts/do_sentence_segmentation.py --data "$data"
-  run python3 cleanup_scripts/separate_test_set.py --data "$data" --num_test_articles 12 --test_output "$out/results/eval"
-  run python3 cleanup_scripts/do_gather.py --data "$data" --block_size 0.5 --num_outputs 6 --out_dir "$out/results"
-}
-
-create_examples() {  # create_examples <text file> <TFRecord file>
-  run python3 create_pretraining_data.py --input_file="$1" --output_file="$2" --vocab_file=vocab.txt --do_lower_case=True \
-    --max_seq_length=$seq_length --max_predictions_per_seq=$max_predictions --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
+wiki() {
+  rm -rf "$out/extracted" "$out/results"
+  EXTRACTED_SIZE=256K NUM_TEST_ARTICLES=12 BLOCK_SIZE=0.5 NUM_OUTPUTS=6 run_echoed cleanup_scripts/process_wiki.sh "$out/$dump" "$out"
 }
 
 examples() {
   rm -rf "$out/tfrecord"
   mkdir -p "$out/tfrecord/train" "$out/tfrecord/eval"
-  for part in "$out"/results/part-*; do create_examples "$part" "$out/tfrecord/train/$(basename "$part")"; done
-  create_examples "$out/results/eval.txt" "$out/tfrecord/eval_intermediate"
-  run python3 pick_eval_samples.py --input_tfrecord="$out/tfrecord/eval_intermediate" --output_tfrecord="$out/tfrecord/eval/eval_1k" \
+  local text records
+  for text in "$out"/results/part-* "$out/results/eval.txt"; do
+    records=$out/tfrecord/train/$(basename "$text")
+    [[ $text == */eval.txt ]] && records=$out/tfrecord/eval_intermediate
+    run_echoed python3 create_pretraining_data.py --input_file="$text" --output_file="$records" --vocab_file=vocab.txt --do_lower_case=True \
+      --max_seq_length=$seq_length --max_predictions_per_seq=$max_predictions --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
+  done
+  run_echoed python3 pick_eval_samples.py --input_tfrecord="$out/tfrecord/eval_intermediate" --output_tfrecord="$out/tfrecord/eval/eval_1k" \
     --num_examples_to_pick=1000 --max_seq_length=$seq_length --max_predictions_per_seq=$max_predictions
 }
 
 index() {
   rm -rf "$out/idx"
-  run python3 make_idx.py --tfrecord_train="$out/tfrecord/train" --tfrecord_eval="$out/tfrecord/eval" --output_idx="$out/idx"
+  run_echoed python3 make_idx.py --tfrecord_train="$out/tfrecord/train" --tfrecord_eval="$out/tfrecord/eval" --output_idx="$out/idx"
 }
 
 train() {
   rm -rf "$out/run"
   local processes
-  processes=$(python3 -c 'import torch; print(max(1, torch.cuda.device_count()))')  # one per GPU; one for the CPU
-  run torchrun --standalone --nproc_per_node="$processes" train.py --bert_config_file=configs/bert_tiny.json --output_dir="$out/run" \
+  # One per GPU, a power of two so that the batch divides; one for the CPU.
+  processes=$(python3 -c 'import torch; print(1 << min(5, max(1, torch.cuda.device_count()).bit_length() - 1))')
+  run_echoed torchrun --standalone --nproc_per_node="$processes" train.py --bert_config_file=configs/bert_tiny.json --output_dir="$out/run" \
     --tfrecord_train="$out/tfrecord/train" --idx_train="$out/idx/train" --tfrecord_eval="$out/tfrecord/eval" --idx_eval="$out/idx/eval" \
     --train_batch_size=32 --learning_rate=1e-2 --num_train_steps="$num_train_steps" --num_warmup_steps=100 \
     --eval_at_start=True --eval_every_samples=6400 --num_threads=1
@@ -118,7 +112,7 @@ mkdir -p "$out/.stages"
 while (( ${#stages[@]} )); do
   name=${stages[0]}
   stages=("${stages[@]:1}")
-  stage "$name" "${titles[$name]}"
+  stage "$name"
 done
 
 python3 - "$out" << 'PYTHON'

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set-up and the whole test suite; arguments go to pytest (./run_tests.sh -k tokenization). No GPU needed.
+# Set-up and the whole test suite; arguments go to pytest (./run_tests.sh tests/test_tokenization.py). No GPU needed.
 set -euo pipefail
 cd "$(dirname "$0")"
 ./setup.sh
-exec .venv/bin/python -m pytest tests "$@"
+exec .venv/bin/python -m pytest "$@"

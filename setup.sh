@@ -17,16 +17,14 @@ find_python() {
   for candidate in ${PYTHON:-python3.11 python3 python}; do
     local version
     version=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
-    if [[ $version == 3.11 ]]; then echo "$candidate"; return; fi
+    # Inside an active environment, the Python that it was made from: .venv itself may be about to go.
+    if [[ $version == 3.11 ]]; then "$candidate" -c 'import sys; print(sys._base_executable)'; return; fi
     found+=("$candidate is $version")
   done
   fail "Python 3.11 is needed (its Unicode tables define the data); found: ${found[*]:-no Python at all}.
        Install it (apt install python3.11 python3.11-venv; conda create -n py311 python=3.11; uv python install 3.11)
        or name it: PYTHON=/path/to/python3.11 ./setup.sh"
 }
-
-[[ $(uname -s) == Linux ]] || fail "Linux is needed (NVIDIA DALI); this is $(uname -s)"
-python=$(find_python)
 
 stamp=.venv/set-up-complete
 wanted=$(cat requirements.txt constraints.txt setup.sh | sha256sum | cut -c1-64)\ $PWD
@@ -36,6 +34,8 @@ exec 9> .venv.lock
 flock -n 9 || { echo "another set-up is running here; waiting for it"; flock 9; }
 if is_complete; then exit 0; fi
 
+[[ $(uname -s) == Linux ]] || fail "Linux is needed (NVIDIA DALI); this is $(uname -s)"
+python=$(find_python)
 free_gb=$(df --output=avail -BG . | tail -n 1 | tr -dc 0-9)
 (( free_gb >= NEEDED_GB )) || fail "$PWD: $free_gb GB free, $NEEDED_GB GB are needed"
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||

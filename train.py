@@ -2,8 +2,8 @@
 """BERT pretraining with ColossalAI: masked LM and next-sentence prediction on MLPerf's examples.
 
 torchrun --nproc_per_node=8 train.py --bert_config_file=configs/bert_large.json --output_dir=runs/large \\
-    --tfrecord_train=tfrecord --idx_train=idx/train --tfrecord_eval=eval_10k --idx_eval=idx/eval \\
-    --train_batch_size=256 --learning_rate=3.5e-4 --num_train_steps=13700
+    --tfrecord_train=tfrecord --idx_train=idx/train --tfrecord_eval=eval --idx_eval=idx/eval --optimizer=adamw \\
+    --train_batch_size=256 --learning_rate=1e-4 --num_warmup_steps=10000 --num_train_steps=1000000
 
 Writes <output_dir>/metrics.jsonl (a line per step and per evaluation), curves.png, and at the end model/, which Hugging
 Face's BertForPreTraining.from_pretrained loads. One process per GPU; without CUDA it trains on the CPU over gloo.
@@ -15,6 +15,7 @@ import gc
 import itertools
 import math
 import os
+import socket
 import time
 
 from bert import cli, quiet_imports  # noqa: F401  quiet_imports before the frameworks
@@ -22,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 import colossalai
-from bert.files import DataError
+from bert.files import DataError, list_folder_or_pattern, raise_all
 from bert.metrics import Recorder, evaluate, plot_curves
 from bert.model import build_model, load_config, load_model, loss_sums, predict, save_model
 from bert.optimization import AdamWeightDecay, Lamb, clip_gradients, learning_rate, parameter_groups
@@ -89,13 +90,28 @@ def check(flags, world_size):
         )
     if flags.start_warmup_step > 0:
         problems.append(f"--start_warmup_step={flags.start_warmup_step}: a positive start means negative rates; expected 0 or less")
+    for name, is_fine, expected in (
+        ("learning_rate", 0 <= flags.learning_rate < math.inf, "0 or more"),
+        ("lamb_beta_1", 0 <= flags.lamb_beta_1 < 1, "0 to below 1"),
+        ("lamb_beta_2", 0 <= flags.lamb_beta_2 < 1, "0 to below 1"),
+    ):
+        if not is_fine:
+            problems.append(f"--{name}={getattr(flags, name)}: expected {expected}")
+    for name in ("tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval"):
+        try:
+            list_folder_or_pattern(getattr(flags, name))
+        except DataError as error:
+            problems.append(f"--{name}: {error}")
+    local_processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if flags.device != "cpu" and 0 < gpus < local_processes:
+        problems.append(f"{local_processes} processes on this machine, but {gpus} GPUs; use torchrun --nproc_per_node={gpus}")
     if flags.device == "cuda" and not torch.cuda.is_available():
         problems.append("--device=cuda: torch finds no CUDA GPU here; leave the flag out to train on the CPU")
     if not os.path.isfile(flags.bert_config_file):
         problems.append(f"--bert_config_file: {flags.bert_config_file}: no such file")
     if os.path.exists(metrics := os.path.join(flags.output_dir, "metrics.jsonl")):
         problems.append(f"--output_dir: {metrics} is there: a run was made here; choose another folder or delete this one")
-    cli.raise_all(problems)
+    raise_all(problems)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -109,9 +125,12 @@ def mlperf_eval_interval(batch_size):
 
 def set_up_processes(flags):
     """Joins the process group; returns the device of this process."""
-    defaults = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}
-    for name, value in defaults.items():  # so that a plain `python3 train.py` works too
-        os.environ.setdefault(name, str(value))
+    if "RANK" not in os.environ:  # a plain `python3 train.py`
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in alone.items()})
     use_cuda = flags.device != "cpu" and torch.cuda.is_available()
     if not use_cuda:
         set_accelerator("cpu")  # before launch, which would take a GPU that it finds
@@ -148,12 +167,21 @@ def build_loaders(flags, device):
 
 
 def check_data(loaders, config, config_file):
-    for loader, where in zip(loaders, ("--tfrecord_train", "--tfrecord_eval")):
-        if loader.lengths["input_ids"] > config.max_position_embeddings:
-            raise DataError(
-                f"{where}: examples of {loader.lengths['input_ids']} tokens, but {config_file} has max_position_embeddings "
+    """DataError if the first examples do not fit the model."""
+    problems = []
+    for loader, flag in zip(loaders, ("--tfrecord_train", "--tfrecord_eval")):
+        ids = loader.first_example["input_ids"]
+        if len(ids) > config.max_position_embeddings:
+            problems.append(
+                f"{flag}: examples of {len(ids)} tokens, but {config_file} has max_position_embeddings "
                 f"{config.max_position_embeddings}; make shorter examples or use another configuration"
             )
+        if max(ids) >= config.vocab_size:
+            problems.append(
+                f"{flag}: the first example holds token id {max(ids)}, but {config_file} has vocab_size {config.vocab_size}; "
+                "use the configuration of the vocabulary that made the examples"
+            )
+    raise_all(problems)
 
 
 def build_optimizer(flags, model):
@@ -219,7 +247,7 @@ def train(flags, config, device):
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=use_bf16)
 
     # The same weights on every rank, then dropout of its own.
-    module = load_model(flags.init_checkpoint) if flags.init_checkpoint else build_model(config)
+    module = load_model(flags.init_checkpoint, config) if flags.init_checkpoint else build_model(config)
     torch.manual_seed(flags.seed + 1 + dist.get_rank())
     booster = Booster(plugin=TorchDDPPlugin())
     model, optimizer, *_ = booster.boost(module, build_optimizer(flags, module))
@@ -254,9 +282,10 @@ def train(flags, config, device):
             run_evaluation(step)
 
     if recorder.is_main:
-        save_model(module, os.path.join(flags.output_dir, "model"))
-        plot_curves(os.path.join(flags.output_dir, "metrics.jsonl"), os.path.join(flags.output_dir, "curves.png"))
-        recorder.say(f"done: {flags.output_dir}/model, {flags.output_dir}/metrics.jsonl, {flags.output_dir}/curves.png")
+        if flags.num_train_steps > 0:
+            save_model(module, os.path.join(flags.output_dir, "model"))
+            plot_curves(os.path.join(flags.output_dir, "metrics.jsonl"), os.path.join(flags.output_dir, "curves.png"))
+        recorder.say(f"done: {', '.join(os.path.join(flags.output_dir, name) for name in sorted(os.listdir(flags.output_dir)))}")
 
 
 def main(argv=None):
@@ -267,6 +296,7 @@ def main(argv=None):
     train(flags, config, device)
     # The data-parallel model must be gone before the process group: its destructor would otherwise end the group while it
     # holds the interpreter's lock, and wait for ever for gloo's threads, which want that lock too (seen in 3 of 8 runs).
+    # After an error the group is left to the end of the process, which comes at once.
     gc.collect()
     dist.destroy_process_group()
 

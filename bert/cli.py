@@ -1,8 +1,10 @@
 """What the commands share at their edge: boolean flags, errors without a stack trace, exit codes."""
 
 import argparse
+import os
 import signal
 import sys
+import time
 
 from bert.files import DataError
 
@@ -31,18 +33,15 @@ def _boolean(text):
     return words[text.lower()]
 
 
-def raise_all(problems):
-    """Raises one DataError that tells every problem of the list, a line each; nothing for an empty list."""
-    if problems:
-        raise DataError("\n       ".join(problems))
-
-
 def run(main):
     """Runs `main()` as a command: problems on stderr in words, exit code 1; clean ends for Ctrl-C and SIGTERM."""
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         sys.exit(main())
     except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")
+        # Under torchrun usually every rank has the same error. The others wait, and are ended when rank 0 has told it.
+        rank = int(os.environ.get("RANK", 0))
+        time.sleep(5.0 if rank else 0.0)
+        sys.exit(f"error: {error}" if rank == 0 else f"error on rank {rank}: {error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

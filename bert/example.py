@@ -35,6 +35,12 @@ def feature_lengths(max_seq_length, max_predictions_per_seq):
     return {feature.name: lengths[feature.length] for feature in FEATURES}
 
 
+def pad(values, max_seq_length, max_predictions_per_seq):
+    """Returns {feature name: list}, each list of `values` filled up with 0 to the length that the two flags mean."""
+    lengths = feature_lengths(max_seq_length, max_predictions_per_seq)
+    return {name: column + [0] * (lengths[name] - len(column)) for name, column in values.items()}
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Protocol buffers, as far as this message needs them. Field numbers: TensorFlow, core/example/{example,feature}.proto
 

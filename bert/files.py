@@ -10,6 +10,12 @@ class DataError(ValueError):
     """Bad input or flags; the message names file, place, what was found, what was expected and what to do next."""
 
 
+def raise_all(problems):
+    """Raises one DataError that tells every problem of the list, a line each; nothing for an empty list."""
+    if problems:
+        raise DataError("\n       ".join(problems))
+
+
 @contextlib.contextmanager
 def atomic_writer(path):
     """Opens a temporary file beside `path` for bytes, and gives it that name when the block ends without an error.
@@ -59,13 +65,23 @@ def list_folder_or_pattern(where):
     return paths
 
 
-def make_parent_folder(path):
-    """Makes the folder of `path` if its own parent exists; a DataError otherwise, as the path is then likely mistyped."""
+def output_problems(path, *inputs):
+    """Returns what stands against writing `path`, a list of messages; `inputs` are files that it must not overwrite."""
     folder = os.path.dirname(os.path.abspath(path))
-    try:
-        os.mkdir(folder)
-    except FileExistsError:
-        if not os.path.isdir(folder):
-            raise DataError(f"{folder}: is a file, expected a folder to write {path} in") from None
-    except FileNotFoundError:
-        raise DataError(f"{folder}: neither it nor its parent folder exists; make it with: mkdir -p {folder}") from None
+    if not path:
+        return ["an empty name"]
+    if os.path.isdir(path):
+        return [f"{path} is a folder, expected a file name"]
+    if any(os.path.realpath(path) == os.path.realpath(other) for other in inputs):
+        return [f"{path} would overwrite an input, or an output of the same call; give another name"]
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        return [f"{folder} is a file, expected a folder to write {path} in"]
+    if not os.path.isdir(folder) and not os.path.isdir(os.path.dirname(folder)):
+        return [f"{folder}: neither it nor its parent folder exists; make it with: mkdir -p {folder}"]
+    if not os.access(folder if os.path.isdir(folder) else os.path.dirname(folder), os.W_OK):
+        return [f"{folder} is not writable"]
+    return []
+
+
+def make_parent_folder(path):
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)

@@ -17,27 +17,33 @@ from bert.files import DataError
 # In Google's and MLPerf's configuration files "gelu" means the tanh approximation, which Hugging Face calls "gelu_new".
 _HIDDEN_ACTIVATIONS = {"gelu": "gelu_new", "gelu_new": "gelu_new"}
 
-_CONFIG_KEYS = {
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size", "initializer_range",
+_CONFIG_TYPES = {
+    "vocab_size": int, "hidden_size": int, "num_hidden_layers": int, "num_attention_heads": int, "intermediate_size": int,
+    "max_position_embeddings": int, "type_vocab_size": int, "hidden_act": str,
+    "hidden_dropout_prob": float, "attention_probs_dropout_prob": float, "initializer_range": float,
 }  # fmt: skip
+_SHAPE_KEYS = [key for key, kind in _CONFIG_TYPES.items() if kind is int] + ["hidden_act"]
 
 
 def load_config(path):
     """Reads a `bert_config.json` of Google's and MLPerf's form into a `BertConfig`.
 
-    Raises DataError for a key that is missing or unknown, and for an activation other than GELU.
+    Raises DataError for a key that is missing or unknown, a value of the wrong type, and an activation other than GELU.
     """
     try:
         with open(path) as file:
             values = json.load(file)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
-    if values.keys() != _CONFIG_KEYS:
-        missing, unknown = _CONFIG_KEYS - values.keys(), values.keys() - _CONFIG_KEYS
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON: {error}") from None
+    if not isinstance(values, dict) or values.keys() != _CONFIG_TYPES.keys():
+        found = values.keys() if isinstance(values, dict) else set()
+        missing, unknown = _CONFIG_TYPES.keys() - found, found - _CONFIG_TYPES.keys()
         raise DataError(
             f"{path}: missing keys: {', '.join(sorted(missing)) or 'none'}, unknown keys: {', '.join(sorted(unknown)) or 'none'}"
         )
+    for key, kind in _CONFIG_TYPES.items():
+        if not isinstance(values[key], (int, float) if kind is float else kind):
+            raise DataError(f"{path}: {key} is {values[key]!r}, expected {kind.__name__}")
     if values["hidden_act"] not in _HIDDEN_ACTIVATIONS:
         raise DataError(f"{path}: hidden_act is {values['hidden_act']!r}, expected 'gelu'")
     values["hidden_act"] = _HIDDEN_ACTIVATIONS[values["hidden_act"]]
@@ -53,10 +59,22 @@ def build_model(config):
     return _bind_forward(BertForPreTraining(config))
 
 
-def load_model(folder):
-    """Returns the model saved in a Hugging Face folder; DataError if there is none."""
+def load_model(folder, config):
+    """Returns the model saved in a Hugging Face folder, with the dropout of `config`; DataError if there is none, or if its
+    shape or activation is not that of `config`.
+    """
+    if not os.path.isfile(os.path.join(folder, "config.json")):  # without it Hugging Face assumes BERT-base
+        raise DataError(f"{folder}: no Hugging Face model: it has no config.json")
     try:
-        return _bind_forward(BertForPreTraining.from_pretrained(folder, local_files_only=True))
+        saved = BertConfig.from_pretrained(folder, local_files_only=True)
+        differences = [
+            f"{key} is {getattr(saved, key)!r} there and {getattr(config, key)!r} in the configuration"
+            for key in _SHAPE_KEYS
+            if getattr(saved, key) != getattr(config, key)
+        ]
+        if differences:
+            raise DataError(f"{folder}: another model: {'; '.join(differences)} ('gelu_new' is GELU's tanh form, 'gelu' its erf form)")
+        return _bind_forward(BertForPreTraining.from_pretrained(folder, config=config, local_files_only=True))
     except OSError as error:
         raise DataError(f"{folder}: no Hugging Face model: {error}") from None
 

@@ -4,6 +4,7 @@ A record is: length of the payload (uint64, little-endian), masked CRC32C of the
 CRC32C of the payload (uint32). Source: TensorFlow, `core/lib/io/record_writer.h`.
 """
 
+import contextlib
 import os
 import struct
 
@@ -93,10 +94,16 @@ class TFRecordFile:
 def write_index(tfrecord_path, index_path):
     """Writes DALI's index of a TFRecord file, one line `offset size` a record; returns the number of records.
 
-    The lines are those of DALI's own `tfrecord2idx`. Nothing is left under `index_path` if the file is not whole.
+    The lines are those of DALI's own `tfrecord2idx`. If the file is not whole, `index_path` is removed, also an older one,
+    which would otherwise be taken for the index of this file.
     """
-    with TFRecordFile(tfrecord_path) as records, atomic_writer(index_path) as index:
-        count = 0
-        for count, (offset, size) in enumerate(records.extents(), start=1):
-            index.write(b"%d %d\n" % (offset, size))
+    count = 0
+    try:
+        with TFRecordFile(tfrecord_path) as records, atomic_writer(index_path) as index:
+            for count, (offset, size) in enumerate(records.extents(), start=1):
+                index.write(b"%d %d\n" % (offset, size))
+    except DataError:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(index_path)
+        raise
     return count

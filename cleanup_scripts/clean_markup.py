@@ -8,7 +8,6 @@ at "\\n" only, the last line too. About 100 MB/s per core.
 """
 import functools
 import re
-import sys
 
 import cleanup_io
 
@@ -83,4 +82,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cleanup_io.run(main)

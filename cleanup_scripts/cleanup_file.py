@@ -7,7 +7,6 @@ after it is dropped), no `</doc>` lines, no other empty lines. About 80 MB/s per
 """
 import functools
 import io
-import sys
 
 import cleanup_io
 
@@ -35,4 +34,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cleanup_io.run(main)

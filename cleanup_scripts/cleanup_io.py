@@ -200,6 +200,15 @@ def _result_of(future, path):
                       "run the step again with a smaller --num_workers")
 
 
+def run(main):
+    """Runs main() as a command: its result is the exit code; Ctrl-C and SIGTERM end it without a stack trace."""
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
 def _ignore_interrupt():
     """Ctrl-C is for the parent, which then lets the files in work finish and stops."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,7 +7,6 @@ there are follows from --block_size. About 200 MB/s.
 """
 import glob
 import os
-import sys
 import time
 
 import cleanup_io
@@ -90,4 +89,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cleanup_io.run(main)

@@ -8,7 +8,6 @@ Nothing is downloaded.
 """
 import functools
 import io
-import sys
 
 import cleanup_io
 import punkt_3_4_5
@@ -37,4 +36,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cleanup_io.run(main)

@@ -22,14 +22,7 @@ set -euo pipefail
 
 fail() { printf 'error: %s\n' "$@" >&2; exit 2; }
 
-run() {  # echoes a command as one could type it, then runs it
-  local word line='$'
-  for word in "$@"; do
-    if [[ $word =~ ^[A-Za-z0-9_./:,=+@%-]+$ ]]; then line+=" $word"; else line+=" '$word'"; fi
-  done
-  printf '\n%s\n' "$line"
-  "$@"
-}
+source "$(dirname "$0")/run_echoed.sh"
 
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then printf '%s\n' "$usage"; exit 0; fi
 if (( $# != 2 )); then printf '%s\n' "$usage" >&2; exit 2; fi
@@ -46,6 +39,13 @@ problems=()
   problems+=("the paths '$input' and '$output' may not hold any of * ? [ ]: the steps take glob patterns")
 [[ -d $input || ! -e $output/extracted ]] || problems+=("$output/extracted: there from an earlier run; \
 use it: $0 $output/extracted $output, or remove it: rm -r $output/extracted")
+for setting in NUM_TEST_ARTICLES SEED NUM_OUTPUTS NUM_WORKERS; do
+  [[ ${!setting:-0} =~ ^[0-9]+$ ]] || problems+=("$setting=${!setting}: expected a whole number")
+done
+[[ ${BLOCK_SIZE:-1} =~ ^[0-9]*\.?[0-9]+$ ]] || problems+=("BLOCK_SIZE=$BLOCK_SIZE: expected a number of MB")
+[[ ${EXTRACTED_SIZE:-1M} =~ ^[0-9]+[KMG]?$ ]] || problems+=("EXTRACTED_SIZE=$EXTRACTED_SIZE: expected a size like 256K or 1M")
+[[ -d $input ]] || ! compgen -G "$output/results/part-*" > /dev/null ||
+  problems+=("$output/results: holds parts of an earlier run; remove them: rm -r $output/results")
 (( ${#problems[@]} == 0 )) || fail "${problems[@]}"
 
 mkdir -p "$output"
@@ -54,22 +54,22 @@ if [[ ! -d $input ]]; then
   # WikiExtractor (AGPL-3.0) runs as a command of its own; its default of processes, cores - 1, is 0 on one core.
   extracted=$output/extracted
   rm -rf "$extracted.partial"
-  run "$python" -m wikiextractor.WikiExtractor --quiet --processes "$num_workers" --bytes "${EXTRACTED_SIZE:-1M}" \
+  run_echoed "$python" -m wikiextractor.WikiExtractor --quiet --processes "$num_workers" --bytes "${EXTRACTED_SIZE:-1M}" \
     --output "$extracted.partial" "$input"
   grep -rq '<doc ' "$extracted.partial" ||
     fail "$input: WikiExtractor found no article in it; expected a pages-articles dump"
-  run mv "$extracted.partial" "$extracted"
+  run_echoed mv "$extracted.partial" "$extracted"
 fi
 
 data="$extracted/*/wiki_*"
 if compgen -G "$extracted/wiki_*" > /dev/null; then data="$extracted/wiki_*"; fi
 step=(--data "$data" --num_workers "$num_workers")
 
-run "$python" "$scripts/cleanup_file.py" "${step[@]}"
-run "$python" "$scripts/clean_markup.py" "${step[@]}"
-run "$python" "$scripts/do_sentence_segmentation.py" "${step[@]}"
-run "$python" "$scripts/separate_test_set.py" "${step[@]}" --seed "${SEED:-12345}" \
+run_echoed "$python" "$scripts/cleanup_file.py" "${step[@]}"
+run_echoed "$python" "$scripts/clean_markup.py" "${step[@]}"
+run_echoed "$python" "$scripts/do_sentence_segmentation.py" "${step[@]}"
+run_echoed "$python" "$scripts/separate_test_set.py" "${step[@]}" --seed "${SEED:-12345}" \
   --num_test_articles "${NUM_TEST_ARTICLES:-10000}" --test_output "$output/results/eval"
-run "$python" "$scripts/do_gather.py" "${step[@]}" --block_size "${BLOCK_SIZE:-26.92}" \
+run_echoed "$python" "$scripts/do_gather.py" "${step[@]}" --block_size "${BLOCK_SIZE:-26.92}" \
   --num_outputs "${NUM_OUTPUTS:-500}" --out_dir "$output/results"
 printf '\n%s\n' "done: $(find "$output/results" -name 'part-*-of-*' | wc -l) parts and eval.txt in $output/results"

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import os
 import random
-import sys
 import time
 
 import cleanup_io
@@ -101,4 +100,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cleanup_io.run(main)

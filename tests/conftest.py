@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from bert.example import FEATURES, encode_example
 from bert.tfrecord import frame, write_index
@@ -17,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT.parent / "shared" / "golden"  # recorded results, beside the checkout in development only
 UNICODE_TEXT = ROOT / "tests" / "data" / "unicode.txt"
 
+settings.register_profile("project", deadline=None)  # imports and compilation come within a test's time
+settings.load_profile("project")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recorded results are not beside this checkout")
 

@@ -138,14 +138,24 @@ class TestRefusals:
         process = create(UNICODE_TEXT, tmp_path / "out", "--max_sequence_length=128", check=False)
         assert_refused(process, "--max_sequence_length")
 
-    def test_terminated(self, tmp_path):
+    def test_vocabulary_is_not_overwritten(self, tmp_path):
+        (tmp_path / "vocab").write_bytes((ROOT / "vocab.txt").read_bytes())
+        process = run_script(
+            "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/vocab", f"--vocab_file={tmp_path}/vocab", check=False
+        )
+        assert_refused(process, "would overwrite")
+        assert (tmp_path / "vocab").read_bytes() == (ROOT / "vocab.txt").read_bytes()
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_ended_while_writing(self, tmp_path, number):
         command = [sys.executable, ROOT / "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out",
-                   f"--vocab_file={ROOT}/vocab.txt", "--dupe_factor=2000"]  # fmt: skip
+                   f"--vocab_file={ROOT}/vocab.txt", "--dupe_factor=300"]  # fmt: skip
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
-        time.sleep(2.0)
-        process.send_signal(signal.SIGTERM)
+        while process.poll() is None and not os.listdir(tmp_path):
+            time.sleep(0.01)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 128 + signal.SIGTERM, stderr
+        assert process.returncode == 128 + number and stderr == b""
 
 
 def test_missing_folder_is_made_if_its_parent_exists(tmp_path):
@@ -154,14 +164,12 @@ def test_missing_folder_is_made_if_its_parent_exists(tmp_path):
 
 
 def test_full_disk_leaves_nothing(tmp_path):
-    if not os.path.exists("/dev/full"):
-        pytest.skip("no /dev/full here")
-    from bert.files import atomic_writer
-
-    with pytest.raises(OSError), atomic_writer(tmp_path / "out") as file:
-        file.write(b"begun")
-        with open("/dev/full", "wb", buffering=0) as full:
-            full.write(b"x")
+    """A limit on the size of files stands for the full disk."""
+    flags = [f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out", f"--vocab_file={ROOT}/vocab.txt"]
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    code = f"{limit}; from bert import cli; import create_pretraining_data as c; cli.run(lambda: c.main({flags}))"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert_refused(process, "File too large")
     assert os.listdir(tmp_path) == []
 
 

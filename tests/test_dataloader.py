@@ -93,12 +93,34 @@ def test_stale_index_is_refused(tfrecord_folder, tmp_path):
         loaders(paths, index_paths, 1, batch_size=1)
 
 
-def test_wrong_pairs_are_refused(tfrecord_folder):
+def test_indexes_are_paired_by_name(tfrecord_folder):
     paths, index_paths = tfrecord_folder([5, 6])
-    with pytest.raises(DataError, match="expected the name part-00000.idx"):
-        loaders(paths, index_paths[::-1], 1, batch_size=1)
-    with pytest.raises(DataError, match="found 2 TFRecord files and 1 indexes"):
+    (loader,) = loaders(paths, index_paths[::-1], 1, batch_size=11, training=False)
+    assert numbers(loader) == [list(range(11))]
+    with pytest.raises(DataError, match=f"{paths[1]}: no index part-00001.idx"):
         loaders(paths, index_paths[:1], 1, batch_size=1)
+    with pytest.raises(DataError, match=f"{index_paths[0]}: the index of no file .* rm '{index_paths[0]}'"):
+        loaders(paths[1:], index_paths, 1, batch_size=1)
+
+
+def test_what_is_no_index_is_named(tfrecord_folder, tmp_path):
+    paths, index_paths = tfrecord_folder([5])
+    for content in (b"", b"garbage\n", b"1 2 3\n"):
+        (tmp_path / index_paths[0]).write_bytes(content)
+        with pytest.raises(DataError, match=f"{index_paths[0]}: not an index"):
+            loaders(paths, index_paths, 1, batch_size=1)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_epoch_after_one_that_was_left_early_is_whole(tfrecord_folder, training):
+    (loader,) = loaders(*tfrecord_folder([9]), 1, batch_size=2, training=training)
+    first = next(iter(loader))["input_ids"][:, 0].tolist()
+    for batch in loader:
+        break
+    whole = [number for batch in numbers(loader) for number in batch]
+    assert len(whole) == len(set(whole)) == (8 if training else 9)
+    if not training:
+        assert whole == list(range(9)) and first == [0, 1]
 
 
 def test_too_few_records_for_a_training_batch(tfrecord_folder):

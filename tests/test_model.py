@@ -1,5 +1,6 @@
 """Model, optimizers and rates: against Hugging Face, formulas in float64, and two recorded runs of MLPerf's reference."""
 
+import contextlib
 import json
 import math
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 from conftest import GOLDEN, ROOT, needs_golden, synthetic_example
 
+import train
 from bert.files import DataError
+from bert.metrics import evaluate
 from bert.model import build_model, correct_counts, load_config, load_model, loss_sums, predict, save_model
 from bert.optimization import AdamWeightDecay, Lamb, clip_gradients, learning_rate, parameter_groups
 
@@ -71,6 +74,7 @@ def test_configurations(size, parameters):
     [
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"hidden_sise": 128}, "unknown keys: hidden_sise"),
+        ({"hidden_size": "128"}, "hidden_size is '128', expected int"),
         ({"num_attention_heads": 3}, "not divisible by num_attention_heads 3"),
     ],
 )
@@ -87,14 +91,17 @@ def test_saved_model_is_hugging_faces(tiny_model, batch, tmp_path):
     save_model(tiny_model, f"{tmp_path}/model")
     save_model(tiny_model, f"{tmp_path}/model")  # replaces
     expected = predict(tiny_model, batch)
-    assert all(map(torch.equal, predict(load_model(f"{tmp_path}/model").eval(), batch), expected))
+    assert all(map(torch.equal, predict(load_model(f"{tmp_path}/model", tiny_model.config).eval(), batch), expected))
     plain = BertForPreTraining.from_pretrained(tmp_path / "model").eval()
     assert plain.config.hidden_act == "gelu_new"
     assert plain.cls.predictions.decoder.weight is plain.bert.embeddings.word_embeddings.weight
     found = plain(input_ids=batch["input_ids"], attention_mask=batch["input_mask"], token_type_ids=batch["segment_ids"])
     torch.testing.assert_close(found.seq_relationship_logits, expected[1])
     with pytest.raises(DataError, match="no Hugging Face model"):
-        load_model(str(tmp_path))
+        load_model(str(tmp_path), tiny_model.config)
+    other = load_config(ROOT / "configs" / "bert_tiny.json")
+    with pytest.raises(DataError, match="another model: vocab_size is 1000 there and 30522"):
+        load_model(f"{tmp_path}/model", other)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -166,9 +173,36 @@ def as_torch(name, array):
     return torch.tensor(array.T.copy() if name.endswith("kernel") else array)
 
 
+@pytest.fixture
+def process_group(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+class PlainBooster:
+    """What train.accumulate_gradients needs of ColossalAI's Booster, without parallelism."""
+
+    def backward(self, loss, optimizer):
+        loss.backward()
+
+    def no_sync(self, model, optimizer):
+        return contextlib.nullcontext()
+
+
+def test_evaluation_pools_over_batches(process_group, tiny_model, batch):
+    rows = [{name: column[i : i + 1] for name, column in batch.items()} for i in range(3)]
+    together, apart = evaluate(tiny_model, [batch], torch.device("cpu")), evaluate(tiny_model, rows, torch.device("cpu"))
+    assert apart == pytest.approx(together, rel=1e-6)
+    logits = predict(tiny_model.eval(), batch)
+    sums = [value.item() for value in (*correct_counts(logits, batch), *loss_sums(logits, batch))]
+    assert list(together.values()) == pytest.approx([sums[0] / 7, sums[2] / 7, sums[1] / 3, sums[3] / 3, 3])
+
+
 @needs_golden
+@pytest.mark.parametrize("micro_batches", [1, 4])
 @pytest.mark.parametrize("run", ["startwarm-2", "x8_lr2e-2"])
-def test_recorded_run(run):
+def test_recorded_run(process_group, run, micro_batches):
     folder = GOLDEN / "training"
     golden = json.loads((folder / f"golden_{run}.json").read_text())
     hyper = golden["hparams"]
@@ -190,10 +224,9 @@ def test_recorded_run(run):
         rate = learning_rate(
             step, hyper["learning_rate"], hyper["num_warmup_steps"], hyper["num_train_steps"], hyper["poly_power"], hyper["start_warmup_step"]
         )
-        masked_lm, next_sentence = loss_sums(predict(model, batch), batch)
-        masked_lm, next_sentence = masked_lm / (batch["masked_lm_weights"].sum() + 1e-5), next_sentence / 8
         optimizer.zero_grad()
-        (masked_lm + next_sentence).backward()
+        parts = [dict(zip(batch, columns)) for columns in zip(*(column.chunk(micro_batches) for column in batch.values()))]
+        masked_lm, next_sentence = train.accumulate_gradients(PlainBooster(), model, optimizer, parts, contextlib.nullcontext())
         norm = clip_gradients(model.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -203,6 +236,10 @@ def test_recorded_run(run):
         assert math.isclose((masked_lm + next_sentence).item(), expected["total_loss"], rel_tol=1e-6)
         assert math.isclose(next_sentence.item(), expected["nsp_loss"], rel_tol=1e-5)
         assert math.isclose(norm.item(), expected["global_grad_norm"], rel_tol=3e-5)
+    after = evaluate(model, batches, torch.device("cpu"))
+    for name in ("masked_lm_loss", "next_sentence_loss"):
+        assert math.isclose(after[name], golden["eval_after"][name], rel_tol=1e-5)
+    assert math.isclose(after["masked_lm_accuracy"], golden["eval_after"]["masked_lm_accuracy"], rel_tol=1e-6)
     for name, array in np.load(folder / f"final_weights_{run}.npz").items():
         if "key/bias" not in name:  # its true gradient is 0; what is recorded is round-off
             final = as_torch(name, array)

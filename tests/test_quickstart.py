@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 
+import pytest
 from conftest import ROOT
 
 
 def quickstart(output):
     environment = os.environ | {"OUTPUT": str(output), "NUM_TRAIN_STEPS": "40"}
     process = subprocess.run(["./quickstart.sh"], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=900)
+    if "from versions: none" in process.stderr:
+        pytest.skip("the package index, which carries the dump excerpt, cannot be reached")
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
 
@@ -19,14 +23,14 @@ def test_whole_pipeline_and_second_call(tmp_path):
     for command in ("WikiExtractor", "do_gather.py", "create_pretraining_data.py", "pick_eval_samples.py", "make_idx.py", "torchrun"):
         assert f"{command} " in console
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["seconds"].keys() == {"download", "extract", "clean", "examples", "index", "train"}
+    assert summary["seconds"].keys() == {"download", "wiki", "examples", "index", "train"}
     assert summary["records"] > 50_000
     assert summary["masked_lm_accuracy_after"] > summary["masked_lm_accuracy_before"]
     assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "results/eval.md5").read_text().split()) == 12
 
-    assert quickstart(tmp_path).count("done before") == 6
-    (tmp_path / ".stages/index").unlink()
+    assert quickstart(tmp_path).count("done before") == 5
+    shutil.rmtree(tmp_path / "idx")  # a result that is gone is made again, with all that follows
     again = quickstart(tmp_path)
-    assert again.count("done before") == 4 and again.count("make_idx.py ") == 1 and again.count("torchrun ") == 1
+    assert again.count("done before") == 3 and again.count("make_idx.py ") == 1 and again.count("torchrun ") == 1
     assert json.loads((tmp_path / "summary.json").read_text())["records"] == summary["records"]

@@ -48,6 +48,20 @@ def test_set_up_and_repair(project):
     assert not was_rebuilt()
 
 
+def test_active_environment_and_no_python_on_the_path(project):
+    assert set_up(project).returncode == 0
+    active = {"PATH": f"{project}/.venv/bin:/usr/bin:/bin", "PYTHON": ""}
+    assert set_up(project, **active).stdout == ""
+    (project / "requirements.txt").write_text("# changed\n")
+    process = set_up(project, **active)  # rebuilds the environment that it runs in
+    assert process.returncode == 0 and (project / ".venv/set-up-complete").exists(), process.stderr
+    (project / "no_python").mkdir()
+    for tool in ("bash", "cat", "cut", "dirname", "env", "flock", "sha256sum"):
+        (project / "no_python" / tool).symlink_to(shutil.which(tool))
+    process = set_up(project, PATH=str(project / "no_python"), PYTHON="")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+
+
 def test_failed_installation_is_not_complete(project):
     (project / "requirements.txt").write_text("pip==0.0.0.nonsense\n")
     for _ in range(2):

@@ -37,7 +37,7 @@ def flags(data, output, *more):
 
 def train(data, output, *more, processes=1):
     """Runs train.py; returns (step rows, evaluation rows) of its metrics.jsonl."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # silences torchrun
     process = subprocess.run(
         [TORCHRUN, "--standalone", f"--nproc_per_node={processes}", "train.py", *flags(data, output, *more)],
         cwd=ROOT, capture_output=True, text=True, env=environment, timeout=120,
@@ -80,11 +80,9 @@ def test_accumulation_changes_nothing(training_data, plain_run, tmp_path):
     assert losses(steps) == [pytest.approx(row, rel=1e-5) for row in losses(plain_run[1])]
 
 
-def test_first_loss_and_evaluation_do_not_depend_on_ranks(training_data, plain_run, tmp_path):
-    """In file order two ranks see other examples than one, but the evaluation set is the same."""
-    steps, evaluations = train(training_data, tmp_path / "run", "--eval_at_start=True", "--shuffle=False", "--steps_per_update=2", processes=2)
+def test_evaluation_does_not_depend_on_ranks(training_data, plain_run, tmp_path):
+    _, evaluations = train(training_data, tmp_path / "run", "--eval_at_start=True", "--shuffle=False", "--steps_per_update=2", processes=2)
     assert evaluations[0] == pytest.approx(plain_run[2][0], rel=1e-6)
-    assert len(steps) == STEPS
 
 
 def test_two_ranks_with_the_same_examples_equal_one(training_data, tmp_path):
@@ -130,6 +128,23 @@ def test_everything_wrong_is_told_at_once(training_data, plain_run):
     wrong = ("--train_batch_size=10", "--steps_per_update=4", "--start_warmup_step=3", "--eval_every_samples=0", "--bert_config_file=absent")
     process = run_script("train.py", *flags(training_data, plain_run[0], *wrong), check=False)
     assert_refused(process, "--train_batch_size=10", "--start_warmup_step=3", "--eval_every_samples=0", "absent", "a run was made here")
+
+
+def test_errors_under_torchrun_are_told_once_and_first(training_data, tmp_path):
+    command = [TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py", *flags(training_data, tmp_path / "run", "--learning_rate=-1")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=120)
+    assert process.returncode != 0
+    assert process.stderr.startswith("error: --learning_rate=-1.0: expected 0 or more\n")
+    assert process.stderr.count("--learning_rate=-1.0: expected") == 1
+
+
+def test_ids_beyond_the_model_are_refused(training_data, tmp_path):
+    config = json.loads((training_data / "config.json").read_text()) | {"vocab_size": 1000}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    process = run_script("train.py", *flags(training_data, tmp_path / "run", f"--bert_config_file={tmp_path}/config.json"), check=False)
+    assert_refused(process, "token id", "vocab_size 1000")
+    assert not (tmp_path / "run").exists()
 
 
 def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
