@@ -150,7 +150,8 @@ class TestRefusals:
     def test_ended_while_writing(self, tmp_path, number):
         command = [sys.executable, ROOT / "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out",
                    f"--vocab_file={ROOT}/vocab.txt", "--dupe_factor=300"]  # fmt: skip
-        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        # A shell starts background jobs with Ctrl-C ignored, and the suite may be one.
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
         while process.poll() is None and not os.listdir(tmp_path):
             time.sleep(0.01)
         process.send_signal(number)
