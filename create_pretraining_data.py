@@ -6,36 +6,26 @@ python3 create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
     --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
 
 Input: UTF-8 text, one sentence a line, an empty line after each document. All input files of a call form one corpus.
-The same input, flags and seed give the same bytes on every machine.
+The same input, flags and seed give the same bytes on every machine. Takes 2 seconds for a part of 27 MB; the first call on a
+machine also compiles, for half a minute. tests/reference/create_pretraining_data.py is the same, readably.
 """
 
 import contextlib
 import os
-import random
 import sys
 import time
 import unicodedata
-from typing import NamedTuple
 
-from bert import cli
-from bert.example import encode_example, pad
+import numpy as np
+
+from bert import cli, instances, kernels, wordpiece
+from bert.encoding import encode_records
 from bert.files import DataError, atomic_writer, expand_patterns, make_parent_folder, output_problems, raise_all
-from bert.tfrecord import frame
 from tokenization import FullTokenizer
 
 REFERENCE_UNICODE = "14.0.0"  # of CPython 3.11; other versions class newly assigned characters differently
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]", "[UNK]")
-MAX_TOKEN_ID = (1 << 16) - 1  # the encoder's limit; BERT's English vocabularies have half as many
-
-
-class Instance(NamedTuple):
-    """One example before padding; all lists hold Python ints."""
-
-    ids: list  # token ids with [CLS], [SEP] and masks in place
-    segment_ids: list  # 0 up to and including the first [SEP], then 1
-    positions: list  # of the predicted tokens, ascending
-    labels: list  # their original ids
-    is_random_next: bool
+MAX_16_BITS = (1 << 16) - 1  # token ids and positions are kept as 16-bit numbers
 
 
 def parse_flags(argv=None):
@@ -89,8 +79,8 @@ def check(flags):
 def length_problems(flags):
     problems = []
     # [CLS], two [SEP] and at least one token each of A and B.
-    if flags.max_seq_length < 5:
-        problems.append(f"--max_seq_length={flags.max_seq_length}: expected 5 or more")
+    if not 5 <= flags.max_seq_length <= MAX_16_BITS:
+        problems.append(f"--max_seq_length={flags.max_seq_length}: expected 5 to {MAX_16_BITS}")
     if not 1 <= flags.max_predictions_per_seq <= flags.max_seq_length:
         problems.append(
             f"--max_predictions_per_seq={flags.max_predictions_per_seq}: "
@@ -109,165 +99,52 @@ def vocabulary_problems(path, vocab):
     missing = [token for token in SPECIAL_TOKENS if token not in vocab]
     if missing:
         problems.append(f"--vocab_file: {path}: lacks {' '.join(missing)}; is this a BERT vocabulary?")
-    if len(vocab) - 1 > MAX_TOKEN_ID:
-        problems.append(f"--vocab_file: {path}: {len(vocab)} tokens, expected at most {MAX_TOKEN_ID + 1}: larger ids cannot be encoded here")
+    if len(vocab) - 1 > MAX_16_BITS:
+        problems.append(f"--vocab_file: {path}: {len(vocab)} tokens, expected at most {MAX_16_BITS + 1}: ids are kept as 16-bit numbers")
     return problems
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Text -> documents
+# Text -> tokens -> instances -> records
 
 
-def read_documents(paths, tokenizer):
-    """Returns the corpus: a list of documents, each a list of sentences, each a list of token ids."""
-    documents = [[]]
-    for path in paths:
-        for line in read_lines(path):
-            if not line:
-                documents.append([])
-                continue
-            ids = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(line))
-            if ids:
-                documents[-1].append(ids)
-    documents = [document for document in documents if document]
-    if not documents:
-        raise DataError(f"{', '.join(paths)}: no text; expected one sentence a line, empty lines between documents")
-    return documents
-
-
-def read_lines(path):
-    r"""Yields the stripped lines (str) of a UTF-8 file; lines end at \n alone, and every \r is dropped.
-
-    Dropping \r anywhere is what TensorFlow's line reader does, with which the reference reads.
-    """
-    offset = 0
+def read_text(path):
+    r"""Returns a UTF-8 file (bytes) without any \r, as TensorFlow's line reader, with which the reference reads, sees it."""
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield line.replace(b"\r", b"").decode("utf-8").strip()
-            except UnicodeDecodeError as error:
-                kept = (i for i, octet in enumerate(line) if octet != ord("\r"))
-                bad = next(i for n, i in enumerate(kept) if n == error.start)
-                raise DataError(
-                    f"{path}: line {number}, byte {offset + bad}: found 0x{line[bad]:02x}, expected UTF-8; "
-                    f"see it with: tail -c +{offset + bad + 1} '{path}' | head -c 16 | xxd"
-                ) from None
-            offset += len(line)
+        data = file.read()
+    text = data.replace(b"\r", b"")
+    if not wordpiece.is_utf8(text):
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            kept = np.flatnonzero(np.frombuffer(data, np.uint8) != ord("\r"))
+            bad = int(kept[error.start])
+        line = data.count(b"\n", 0, bad) + 1
+        raise DataError(
+            f"{path}: line {line}, byte {bad}: found 0x{data[bad]:02x}, expected UTF-8; "
+            f"see it with: tail -c +{bad + 1} '{path}' | head -c 16 | xxd"
+        )
+    return text
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Documents -> instances. Every draw below is part of the definition: one more, one less, or two in another order
-# and all that follows differs.
+def read_corpus(paths, tokenizer):
+    """Returns the `Corpus` of all files: one corpus, whose documents end at empty lines only, not at the end of a file."""
+    text_tokenizer = wordpiece.TextTokenizer(tokenizer)
+    corpus = wordpiece.join([text_tokenizer.tokenize(read_text(path)) for path in paths])
+    if len(corpus.document_starts) == 1:
+        raise DataError(f"{', '.join(paths)}: no text; expected one sentence a line, empty lines between documents")
+    return corpus
 
 
-def create_instances(documents, vocab, flags, rng):
-    """Returns all instances in final order; shuffles `documents` in place."""
-    rng.shuffle(documents)
-    instances = []
-    for _ in range(flags.dupe_factor):
-        for index in range(len(documents)):
-            instances.extend(create_instances_of_document(documents, index, vocab, flags, rng))
-    rng.shuffle(instances)
-    return instances
-
-
-def create_instances_of_document(documents, index, vocab, flags, rng):
-    """Yields the instances of one pass over one document."""
-    document = documents[index]
-    max_num_tokens = flags.max_seq_length - 3
-    target = max_num_tokens
-    if rng.random() < flags.short_seq_prob:
-        target = rng.randint(2, max_num_tokens)
-    chunk, chunk_tokens, i = [], 0, 0
-    while i < len(document):
-        chunk.append(document[i])
-        chunk_tokens += len(document[i])
-        if i == len(document) - 1 or chunk_tokens >= target:
-            a_end = rng.randint(1, len(chunk) - 1) if len(chunk) >= 2 else 1
-            a = sum(chunk[:a_end], [])
-            # With a single sentence there is no next one to take, and nothing is drawn.
-            is_random_next = len(chunk) == 1 or rng.random() < 0.5
-            if is_random_next:
-                b = random_next(documents, index, target - len(a), rng)
-                i -= len(chunk) - a_end  # the unused sentences are read again
-            else:
-                b = sum(chunk[a_end:], [])
-            truncate_pair(a, b, max_num_tokens, rng)
-            yield mask(a, b, is_random_next, vocab, flags, rng)
-            chunk, chunk_tokens = [], 0
-        i += 1
-
-
-def random_next(documents, index, target_length, rng):
-    """Returns consecutive sentences of another document, until they reach `target_length` tokens."""
-    for _ in range(10):
-        other = rng.randint(0, len(documents) - 1)
-        if other != index:
-            break
-    document = documents[other]
-    tokens = []
-    for sentence in document[rng.randint(0, len(document) - 1) :]:
-        tokens.extend(sentence)
-        if len(tokens) >= target_length:
-            break
-    return tokens
-
-
-def truncate_pair(a, b, max_num_tokens, rng):
-    """Shortens the longer list (b when equal) by one token at its front or end until both fit; in place."""
-    while len(a) + len(b) > max_num_tokens:
-        longer = a if len(a) > len(b) else b
-        if rng.random() < 0.5:
-            del longer[0]
-        else:
-            longer.pop()
-
-
-def mask(a, b, is_random_next, vocab, flags, rng):
-    """Joins the pair and replaces the tokens to be predicted: 80 % [MASK], 10 % kept, 10 % any token."""
-    ids = [vocab["[CLS]"], *a, vocab["[SEP]"], *b, vocab["[SEP]"]]
-    segment_ids = [0] * (len(a) + 2) + [1] * (len(b) + 1)
-    candidates = [*range(1, len(a) + 1), *range(len(a) + 2, len(ids) - 1)]
-    rng.shuffle(candidates)
-    wanted = min(flags.max_predictions_per_seq, max(1, round(len(ids) * flags.masked_lm_prob)))
-    labels = {}
-    for position in candidates[:wanted]:
-        labels[position] = ids[position]
-        if rng.random() < 0.8:
-            ids[position] = vocab["[MASK]"]
-        elif rng.random() >= 0.5:
-            ids[position] = rng.randint(0, len(vocab) - 1)
-    positions = sorted(labels)
-    return Instance(ids, segment_ids, positions, [labels[position] for position in positions], is_random_next)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Instances -> records
-
-
-def to_record(instance, flags):
-    """Pads an instance and returns its TFRecord (bytes)."""
-    example = {
-        "input_ids": instance.ids,
-        "input_mask": [1] * len(instance.ids),
-        "segment_ids": instance.segment_ids,
-        "masked_lm_positions": instance.positions,
-        "masked_lm_ids": instance.labels,
-        "masked_lm_weights": [1.0] * len(instance.positions),
-        "next_sentence_labels": [int(instance.is_random_next)],
-    }
-    return frame(encode_example(pad(example, flags.max_seq_length, flags.max_predictions_per_seq)))
-
-
-def write_records(instances, paths, flags):
-    """Writes record n to file n mod their count; returns the bytes written. No file appears before all records are written."""
+def write_records(paths, order, encode):
+    """Writes record order[n] to file n mod their count; returns the bytes written. No file appears before all are written."""
     written = 0
     for path in paths:
         make_parent_folder(path)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(atomic_writer(path)) for path in paths]
-        for n, instance in enumerate(instances):
-            written += files[n % len(files)].write(to_record(instance, flags))
+        for n, file in enumerate(files):
+            written += sum(file.write(records) for records in encode(order[n :: len(files)]))
     return written
 
 
@@ -281,11 +158,31 @@ def main(argv=None):
             file=sys.stderr,
         )
     inputs, outputs, tokenizer = check(flags)
-    documents = read_documents(inputs, tokenizer)
-    instances = create_instances(documents, tokenizer.vocab, flags, random.Random(flags.random_seed))
-    written = write_records(instances, outputs, flags)
+    if not kernels.is_compiled(instances.instances_of_documents):
+        print("compiling, once on this machine: about half a minute", file=sys.stderr)
+    corpus = read_corpus(inputs, tokenizer)
+    generator = instances.new_generator(flags.random_seed)
+    rows, changes = instances.make_instances(
+        corpus,
+        tokenizer.vocab,
+        generator,
+        max_seq_length=flags.max_seq_length,
+        max_predictions_per_seq=flags.max_predictions_per_seq,
+        masked_lm_prob=flags.masked_lm_prob,
+        short_seq_prob=flags.short_seq_prob,
+        dupe_factor=flags.dupe_factor,
+    )
+    order = np.arange(len(rows))
+    instances.shuffle(order, generator)
+
+    def encode(some):
+        return encode_records(
+            some, corpus.tokens, rows, changes, tokenizer.vocab, flags.max_seq_length, flags.max_predictions_per_seq
+        )
+
+    written = write_records(outputs, order, encode)
     print(
-        f"{len(documents):,} documents -> {len(instances):,} records, {written:,} bytes "
+        f"{len(corpus.document_starts) - 1:,} documents -> {len(rows):,} records, {written:,} bytes "
         f"in {flags.output_file} ({time.monotonic() - started:.1f} s)"
     )
 

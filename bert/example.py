@@ -44,7 +44,7 @@ def pad(values, max_seq_length, max_predictions_per_seq):
 # ---------------------------------------------------------------------------------------------------------------
 # Protocol buffers, as far as this message needs them. Field numbers: TensorFlow, core/example/{example,feature}.proto
 
-_FLOAT_LIST, _INT64_LIST = 2, 3
+FLOAT_LIST, INT64_LIST = 2, 3
 _LENGTH_DELIMITED = 2  # wire type
 
 
@@ -71,9 +71,9 @@ def encode_example(values):
     for feature in FEATURES:
         column = values[feature.name]
         if feature.dtype == "float32":
-            kind, packed = _FLOAT_LIST, struct.pack(f"<{len(column)}f", *column)
+            kind, packed = FLOAT_LIST, struct.pack(f"<{len(column)}f", *column)
         else:
-            kind, packed = _INT64_LIST, b"".join([_VARINTS[value] for value in column])
+            kind, packed = INT64_LIST, b"".join([_VARINTS[value] for value in column])
         name_and_value = _field(1, feature.name.encode()) + _field(2, _field(kind, _field(1, packed)))
         entries.append(_field(1, name_and_value))
     return _field(1, b"".join(entries))
@@ -118,12 +118,12 @@ def check_lengths(example, max_seq_length, max_predictions_per_seq, place):
 def _decode_feature(feature):
     """A `Feature` message -> array [length] of its float or integer list."""
     for number, _, value_list in _fields(feature):
-        is_float = number == _FLOAT_LIST
+        is_float = number == FLOAT_LIST
         # One value not packed is a field of its own; joined, they are what a packed field holds.
         packed = b"".join(content for _, _, content in _fields(value_list))
         if is_float:
             return np.frombuffer(packed, "<f4")
-        if number == _INT64_LIST:
+        if number == INT64_LIST:
             return _decode_varints(packed)
     return np.empty(0, np.int64)
 

@@ -14,7 +14,8 @@ from bert.files import DataError, atomic_writer
 
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
-FRAME_BYTES = _HEADER.size + _CHECKSUM.size
+HEADER_BYTES, CHECKSUM_BYTES = _HEADER.size, _CHECKSUM.size
+FRAME_BYTES = HEADER_BYTES + CHECKSUM_BYTES
 
 
 def masked_crc32c(data):
@@ -23,10 +24,19 @@ def masked_crc32c(data):
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def header_bytes(length):
+    """Returns what stands before a payload of `length` bytes."""
+    return _HEADER.pack(length, masked_crc32c(struct.pack("<Q", length)))
+
+
+def checksum_bytes(payload):
+    """Returns what stands behind a payload (bytes or memoryview)."""
+    return _CHECKSUM.pack(masked_crc32c(payload))
+
+
 def frame(payload):
     """Returns the record (bytes) that holds `payload` (bytes)."""
-    length = struct.pack("<Q", len(payload))
-    return b"".join((length, _CHECKSUM.pack(masked_crc32c(length)), payload, _CHECKSUM.pack(masked_crc32c(payload))))
+    return header_bytes(len(payload)) + payload + checksum_bytes(payload)
 
 
 class TFRecordFile:

@@ -6,10 +6,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import GOLDEN, ROOT, UNICODE_TEXT, assert_refused, create, needs_golden, run_script, tensorflow_digest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import create_pretraining_data
+from bert import instances, wordpiece
+from tests.reference import create_pretraining_data as reference
+from tokenization import FullTokenizer
 
 MLPERF_FLAGS = ("--max_seq_length=512", "--max_predictions_per_seq=76", "--masked_lm_prob=0.15", "--random_seed=12345", "--dupe_factor=10")
 
@@ -82,15 +88,20 @@ def test_several_files_are_one_corpus_and_outputs_take_turns(tmp_path):
 )
 def test_lines(tmp_path, data, expected):
     (tmp_path / "text").write_bytes(data)
-    assert list(create_pretraining_data.read_lines(tmp_path / "text")) == expected
+    assert list(reference.read_lines(tmp_path / "text")) == expected
+    # The same text by the fast path: sentences of the lines that are not blank.
+    corpus = create_pretraining_data.read_corpus([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
+    tokenizer = FullTokenizer(ROOT / "vocab.txt")
+    lines = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(line)) for line in expected if line]
+    assert np.split(corpus.tokens, corpus.sentence_starts[1:-1])[0].tolist() == lines[0]
+    assert len(corpus.sentence_starts) - 1 == len(lines)
 
 
 def test_line_of_controls_neither_ends_a_document_nor_adds_a_sentence(tmp_path):
     (tmp_path / "text").write_bytes(b"\n\none\n\x01\ntwo\n\n \n\nthree")
-    from tokenization import FullTokenizer
-
-    documents = create_pretraining_data.read_documents([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
-    assert [len(document) for document in documents] == [2, 1]
+    corpus = create_pretraining_data.read_corpus([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
+    assert corpus.document_starts.tolist() == [0, 2, 3]
+    assert len(reference.read_documents([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))) == 2
 
 
 class TestRefusals:
@@ -178,3 +189,73 @@ def test_importing_does_nothing():
     code = "import sys, create_pretraining_data as c; print(sorted({'tensorflow', 'torch', 'absl'} & sys.modules.keys()))"
     process = subprocess.run([sys.executable, "-c", code, "--unknown"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (process.stdout, process.stderr) == ("[]\n", "")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The fast program against its readable twin
+
+words = st.sampled_from("a b the of unaffable Na\u00efve \u4e2d\u56fd \u03a3\u03a3 caf\u00e9. it's ###x [MASK] 12,5 \x01 \u00ad".split(" "))
+lines = st.lists(words, max_size=12).map(" ".join)
+texts = st.lists(st.lists(lines, min_size=1, max_size=6).map("\n".join), min_size=1, max_size=8).map("\n\n".join).map(lambda text: text + "\nword")
+
+
+@st.composite
+def flag_sets(draw):
+    max_seq_length = draw(st.one_of(st.integers(5, 40), st.sampled_from([128, 1024])))
+    return [
+        f"--max_seq_length={max_seq_length}",
+        f"--max_predictions_per_seq={draw(st.integers(1, max_seq_length))}",
+        f"--masked_lm_prob={draw(st.sampled_from([0.0, 0.15, 0.5, 1.0]))}",
+        f"--short_seq_prob={draw(st.sampled_from([0.0, 0.1, 1.0]))}",
+        f"--dupe_factor={draw(st.integers(1, 3))}",
+        f"--random_seed={draw(st.integers(0, 2**70))}",
+        f"--do_lower_case={draw(st.booleans())}",
+    ]
+
+
+@settings(max_examples=150)
+@given(text=texts, flags=flag_sets())
+def test_equals_the_reference_byte_for_byte(tmp_path_factory, text, flags):
+    folder = tmp_path_factory.mktemp("twins")
+    (folder / "text").write_text(text, newline="")
+    files = [f"--input_file={folder}/text", f"--vocab_file={ROOT}/vocab.txt"]
+    reference.main([*files, f"--output_file={folder}/reference", *flags])
+    create_pretraining_data.main([*files, f"--output_file={folder}/fast", *flags])
+    assert (folder / "fast").read_bytes() == (folder / "reference").read_bytes()
+
+
+def test_reference_runs_by_itself(tmp_path):
+    flags = [f"--input_file={UNICODE_TEXT}", f"--vocab_file={ROOT}/vocab.txt", "--dupe_factor=2"]
+    run_script("tests/reference/create_pretraining_data.py", *flags, f"--output_file={tmp_path}/0,{tmp_path}/1")
+    run_script("create_pretraining_data.py", *flags, f"--output_file={tmp_path}/a,{tmp_path}/b")
+    for slow, fast in ("0a", "1b"):
+        assert (tmp_path / fast).read_bytes() == (tmp_path / slow).read_bytes()
+
+
+def test_room_for_instances_grows(monkeypatch):
+    """Short sentences make far more instances than full sequences would."""
+    corpus = wordpiece.Corpus(np.arange(5000, dtype=np.uint16), np.arange(5001), np.array([0, 10, 4000, 5000]))
+    sizes = []
+    monkeypatch.setattr(instances, "_with_room", lambda *args, real=instances._with_room: sizes.append(1) or real(*args))
+    rows, changes = instances.make_instances(
+        corpus, {"[MASK]": 103, "x": 1}, instances.new_generator(1), max_seq_length=300, max_predictions_per_seq=40,
+        masked_lm_prob=0.15, short_seq_prob=1.0, dupe_factor=3,
+    )  # fmt: skip
+    assert sizes and rows["num_changes"].sum() == len(changes) and (rows["num_changes"] > 0).all()
+
+
+def test_memory_does_not_grow_with_dupe_factor_times_record_size(tmp_path):
+    def peak_megabytes(dupe_factor):
+        flags = [f"--input_file={tmp_path}/text", f"--output_file={tmp_path}/out", f"--vocab_file={ROOT}/vocab.txt", f"--dupe_factor={dupe_factor}"]
+        code = (
+            f"import resource, create_pretraining_data; create_pretraining_data.main({flags});"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        return int(process.stdout.split()[-1]) / 1000
+
+    (tmp_path / "text").write_bytes((UNICODE_TEXT.read_bytes() + b"\n\n") * 40)
+    grown = peak_megabytes(20) - peak_megabytes(1)
+    assert (tmp_path / "out").stat().st_size > 3e6
+    size_of_20 = 20 * (tmp_path / "out").stat().st_size / 1e6
+    assert grown < size_of_20 / 3
