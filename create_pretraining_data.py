@@ -7,7 +7,7 @@ python3 create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
 
 Input: UTF-8 text, one sentence a line, an empty line after each document. All input files of a call form one corpus.
 The same input, flags and seed give the same bytes on every machine. Takes 2 seconds for a part of 27 MB; the first call on a
-machine also compiles, for half a minute. tests/reference/create_pretraining_data.py is the same, readably.
+machine also compiles, for 10 seconds. tests/reference/create_pretraining_data.py is the same, readably.
 """
 
 import contextlib
@@ -159,7 +159,7 @@ def main(argv=None):
         )
     inputs, outputs, tokenizer = check(flags)
     if not kernels.is_compiled(instances.instances_of_documents):
-        print("compiling, once on this machine: about half a minute", file=sys.stderr)
+        print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
     corpus = read_corpus(inputs, tokenizer)
     generator = instances.new_generator(flags.random_seed)
     rows, changes = instances.make_instances(

@@ -4,8 +4,6 @@ Kernels compiled by numba; the bytes are those of bert/example.py's `encode_exam
 numba's cache notices changes in a kernel's own file only.
 """
 
-import struct
-
 import numpy as np
 
 from bert.example import FEATURES, FLOAT_LIST, INT64_LIST, feature_lengths
@@ -23,7 +21,6 @@ assert _NAMES == [
 
 _NAME_LENGTHS = np.array([len(name) for name in _NAMES])
 _FIELD_1, _FIELD_2 = 1 << 3 | 2, 2 << 3 | 2  # key bytes of length-delimited fields
-_ONE = np.frombuffer(struct.pack("<f", 1.0), np.uint8)
 _BUFFER_BYTES = 1 << 20
 
 
@@ -72,25 +69,27 @@ def _encode_records(order, first, tokens, instances, changes, special_ids, lengt
 @kernel
 def _fill_columns(row, tokens, changes, special_ids, lengths, columns):
     """Writes the values of the seven features, padded with 0, into `columns` (uint16 [7, longest feature])."""
-    a_length, b_length, num_changes = np.int64(row.a_length), np.int64(row.b_length), np.int64(row.num_changes)
-    max_seq_length, max_predictions_per_seq = lengths[_INPUT_IDS], lengths[_MASKED_LM_IDS]
-    second = a_length + 2  # where the second segment begins
-    length = second + b_length + 1
-    columns[_INPUT_IDS, 0], columns[_INPUT_IDS, second - 1], columns[_INPUT_IDS, length - 1] = special_ids[0], special_ids[1], special_ids[1]
+    # Unsigned numbers throughout: an index that cannot be negative is not checked for it.
+    one, a_start, b_start, first_change = np.uint64(1), np.uint64(row.a_start), np.uint64(row.b_start), np.uint64(row.first_change)
+    a_length, b_length, num_changes = np.uint64(row.a_length), np.uint64(row.b_length), np.uint64(row.num_changes)
+    max_seq_length, max_predictions_per_seq = np.uint64(lengths[_INPUT_IDS]), np.uint64(lengths[_MASKED_LM_IDS])
+    second = a_length + np.uint64(2)  # where the second segment begins
+    length = second + b_length + one
+    columns[_INPUT_IDS, 0], columns[_INPUT_IDS, second - one], columns[_INPUT_IDS, length - one] = special_ids[0], special_ids[1], special_ids[1]
     for k in range(a_length):
-        columns[_INPUT_IDS, 1 + k] = tokens[row.a_start + k]
+        columns[_INPUT_IDS, k + one] = tokens[a_start + k]
     for k in range(b_length):
-        columns[_INPUT_IDS, second + k] = tokens[row.b_start + k]
+        columns[_INPUT_IDS, second + k] = tokens[b_start + k]
     for k in range(length, max_seq_length):
         columns[_INPUT_IDS, k] = 0
     for k in range(max_seq_length):
         columns[_INPUT_MASK, k] = k < length
         columns[_SEGMENT_IDS, k] = second <= k < length
     for k in range(num_changes):
-        position = changes[row.first_change + k, 0]
+        position = changes[first_change + k, 0]
         columns[_MASKED_LM_POSITIONS, k] = position
         columns[_MASKED_LM_IDS, k] = columns[_INPUT_IDS, position]
-        columns[_INPUT_IDS, position] = changes[row.first_change + k, 1]
+        columns[_INPUT_IDS, position] = changes[first_change + k, 1]
     for k in range(num_changes, max_predictions_per_seq):
         columns[_MASKED_LM_POSITIONS, k] = 0
         columns[_MASKED_LM_IDS, k] = 0
@@ -123,16 +122,25 @@ def _encode_example(columns, lengths, names, packed_sizes, out, at):
         at = _open_field(out, at, (FLOAT_LIST if f == _MASKED_LM_WEIGHTS else INT64_LIST) << 3 | 2, _field_size(packed))
         at = _open_field(out, at, _FIELD_1, packed)
         if f == _MASKED_LM_WEIGHTS:
-            for k in range(lengths[f]):
-                for byte in range(4):
-                    out[at + 4 * k + byte] = _ONE[byte] * columns[f, k]
+            _pack_ones(columns, f, lengths[f], out, at)
         elif packed == lengths[f]:  # one byte a value
-            for k in range(packed):
-                out[at + k] = columns[f, k]
+            for k in range(np.uint64(packed)):
+                out[np.uint64(at) + k] = columns[f, k]
         else:
             _pack_varints(columns, f, lengths[f], out, at)
         at += packed
     return at
+
+
+@kernel
+def _pack_ones(columns, f, length, out, at):
+    """Writes values of 0 and 1 as little-endian float32: 1.0 is 00 00 80 3f."""
+    place = np.uint64(at)
+    for k in range(np.uint64(length)):
+        value = np.uint8(columns[f, k])
+        out[place], out[place + np.uint64(1)] = 0, 0
+        out[place + np.uint64(2)], out[place + np.uint64(3)] = value * np.uint8(0x80), value * np.uint8(0x3F)
+        place += np.uint64(4)
 
 
 @kernel
@@ -150,12 +158,14 @@ def _pack_varints(columns, f, length, out, at):
 
 @kernel
 def _packed_size(columns, lengths, f):
+    size = np.uint64(lengths[f])
     if f == _MASKED_LM_WEIGHTS:
-        return 4 * lengths[f]
-    size = lengths[f]
-    for k in range(lengths[f]):
-        size += np.int64(columns[f, k] >= 1 << 7) + np.int64(columns[f, k] >= 1 << 14)
-    return size
+        size *= np.uint64(4)
+    elif f == _INPUT_IDS or f == _MASKED_LM_IDS or f == _MASKED_LM_POSITIONS:  # the others hold 0 and 1 only
+        for k in range(np.uint64(lengths[f])):
+            value = columns[f, k]
+            size += np.uint64(value >= np.uint16(1 << 7)) + np.uint64(value >= np.uint16(1 << 14))
+    return np.int64(size)
 
 
 @kernel

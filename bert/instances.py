@@ -116,9 +116,8 @@ def shuffle_head(values, length, head, generator):
     that half of a swap does; and a rejected draw is an exchange with itself instead of a branch that is guessed wrong.
     """
     state, words, cursor = generator
-    at = np.uint64(cursor[0])
-    i = np.uint64(max(length - 1, 0))
-    one = np.uint64(1)
+    at, one = np.uint64(cursor[0]), np.uint64(1)
+    i = max(np.uint64(length), one) - one
     while i > 0:
         bits = _bit_length(np.int64(i) + 1)
         shift = np.uint32(32 - bits)
@@ -273,28 +272,32 @@ def _mask(tokens, row, wanted, vocab_size, mask_id, generator, scratch, changes,
     Positions count from [CLS] = 0: A begins at 1, [SEP] follows, then B.
     """
     candidates, replacement, is_changed = scratch
-    a_length, num_candidates = np.int64(row.a_length), np.int64(row.a_length) + row.b_length
-    for k in range(num_candidates):
-        candidates[k] = k + 1 if k < a_length else k + 2
-    wanted = min(wanted, num_candidates)
+    # Unsigned numbers throughout: an index that cannot be negative is not checked for it.
+    one, two, a_length = np.uint64(1), np.uint64(2), np.uint64(row.a_length)
+    num_candidates = a_length + np.uint64(row.b_length)
+    for k in range(a_length):
+        candidates[k] = k + one
+    for k in range(a_length, num_candidates):
+        candidates[k] = k + two
+    wanted = min(np.uint64(wanted), num_candidates)
     shuffle_head(candidates, num_candidates, wanted, generator)
     for k in range(wanted):
-        position = np.int64(candidates[k])
+        position = np.uint64(candidates[k])
         new_id = mask_id
         if _random_53_bits(generator) >= _EIGHT_TENTHS:
             if _random_53_bits(generator) < np.uint64(1 << 52):
-                is_in_a = position <= a_length
-                new_id = tokens[row.a_start + position - 1 if is_in_a else row.b_start + position - a_length - 2]
+                in_a, in_b = np.uint64(row.a_start) + position - one, np.uint64(row.b_start) + position - a_length - two
+                new_id = tokens[in_a if position <= a_length else in_b]
             else:
                 new_id = np.uint16(below(vocab_size, generator))
         replacement[position] = new_id
         is_changed[position] = True
-    at = counts[1]
-    for position in range(1, num_candidates + 2):  # ascending
+    at = np.uint64(counts[1])
+    for position in range(one, num_candidates + two):  # ascending
         if is_changed[position]:
             is_changed[position] = False
             changes[at, 0] = position
             changes[at, 1] = replacement[position]
-            at += 1
+            at += one
     counts[1] = at
     return wanted

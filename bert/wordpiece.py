@@ -1,4 +1,4 @@
-"""Text of a whole file -> token ids, as tokenization.py says, at about 200 MB/s.
+"""Text of a whole file -> token ids, as tokenization.py says, at about 80 MB/s.
 
 One pass over the bytes in a kernel compiled by numba. What a character becomes is asked of tokenization.py and of the running
 interpreter once for each character of the text; a chunk (characters between white space) with one of the few that depend on

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The readable definition of create_pretraining_data.py: the same flags, the same bytes, fifty times slower.
+"""The readable definition of create_pretraining_data.py: the same flags, the same bytes, forty times slower.
 
 python3 tests/reference/create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
     --output_file=/tmp/part-00000-of-00500 --vocab_file=vocab.txt [the flags of create_pretraining_data.py]
