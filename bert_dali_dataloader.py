@@ -137,8 +137,7 @@ def _read_examples(paths, index_paths, lengths, sharding, shuffling, cuda):
         path=paths,
         index_path=index_paths,
         features={
-            feature.name: dali_tfrecord.FixedLenFeature([lengths[feature.name]], *types[feature.dtype])
-            for feature in FEATURES
+            feature.name: dali_tfrecord.FixedLenFeature([lengths[feature.name]], *types[feature.dtype]) for feature in FEATURES
         },
         random_shuffle=bool(shuffling),
         initial_fill=SHUFFLE_BUFFER_RECORDS,
@@ -172,7 +171,9 @@ def pair_by_name(paths, index_paths):
     """Returns [(TFRecord path, index path)] in the order of the files; DataError names what has no partner."""
     indexes = {os.path.basename(path).removesuffix(".idx"): path for path in index_paths}
     names = [os.path.basename(path) for path in paths]
-    problems = [f"{path}: no index {name}.idx among the indexes; {_REPAIR}" for path, name in zip(paths, names) if name not in indexes]
+    problems = [
+        f"{path}: no index {name}.idx among the indexes; {_REPAIR}" for path, name in zip(paths, names) if name not in indexes
+    ]
     problems += [
         f"{path}: the index of no file among the TFRecords; if its file is gone on purpose: rm '{path}'"
         for name, path in indexes.items()
@@ -203,7 +204,9 @@ def check_indexes(pairs):
             problems.append(f"{index_path}: not an index (lines `offset size`); {_REPAIR}")
             continue
         if offset + length != size:
-            problems.append(f"{index_path}: its last record ends at byte {offset + length}, but {path} has {size} bytes; {_REPAIR}")
+            problems.append(
+                f"{index_path}: its last record ends at byte {offset + length}, but {path} has {size} bytes; {_REPAIR}"
+            )
         num_records += len(lines)
     raise_all(problems)
     return num_records

@@ -32,7 +32,9 @@ def parse_flags(argv=None):
     parser = cli.parser_from_docstring(__doc__)
     files = parser.add_argument_group("files")
     files.add_argument("--input_file", required=True, help="text files: comma-separated names or glob patterns")
-    files.add_argument("--output_file", required=True, help="TFRecord files, comma-separated; record n goes to file n mod their count")
+    files.add_argument(
+        "--output_file", required=True, help="TFRecord files, comma-separated; record n goes to file n mod their count"
+    )
     files.add_argument("--vocab_file", required=True, help="vocabulary, one token per line")
     text = parser.add_argument_group("tokenisation")
     cli.add_boolean_flag(text, "do_lower_case", True, "lower-case and strip accents; False for cased models")
@@ -42,7 +44,12 @@ def parse_flags(argv=None):
     add("--max_seq_length", type=int, default=128, help="tokens per example, special tokens included (default: %(default)s)")
     add("--max_predictions_per_seq", type=int, default=20, help="masked tokens per example at most (default: %(default)s)")
     add("--masked_lm_prob", type=float, default=0.15, help="share of tokens to mask (default: %(default)s)")
-    add("--short_seq_prob", type=float, default=0.1, help="share of documents cut to a random shorter length; 0: none (default: %(default)s)")
+    add(
+        "--short_seq_prob",
+        type=float,
+        default=0.1,
+        help="share of documents cut to a random shorter length; 0: none (default: %(default)s)",
+    )
     add("--dupe_factor", type=int, default=10, help="passes over the corpus, masked differently each (default: %(default)s)")
     add("--random_seed", type=int, default=12345, help="(default: %(default)s)")
     return parser.parse_args(argv)
@@ -61,9 +68,7 @@ def check(flags):
     except DataError as error:
         problems.append(f"--input_file: {error}")
     try:
-        tokenizer = FullTokenizer(
-            flags.vocab_file, flags.do_lower_case, preserve_unused_tokens=flags.preserve_unused_tokens
-        )
+        tokenizer = FullTokenizer(flags.vocab_file, flags.do_lower_case, preserve_unused_tokens=flags.preserve_unused_tokens)
         problems += vocabulary_problems(flags.vocab_file, tokenizer.vocab)
     except (OSError, ValueError) as error:
         problems.append(f"--vocab_file: {error}")
@@ -71,7 +76,9 @@ def check(flags):
         if not os.access(path, os.R_OK):
             problems.append(f"--input_file: {path}: no permission to read it")
     for number, path in enumerate(outputs):
-        problems += [f"--output_file: {problem}" for problem in output_problems(path, *inputs, flags.vocab_file, *outputs[:number])]
+        problems += [
+            f"--output_file: {problem}" for problem in output_problems(path, *inputs, flags.vocab_file, *outputs[:number])
+        ]
     raise_all(problems)
     return inputs, outputs, tokenizer
 
@@ -83,8 +90,7 @@ def length_problems(flags):
         problems.append(f"--max_seq_length={flags.max_seq_length}: expected 5 to {MAX_16_BITS}")
     if not 1 <= flags.max_predictions_per_seq <= flags.max_seq_length:
         problems.append(
-            f"--max_predictions_per_seq={flags.max_predictions_per_seq}: "
-            f"expected 1 to --max_seq_length={flags.max_seq_length}"
+            f"--max_predictions_per_seq={flags.max_predictions_per_seq}: expected 1 to --max_seq_length={flags.max_seq_length}"
         )
     for name in ("masked_lm_prob", "short_seq_prob"):
         if not 0 <= getattr(flags, name) <= 1:
@@ -100,7 +106,9 @@ def vocabulary_problems(path, vocab):
     if missing:
         problems.append(f"--vocab_file: {path}: lacks {' '.join(missing)}; is this a BERT vocabulary?")
     if len(vocab) - 1 > MAX_16_BITS:
-        problems.append(f"--vocab_file: {path}: {len(vocab)} tokens, expected at most {MAX_16_BITS + 1}: ids are kept as 16-bit numbers")
+        problems.append(
+            f"--vocab_file: {path}: {len(vocab)} tokens, expected at most {MAX_16_BITS + 1}: ids are kept as 16-bit numbers"
+        )
     return problems
 
 

@@ -25,7 +25,12 @@ def parse_flags(argv=None):
     add("--tfrecord_train", help="training TFRecords: a folder, a glob pattern or a file; leave out for none")
     add("--tfrecord_eval", help="evaluation TFRecords, likewise")
     add("--output_idx", required=True, help="folder for the indexes, made if needed")
-    add("--num_workers", type=int, default=len(os.sched_getaffinity(0)), help="files read at the same time (default: all %(default)s cores)")
+    add(
+        "--num_workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="files read at the same time (default: all %(default)s cores)",
+    )
     return parser.parse_args(argv)
 
 

@@ -18,19 +18,22 @@ import os
 import socket
 import time
 
-from bert import cli, quiet_imports  # noqa: F401  quiet_imports before the frameworks
+from bert import quiet_imports  # noqa: F401  before the frameworks
+
+# isort: split
+import colossalai
 import torch
 import torch.distributed as dist
+from colossalai.accelerator import set_accelerator
+from colossalai.booster import Booster
+from colossalai.booster.plugin import TorchDDPPlugin
 
-import colossalai
+from bert import cli
 from bert.files import DataError, list_folder_or_pattern, raise_all
 from bert.metrics import Recorder, evaluate, plot_curves
 from bert.model import build_model, load_config, load_model, loss_sums, predict, save_model
 from bert.optimization import AdamWeightDecay, Lamb, clip_gradients, learning_rate, parameter_groups
 from bert_dali_dataloader import build_dali_eval, build_dali_train
-from colossalai.accelerator import set_accelerator
-from colossalai.booster import Booster
-from colossalai.booster.plugin import TorchDDPPlugin
 
 
 def parse_flags(argv=None):
@@ -89,7 +92,9 @@ def check(flags, world_size):
             f"x --steps_per_update={flags.steps_per_update}"
         )
     if flags.start_warmup_step > 0:
-        problems.append(f"--start_warmup_step={flags.start_warmup_step}: a positive start means negative rates; expected 0 or less")
+        problems.append(
+            f"--start_warmup_step={flags.start_warmup_step}: a positive start means negative rates; expected 0 or less"
+        )
     for name, is_fine, expected in (
         ("learning_rate", 0 <= flags.learning_rate < math.inf, "0 or more"),
         ("lamb_beta_1", 0 <= flags.lamb_beta_1 < 1, "0 to below 1"),
@@ -129,7 +134,14 @@ def set_up_processes(flags):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        alone = {
+            "RANK": 0,
+            "LOCAL_RANK": 0,
+            "WORLD_SIZE": 1,
+            "LOCAL_WORLD_SIZE": 1,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         os.environ.update({name: str(value) for name, value in alone.items()})
     use_cuda = flags.device != "cpu" and torch.cuda.is_available()
     if not use_cuda:
@@ -159,9 +171,7 @@ def build_loaders(flags, device):
     }  # fmt: skip
     micro_batch_size = flags.train_batch_size // (dist.get_world_size() * flags.steps_per_update)
     return (
-        build_dali_train(
-            flags.tfrecord_train, flags.idx_train, batch_size=micro_batch_size, shuffle=flags.shuffle, **options
-        ),
+        build_dali_train(flags.tfrecord_train, flags.idx_train, batch_size=micro_batch_size, shuffle=flags.shuffle, **options),
         build_dali_eval(flags.tfrecord_eval, flags.idx_eval, batch_size=flags.eval_batch_size, **options),
     )
 
@@ -266,7 +276,12 @@ def train(flags, config, device):
     model.train()
     for step in range(1, flags.num_train_steps + 1):
         rate = learning_rate(
-            step - 1, flags.learning_rate, flags.num_warmup_steps, flags.num_train_steps, flags.poly_power, flags.start_warmup_step
+            step - 1,
+            flags.learning_rate,
+            flags.num_warmup_steps,
+            flags.num_train_steps,
+            flags.poly_power,
+            flags.start_warmup_step,
         )
         optimizer.zero_grad()
         batches = list(itertools.islice(examples, flags.steps_per_update))
@@ -285,7 +300,9 @@ def train(flags, config, device):
         if flags.num_train_steps > 0:
             save_model(module, os.path.join(flags.output_dir, "model"))
             plot_curves(os.path.join(flags.output_dir, "metrics.jsonl"), os.path.join(flags.output_dir, "curves.png"))
-        recorder.say(f"done: {', '.join(os.path.join(flags.output_dir, name) for name in sorted(os.listdir(flags.output_dir)))}")
+        recorder.say(
+            f"done: {', '.join(os.path.join(flags.output_dir, name) for name in sorted(os.listdir(flags.output_dir)))}"
+        )
 
 
 def main(argv=None):

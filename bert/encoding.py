@@ -1,6 +1,6 @@
 """Training instances -> `tf.train.Example` records in a buffer: padded, encoded, framed but for their checksums.
 
-Kernels compiled by numba; the bytes are those of bert/example.py's `encode_example`. All kernels stand in this file because
+Kernels compiled by numba; tests/reference/example.py is their readable twin. All kernels stand in this file because
 numba's cache notices changes in a kernel's own file only.
 """
 
@@ -9,7 +9,6 @@ import numpy as np
 from bert.example import FEATURES, FLOAT_LIST, INT64_LIST, feature_lengths
 from bert.kernels import inlined_kernel, kernel
 from bert.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, checksum_bytes, header_bytes
-
 
 (
     _INPUT_IDS, _INPUT_MASK, _MASKED_LM_IDS, _MASKED_LM_POSITIONS, _MASKED_LM_WEIGHTS, _NEXT_SENTENCE_LABELS, _SEGMENT_IDS,
@@ -40,7 +39,21 @@ def encode_records(order, tokens, instances, changes, vocab, max_seq_length, max
     view, headers = memoryview(out), {}
     first = 0
     while first < len(order):
-        count = _encode_records(order, first, tokens, instances, changes, special_ids, lengths, names, columns, packed_sizes, out, ends, len(out) - largest)
+        count = _encode_records(
+            order,
+            first,
+            tokens,
+            instances,
+            changes,
+            special_ids,
+            lengths,
+            names,
+            columns,
+            packed_sizes,
+            out,
+            ends,
+            len(out) - largest,
+        )
         start = 0
         for end in ends[:count].tolist():
             length = end - start - HEADER_BYTES - CHECKSUM_BYTES
@@ -54,7 +67,9 @@ def encode_records(order, tokens, instances, changes, vocab, max_seq_length, max
 
 
 @kernel
-def _encode_records(order, first, tokens, instances, changes, special_ids, lengths, names, columns, packed_sizes, out, ends, limit):
+def _encode_records(
+    order, first, tokens, instances, changes, special_ids, lengths, names, columns, packed_sizes, out, ends, limit
+):
     """Encodes instances[order[first:]] until `limit` bytes are passed; returns how many, and where each ends in `ends`."""
     at, count = 0, 0
     while first + count < len(order) and at < limit:
@@ -70,12 +85,21 @@ def _encode_records(order, first, tokens, instances, changes, special_ids, lengt
 def _fill_columns(row, tokens, changes, special_ids, lengths, columns):
     """Writes the values of the seven features, padded with 0, into `columns` (uint16 [7, longest feature])."""
     # Unsigned numbers throughout: an index that cannot be negative is not checked for it.
-    one, a_start, b_start, first_change = np.uint64(1), np.uint64(row.a_start), np.uint64(row.b_start), np.uint64(row.first_change)
+    one, a_start, b_start, first_change = (
+        np.uint64(1),
+        np.uint64(row.a_start),
+        np.uint64(row.b_start),
+        np.uint64(row.first_change),
+    )
     a_length, b_length, num_changes = np.uint64(row.a_length), np.uint64(row.b_length), np.uint64(row.num_changes)
     max_seq_length, max_predictions_per_seq = np.uint64(lengths[_INPUT_IDS]), np.uint64(lengths[_MASKED_LM_IDS])
     second = a_length + np.uint64(2)  # where the second segment begins
     length = second + b_length + one
-    columns[_INPUT_IDS, 0], columns[_INPUT_IDS, second - one], columns[_INPUT_IDS, length - one] = special_ids[0], special_ids[1], special_ids[1]
+    columns[_INPUT_IDS, 0], columns[_INPUT_IDS, second - one], columns[_INPUT_IDS, length - one] = (
+        special_ids[0],
+        special_ids[1],
+        special_ids[1],
+    )
     for k in range(a_length):
         columns[_INPUT_IDS, k + one] = tokens[a_start + k]
     for k in range(b_length):

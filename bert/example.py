@@ -1,9 +1,8 @@
-"""The pretraining example: its seven features, as a `tf.train.Example` message and back.
+"""The pretraining example: its seven features, and how to read them out of a `tf.train.Example` message.
 
-This is the only place that knows the names, lengths and types; writer, picker and loader use it.
+This is the place that knows the names, lengths and types; writer (bert/encoding.py), picker and loader use it.
 """
 
-import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -35,48 +34,11 @@ def feature_lengths(max_seq_length, max_predictions_per_seq):
     return {feature.name: lengths[feature.length] for feature in FEATURES}
 
 
-def pad(values, max_seq_length, max_predictions_per_seq):
-    """Returns {feature name: list}, each list of `values` filled up with 0 to the length that the two flags mean."""
-    lengths = feature_lengths(max_seq_length, max_predictions_per_seq)
-    return {name: column + [0] * (lengths[name] - len(column)) for name, column in values.items()}
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # Protocol buffers, as far as this message needs them. Field numbers: TensorFlow, core/example/{example,feature}.proto
 
 FLOAT_LIST, INT64_LIST = 2, 3
 _LENGTH_DELIMITED = 2  # wire type
-
-
-def _varint(value):
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-# Every token id, position and label is below 65,536; looking a varint up is ten times faster than making it.
-_VARINTS = [_varint(value) for value in range(1 << 16)]
-
-
-def _field(number, content):
-    return bytes((number << 3 | _LENGTH_DELIMITED,)) + _varint(len(content)) + content
-
-
-def encode_example(values):
-    """Encodes {feature name: list of int in 0..65535, or of float} as a serialized `tf.train.Example` (bytes)."""
-    entries = []
-    for feature in FEATURES:
-        column = values[feature.name]
-        if feature.dtype == "float32":
-            kind, packed = FLOAT_LIST, struct.pack(f"<{len(column)}f", *column)
-        else:
-            kind, packed = INT64_LIST, b"".join([_VARINTS[value] for value in column])
-        name_and_value = _field(1, feature.name.encode()) + _field(2, _field(kind, _field(1, packed)))
-        entries.append(_field(1, name_and_value))
-    return _field(1, b"".join(entries))
 
 
 def decode_example(payload, place):
@@ -90,7 +52,7 @@ def decode_example(payload, place):
         for entry in _contents(payload, 1, 1):
             (name,) = _contents(entry, 1)
             found[name.decode()] = _decode_feature(b"".join(_contents(entry, 2)))
-    except (ValueError, IndexError, struct.error):
+    except (ValueError, IndexError):
         raise DataError(f"{place}: not a tf.train.Example; make the file again") from None
     expected = {feature.name: feature.dtype for feature in FEATURES}
     if found.keys() != expected.keys():

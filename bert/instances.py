@@ -15,13 +15,20 @@ from bert.kernels import inlined_kernel, kernel
 
 # One row per instance. A and B are ranges of `tokens`, after truncation; the changes are pairs in `changes`.
 INSTANCE = np.dtype(
-    [("a_start", "i8"), ("b_start", "i8"), ("first_change", "i8"), ("a_length", "u2"), ("b_length", "u2"), ("num_changes", "u2"), ("is_random_next", "u2")]
+    [
+        ("a_start", "i8"),
+        ("b_start", "i8"),
+        ("first_change", "i8"),
+        ("a_length", "u2"),
+        ("b_length", "u2"),
+        ("num_changes", "u2"),
+        ("is_random_next", "u2"),
+    ]
 )
 
 WORDS = 624  # of the generator's state, and of a block of its output
 _HALF = np.uint32(1 << 31)  # random() < 0.5 looks at the top bit of the first of its two words
 _EIGHT_TENTHS = np.uint64(0.8 * (1 << 53))  # random() is k / 2**53, and 0.8 is a whole multiple of that
-
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -155,7 +162,7 @@ def make_instances(
     num_predictions = np.array(
         [min(max_predictions_per_seq, max(1, round(length * masked_lm_prob))) for length in range(max_seq_length + 1)]
     )
-    scratch = np.empty(max_seq_length, np.uint16), np.empty(max_seq_length, np.uint16), np.zeros(max_seq_length, np.bool_)
+    scratch = (np.empty(max_seq_length, np.uint16), np.empty(max_seq_length, np.uint16), np.zeros(max_seq_length, np.bool_))
     # Room for four times what full sequences need; memory that is never written to costs nothing.
     most = dupe_factor * (4 * len(corpus.tokens) // max_seq_length + len(order) + 1)
     instances, changes = np.empty(most, INSTANCE), np.empty((most * int(num_predictions[-1]), 2), np.uint16)
@@ -191,7 +198,8 @@ def instances_of_documents(
 
     num_predictions: int64 [max_seq_length + 1], predictions wanted of a sequence of that length. instances: INSTANCE [N];
     changes: uint16 [M, 2], (position, new id) of every predicted token, by position. counts: int64 [2], the used rows of
-    both. scratch: two uint16 and one bool array [max_seq_length], the last all False. Stops in front of a document for which there may be too few rows; returns its place in `order`, or D.
+    both. scratch: two uint16 and one bool array [max_seq_length], the last all False. Stops in front of a document for
+    which there may be too few rows; returns its place in `order`, or D.
     """
     num_documents = len(order)
     max_num_tokens = max_seq_length - 3

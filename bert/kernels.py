@@ -19,7 +19,10 @@ def _choose_cache_folder():
     if "NUMBA_CACHE_DIR" in os.environ or any(os.path.isdir(folder) and os.access(folder, os.W_OK) for folder in candidates):
         return
     folder = os.path.join(tempfile.gettempdir(), f"bert-kernels-{os.getuid()}")
-    print(f"note: {here} and {home} cannot be written to; compiled code goes to {folder} (or set NUMBA_CACHE_DIR)", file=sys.stderr)
+    print(
+        f"note: {here} and {home} cannot be written to; compiled code goes to {folder} (or set NUMBA_CACHE_DIR)",
+        file=sys.stderr,
+    )
     os.environ["NUMBA_CACHE_DIR"] = folder
 
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import types
 
-import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertForPreTraining
 
@@ -73,7 +72,9 @@ def load_model(folder, config):
             if getattr(saved, key) != getattr(config, key)
         ]
         if differences:
-            raise DataError(f"{folder}: another model: {'; '.join(differences)} ('gelu_new' is GELU's tanh form, 'gelu' its erf form)")
+            raise DataError(
+                f"{folder}: another model: {'; '.join(differences)} ('gelu_new' is GELU's tanh form, 'gelu' its erf form)"
+            )
         return _bind_forward(BertForPreTraining.from_pretrained(folder, config=config, local_files_only=True))
     except OSError as error:
         raise DataError(f"{folder}: no Hugging Face model: {error}") from None
@@ -102,13 +103,9 @@ def predict(model, batch):
 def loss_sums(logits, batch):
     """Returns (sum of weighted masked LM cross entropies, sum of next-sentence cross entropies), float32 scalars."""
     masked_lm_logits, next_sentence_logits = logits
-    cross_entropy = F.cross_entropy(
-        masked_lm_logits.float().flatten(0, 1), batch["masked_lm_ids"].flatten(), reduction="none"
-    )
+    cross_entropy = F.cross_entropy(masked_lm_logits.float().flatten(0, 1), batch["masked_lm_ids"].flatten(), reduction="none")
     masked_lm = (cross_entropy * batch["masked_lm_weights"].flatten()).sum()
-    next_sentence = F.cross_entropy(
-        next_sentence_logits.float(), batch["next_sentence_labels"].flatten(), reduction="sum"
-    )
+    next_sentence = F.cross_entropy(next_sentence_logits.float(), batch["next_sentence_labels"].flatten(), reduction="sum")
     return masked_lm, next_sentence
 
 

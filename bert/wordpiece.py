@@ -16,7 +16,6 @@ import numpy as np
 import tokenization
 from bert.kernels import inlined_kernel, kernel
 
-
 # What a character does. Everything else about it is in the tables.
 WORD, SPACE, LINE_END, ALONE, DROPPED, MULTIBYTE, CONTEXT = range(7)
 
@@ -114,7 +113,10 @@ class TextTokenizer:
             self._tokenize_chunk(text, tokens, progress)
         num_sentences = progress[_NUM_SENTENCES]
         return Sentences(
-            tokens[: progress[_NUM_TOKENS]], ends[:num_sentences].copy(), documents[:num_sentences].copy(), int(progress[_NUM_BREAKS])
+            tokens[: progress[_NUM_TOKENS]],
+            ends[:num_sentences].copy(),
+            documents[:num_sentences].copy(),
+            int(progress[_NUM_BREAKS]),
         )
 
     def _tokenize_chunk(self, text, tokens, progress):
@@ -252,7 +254,9 @@ def _wordpiece(word, size, trie, continuation, unknown_id, tokens, num_tokens):
 
 
 @kernel
-def _append_word(word, size, num_chars, high, low, trie, continuation, unknown_id, cached_words, cached_pieces, tokens, num_tokens):
+def _append_word(
+    word, size, num_chars, high, low, trie, continuation, unknown_id, cached_words, cached_pieces, tokens, num_tokens
+):
     """Appends the pieces of a word; words of up to 16 bytes, whose bytes are `high` and `low`, are remembered.
 
     Returns the new number of tokens.
@@ -338,9 +342,7 @@ def _tokenize(
         code, code_size = np.uint32(data[at]), 1
         kind = byte_kinds[code]
         if kind == WORD:  # of ASCII: nearly all text comes here
-            at, size, num_chars, high, low = _ascii_run(
-                data, at, byte_kinds, byte_texts, word, size, num_chars, high, low
-            )
+            at, size, num_chars, high, low = _ascii_run(data, at, byte_kinds, byte_texts, word, size, num_chars, high, low)
             continue
         if kind == MULTIBYTE:
             code, code_size = _decode(data, at)
@@ -349,7 +351,18 @@ def _tokenize(
             is_blank = False
             if kind != WORD and kind != DROPPED:
                 num_tokens = _append_word(
-                    word, size, num_chars, high, low, trie, continuation, unknown_id, cached_words, cached_pieces, tokens, num_tokens
+                    word,
+                    size,
+                    num_chars,
+                    high,
+                    low,
+                    trie,
+                    continuation,
+                    unknown_id,
+                    cached_words,
+                    cached_pieces,
+                    tokens,
+                    num_tokens,
                 )
                 size, num_chars, high, low = 0, 0, np.uint64(0), np.uint64(0)
         if kind == SPACE:
@@ -367,7 +380,18 @@ def _tokenize(
                 low = low << np.uint64(8) | np.uint64(byte)
             if kind == ALONE:
                 num_tokens = _append_word(
-                    word, size, num_chars, high, low, trie, continuation, unknown_id, cached_words, cached_pieces, tokens, num_tokens
+                    word,
+                    size,
+                    num_chars,
+                    high,
+                    low,
+                    trie,
+                    continuation,
+                    unknown_id,
+                    cached_words,
+                    cached_pieces,
+                    tokens,
+                    num_tokens,
                 )
                 size, num_chars, high, low = 0, 0, np.uint64(0), np.uint64(0)
         elif kind == LINE_END:

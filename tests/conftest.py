@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from bert.example import FEATURES, encode_example
+from bert.example import FEATURES
 from bert.tfrecord import frame, write_index
+from tests.reference.example import encode_example
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT.parent / "shared" / "golden"  # recorded results, beside the checkout in development only

@@ -4,6 +4,7 @@
 
 The comparison with the recorded results needs ../shared (the Wikipedia text it starts from) and is skipped without.
 """
+
 import bz2
 import hashlib
 import json
@@ -42,94 +43,134 @@ def files_in(folder):
 
 # ---------------------------------------------------------------------------------------------- step 1, cleanup_file
 
-@pytest.mark.parametrize("text, expected", [
-    ('<doc id="1" title="A">\nA\n\nOne.\n\n\nTwo.\n</doc>\n', "\nOne.\nTwo.\n"),
-    ("before <doc\ntitle\nbody\n", "\nbody\n"),                     # <doc anywhere on the line
-    ('<doc>\n<doc>\nbody\n', "\nbody\n"),                           # the line after is dropped, whatever it is
-    ("text </doc> text\nkept\n", "kept\n"),
-    (" \n\t\nkept", " \n\t\nkept"),                                 # only empty lines are dropped; no newline is added
-    ("a\u2028b\x0bc\x85d\x1ce\n\n", "a\u2028b\x0bc\x85d\x1ce\n"),   # lines end at \n only
-    ("<doc>", "\n"),
-    ("", ""),
-])
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ('<doc id="1" title="A">\nA\n\nOne.\n\n\nTwo.\n</doc>\n', "\nOne.\nTwo.\n"),
+        ("before <doc\ntitle\nbody\n", "\nbody\n"),  # <doc anywhere on the line
+        ("<doc>\n<doc>\nbody\n", "\nbody\n"),  # the line after is dropped, whatever it is
+        ("text </doc> text\nkept\n", "kept\n"),
+        (" \n\t\nkept", " \n\t\nkept"),  # only empty lines are dropped; no newline is added
+        ("a\u2028b\x0bc\x85d\x1ce\n\n", "a\u2028b\x0bc\x85d\x1ce\n"),  # lines end at \n only
+        ("<doc>", "\n"),
+        ("", ""),
+    ],
+)
 def test_remove_tags_and_titles(text, expected):
     assert cleanup_file.remove_tags_and_titles(text) == expected
 
 
 # ---------------------------------------------------------------------------------------------- step 2, clean_markup
 
-@pytest.mark.parametrize("line, expected", [
-    # 1: dropped lines
-    ('<doc id="1">', None),
-    ("<doc a>b>", "<doc a>b>"),
-    ('<doc id="1"> ', '<doc id="1"> '),
-    ("x [[Category:Films]] y", None),
-    ("[[Category:a[b]]", "[[Category:ab]"),                  # not a category link: it holds a [
-    # 2: links, each form twice
-    ("[[a]] and [[b c]]", "a and b c"),
-    ("[[[[a]]]]", "a"),
-    ("[[a|b]]", "b"),
-    ("[[a|[[b|c]]]]", "c"),
-    ("[[a|b|c]]", ""),                                       # two bars: not a link, so rule 5 deletes it
-    # 3: files, media, images
-    ("a [[File:x|y|z]]b[[:file:q|r|s]]c[[::File:q|r|s]]", "a bc"),
-    ("[[Media:x|y|z]]a[[media:x|y|z]]b[[Image:x|y|z]]c[[image:x|y|z]]", "abc"),
-    # 4, 5: single brackets keep, double brackets delete
-    ("[1] [a|b] [x", "1 [a|b] [x"),
-    ("a [[b|c|d]] e", "a  e"),
-    # 6
-    ("alt=alt= text", " text"),
-    ("a</doc>b", "a\rb"),
-    # 7: the rest of the opening tag is kept, too
-    ("<chem>H2O</chem> <ins cite=x>new</ins>", ">H2O  cite=x>new"),
-    # 8: deleted with content
-    ("a<, ref name=x>y</ref>b", "ab"),
-    ("a<includeonly>x</includeonly>b<graph>y</graph>c", "abc"),
-    # 9: greedy to the last "/>" before a backslash
-    ("a<section begin=x/>b<br/>c", "ac"),
-    ("a<section x/>b\\c/>d", "ab\\c/>d"),
-    ("a<meta x/>b<hr/>c", "ac"),
-    ("a<hr />b/>c", "ac"),
-    # 10
-    ('a<gallery mode="x">b', "ab"),
-    ("a<ref name=x>cite</ref>b<ref name=x />c", "abc"),
-    ("a<ref>x<b</ref>c", "ax<bc"),
-    ("a<http://x.org>b<Ref>c", "abc"),
-    ("a<mapframe x=1/>b<mapframe>c</mapframe>d", "abcd"),
-    # 11
-    ("<poem>a</poem><math>b</math></ref>", "ab"),
-    ('<div class="x">a</div><div>b</div style>', "ab"),
-    ("<sup>2</sup><br>a</br><BR>b</BR><Br>c</Br>", "2abc"),
-    ("<del>a</del><nowiki>b</nowiki><NOWIKI>c</NOWIKI>", "abc"),
-    ("<onlyinclude>a</onlyinclude><includeonly>b", "ab"),
-    ("<small>a</small><chem>b<noinclude>c</noinclude></chem>", "abc"),
-    ("<gallery>a</gallery></references>", "a"),
-    ('<graph>{"a"<x}</graph><graph></graph>', '"a"<x'),
-    ('<poem style="x">a', "a"),
-    # what the chain leaves alone
-    ("<SUP>2</SUP> <sub>2</sub> <br/> <i>x</i> <poems>", "<SUP>2</SUP> <sub>2</sub> <br/> <i>x</i> <poems>"),
-    # what a substitution leaves is the input of the next, but not of itself or the one before
-    ("<b<sup>r>", ""),
-    ("<su<br>p>", "<sup>"),
-    ("<br<br>>", "<br>"),
-])
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        # 1: dropped lines
+        ('<doc id="1">', None),
+        ("<doc a>b>", "<doc a>b>"),
+        ('<doc id="1"> ', '<doc id="1"> '),
+        ("x [[Category:Films]] y", None),
+        ("[[Category:a[b]]", "[[Category:ab]"),  # not a category link: it holds a [
+        # 2: links, each form twice
+        ("[[a]] and [[b c]]", "a and b c"),
+        ("[[[[a]]]]", "a"),
+        ("[[a|b]]", "b"),
+        ("[[a|[[b|c]]]]", "c"),
+        ("[[a|b|c]]", ""),  # two bars: not a link, so rule 5 deletes it
+        # 3: files, media, images
+        ("a [[File:x|y|z]]b[[:file:q|r|s]]c[[::File:q|r|s]]", "a bc"),
+        ("[[Media:x|y|z]]a[[media:x|y|z]]b[[Image:x|y|z]]c[[image:x|y|z]]", "abc"),
+        # 4, 5: single brackets keep, double brackets delete
+        ("[1] [a|b] [x", "1 [a|b] [x"),
+        ("a [[b|c|d]] e", "a  e"),
+        # 6
+        ("alt=alt= text", " text"),
+        ("a</doc>b", "a\rb"),
+        # 7: the rest of the opening tag is kept, too
+        ("<chem>H2O</chem> <ins cite=x>new</ins>", ">H2O  cite=x>new"),
+        # 8: deleted with content
+        ("a<, ref name=x>y</ref>b", "ab"),
+        ("a<includeonly>x</includeonly>b<graph>y</graph>c", "abc"),
+        # 9: greedy to the last "/>" before a backslash
+        ("a<section begin=x/>b<br/>c", "ac"),
+        ("a<section x/>b\\c/>d", "ab\\c/>d"),
+        ("a<meta x/>b<hr/>c", "ac"),
+        ("a<hr />b/>c", "ac"),
+        # 10
+        ('a<gallery mode="x">b', "ab"),
+        ("a<ref name=x>cite</ref>b<ref name=x />c", "abc"),
+        ("a<ref>x<b</ref>c", "ax<bc"),
+        ("a<http://x.org>b<Ref>c", "abc"),
+        ("a<mapframe x=1/>b<mapframe>c</mapframe>d", "abcd"),
+        # 11
+        ("<poem>a</poem><math>b</math></ref>", "ab"),
+        ('<div class="x">a</div><div>b</div style>', "ab"),
+        ("<sup>2</sup><br>a</br><BR>b</BR><Br>c</Br>", "2abc"),
+        ("<del>a</del><nowiki>b</nowiki><NOWIKI>c</NOWIKI>", "abc"),
+        ("<onlyinclude>a</onlyinclude><includeonly>b", "ab"),
+        ("<small>a</small><chem>b<noinclude>c</noinclude></chem>", "abc"),
+        ("<gallery>a</gallery></references>", "a"),
+        ('<graph>{"a"<x}</graph><graph></graph>', '"a"<x'),
+        ('<poem style="x">a', "a"),
+        # what the chain leaves alone
+        ("<SUP>2</SUP> <sub>2</sub> <br/> <i>x</i> <poems>", "<SUP>2</SUP> <sub>2</sub> <br/> <i>x</i> <poems>"),
+        # what a substitution leaves is the input of the next, but not of itself or the one before
+        ("<b<sup>r>", ""),
+        ("<su<br>p>", "<sup>"),
+        ("<br<br>>", "<br>"),
+    ],
+)
 def test_clean_line(line, expected):
     assert clean_markup.clean_line(line) == expected
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("", ""),
-    ("a", "a\n"),
-    ("a\n\n[b]\n\n", "a\n\nb\n\n"),
-    ("[[Category:x]]\n[[Category:y]]", ""),
-    ("[a\nb]\r[c]\u2028[d]\x85[e]\n", "[a\nb]\rc\u2028d\x85e\n"),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", ""),
+        ("a", "a\n"),
+        ("a\n\n[b]\n\n", "a\n\nb\n\n"),
+        ("[[Category:x]]\n[[Category:y]]", ""),
+        ("[a\nb]\r[c]\u2028[d]\x85[e]\n", "[a\nb]\rc\u2028d\x85e\n"),
+    ],
+)
 def test_remove_markup_line_by_line(text, expected):
     assert clean_markup.remove_markup(text) == expected
 
 
-FRAGMENTS = ["[[", "]]", "[", "]", "|", ":", "File:", "Category:", "al", "t=", "alt=", "<", ">", "/>", "\\", "</doc>",
-             "<ref", "</ref>", "<graph>", "{", "}</graph>", "<sup>", "<br", "<chem", "</chem>", "x", "é", "\r", " "]
+FRAGMENTS = [
+    "[[",
+    "]]",
+    "[",
+    "]",
+    "|",
+    ":",
+    "File:",
+    "Category:",
+    "al",
+    "t=",
+    "alt=",
+    "<",
+    ">",
+    "/>",
+    "\\",
+    "</doc>",
+    "<ref",
+    "</ref>",
+    "<graph>",
+    "{",
+    "}</graph>",
+    "<sup>",
+    "<br",
+    "<chem",
+    "</chem>",
+    "x",
+    "é",
+    "\r",
+    " ",
+]
 
 
 @settings(max_examples=300, deadline=None)
@@ -151,8 +192,10 @@ def test_skipping_rules_by_sign_changes_nothing(line):
 # Results recorded from NLTK 3.4.5 itself, with the English parameters.
 RECORDED_FROM_NLTK_3_4_5 = [
     ("(It rained.) We stayed.", ["(It rained.)", "We stayed."]),
-    ("Dr. Smith met J. S. Bach in Washington D.C. in 1999. He was late.",
-     ["Dr. Smith met J. S. Bach in Washington D.C. in 1999.", "He was late."]),
+    (
+        "Dr. Smith met J. S. Bach in Washington D.C. in 1999. He was late.",
+        ["Dr. Smith met J. S. Bach in Washington D.C. in 1999.", "He was late."],
+    ),
     ("Is it so? Yes! No... maybe not.", ["Is it so?", "Yes!", "No... maybe not."]),
     ("A hit.[3] Another.", ["A hit.", "[3] Another."]),
     ("He ran. . . She sat.", ["He ran.", ".", ".", "She sat."]),
@@ -169,18 +212,30 @@ def test_punkt_equals_nltk_3_4_5(text, sentences):
     assert punkt_3_4_5.english_tokenizer().tokenize(text) == sentences
 
 
-@pytest.mark.parametrize("rule, text, nltk_3_4_5, later_nltk", [
-    ("curly quotes close nothing", "He said \u201cStop.\u201d Then he left.",
-     ["He said \u201cStop.\u201d Then he left."], ["He said \u201cStop.\u201d", "Then he left."]),
-    ("curly quotes close nothing", "He left. \u201d Then he ran.",
-     ["He left.", "\u201d Then he ran."], ["He left. \u201d", "Then he ran."]),
-    ("white space is Python's", "Fine.\x1cThen he left.", ["Fine.", "Then he left."], ["Fine.\x1cThen he left."]),
-    ("guillemets close nothing", "x.\u00bb Then y.", ["x.\u00bb Then y."], ["x.\u00bb", "Then y."]),
-    ("one candidate per word", "Yes .? The end.", ["Yes .?", "The end."], ["Yes .", "?", "The end."]),
-    ("one candidate per word", "!!!", ["!!", "!"], ["!", "!", "!"]),
-])
+@pytest.mark.parametrize(
+    "rule, text, nltk_3_4_5, later_nltk",
+    [
+        (
+            "curly quotes close nothing",
+            "He said \u201cStop.\u201d Then he left.",
+            ["He said \u201cStop.\u201d Then he left."],
+            ["He said \u201cStop.\u201d", "Then he left."],
+        ),
+        (
+            "curly quotes close nothing",
+            "He left. \u201d Then he ran.",
+            ["He left.", "\u201d Then he ran."],
+            ["He left. \u201d", "Then he ran."],
+        ),
+        ("white space is Python's", "Fine.\x1cThen he left.", ["Fine.", "Then he left."], ["Fine.\x1cThen he left."]),
+        ("guillemets close nothing", "x.\u00bb Then y.", ["x.\u00bb Then y."], ["x.\u00bb", "Then y."]),
+        ("one candidate per word", "Yes .? The end.", ["Yes .?", "The end."], ["Yes .", "?", "The end."]),
+        ("one candidate per word", "!!!", ["!!", "!"], ["!", "!", "!"]),
+    ],
+)
 def test_punkt_where_later_nltk_differs(rule, text, nltk_3_4_5, later_nltk):
     from nltk.tokenize.punkt import PunktSentenceTokenizer
+
     ours = punkt_3_4_5.english_tokenizer()
     assert ours.tokenize(text) == nltk_3_4_5
     assert PunktSentenceTokenizer(ours._params).tokenize(text) == later_nltk
@@ -196,6 +251,7 @@ PIECES = ["The", "Dr", "U.S", "3", ".", ".", "?", "!", '"', "\u201d", ")", "(", 
 def test_candidates_equal_their_definition(text):
     def found(pattern):
         return [(match.span(), match.groupdict()) for match in pattern.finditer(text)]
+
     assert found(punkt_3_4_5.CANDIDATE) == found(SLOW_CANDIDATE)
 
 
@@ -206,19 +262,23 @@ def test_the_tokenizer_remembers_no_unknown_words():
     assert len(tokenizer._params.ortho_context) == known > 10000
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("", "\n"),
-    ("\n", "\n\n"),
-    ("\nOne. Two.\nThree.\n", "\nOne.\nTwo.\nThree.\n\n"),
-    ("  One.  Two.  ", "One.\nTwo.\n\n"),
-    (" \nOne.\n", "One.\n\n"),              # Punkt finds no sentence in white space
-    ("One.\u2028Two one\n", "One.\nTwo one\n\n"),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", "\n"),
+        ("\n", "\n\n"),
+        ("\nOne. Two.\nThree.\n", "\nOne.\nTwo.\nThree.\n\n"),
+        ("  One.  Two.  ", "One.\nTwo.\n\n"),
+        (" \nOne.\n", "One.\n\n"),  # Punkt finds no sentence in white space
+        ("One.\u2028Two one\n", "One.\nTwo one\n\n"),
+    ],
+)
 def test_segment(text, expected):
     assert do_sentence_segmentation.segment(text) == expected
 
 
 # ------------------------------------------------------------------------------------------- step 4, separate_test_set
+
 
 def test_test_articles_are_spread_over_the_files():
     counts = [separate_test_set.test_articles_of_file(index, 7, 10) for index in range(7)]
@@ -241,15 +301,20 @@ def test_separate_test_set_writes_what_the_definition_says(tmp_path):
     for num_workers in (1, 2):
         result = run_script("separate_test_set.py", *flags, "--num_workers", num_workers, folder=tmp_path)
         assert result.returncode == 0, result.stderr
-        outputs.append([(tmp_path / name).read_text()
-                        for name in ("wiki_00.4", "wiki_01.4", "results/eval.txt", "results/eval.md5")])
+        outputs.append(
+            [(tmp_path / name).read_text() for name in ("wiki_00.4", "wiki_01.4", "results/eval.txt", "results/eval.md5")]
+        )
     # int(random.Random(12345).random() * 4) is 1; int(random.Random(12345 + 13).random() * 6) is 4, then 1
-    assert outputs[0] == outputs[1] == [
-        "\na0\n\nc0\n\n\n\n",
-        "\na1\n\nc1\n\nd1\n\n\n\n",
-        "b0\n\nb1\n\ne1 \n\n",
-        "".join(hashlib.md5(article).hexdigest() + "\n" for article in (b"b0", b"b1", b"e1")),
-    ]
+    assert (
+        outputs[0]
+        == outputs[1]
+        == [
+            "\na0\n\nc0\n\n\n\n",
+            "\na1\n\nc1\n\nd1\n\n\n\n",
+            "b0\n\nb1\n\ne1 \n\n",
+            "".join(hashlib.md5(article).hexdigest() + "\n" for article in (b"b0", b"b1", b"e1")),
+        ]
+    )
 
 
 def test_more_test_articles_than_articles_is_an_error(tmp_path):
@@ -263,22 +328,36 @@ def test_more_test_articles_than_articles_is_an_error(tmp_path):
 
 # --------------------------------------------------------------------------------------------------- step 5, do_gather
 
-@pytest.mark.parametrize("sizes, block, expected", [
-    ([3, 3, 3], 6, ["ab", "c"]),           # exactly full is not too full
-    ([3, 4, 3], 6, ["a", "b", "c"]),
-    ([9, 1, 1], 6, ["a", "bc"]),           # larger than a block, at the beginning
-    ([1, 9, 1], 6, ["a", "b", "c"]),
-    ([0, 9], 6, ["a", "b"]),
-    ([], 6, []),
-])
+
+@pytest.mark.parametrize(
+    "sizes, block, expected",
+    [
+        ([3, 3, 3], 6, ["ab", "c"]),  # exactly full is not too full
+        ([3, 4, 3], 6, ["a", "b", "c"]),
+        ([9, 1, 1], 6, ["a", "bc"]),  # larger than a block, at the beginning
+        ([1, 9, 1], 6, ["a", "b", "c"]),
+        ([0, 9], 6, ["a", "b"]),
+        ([], 6, []),
+    ],
+)
 def test_blocks_of(sizes, block, expected):
     assert ["".join(names) for names in do_gather.blocks_of("abc", sizes, block)] == expected
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("a\n\n", "a\n"), ("a\n", "a\n"), ("a\n\n\n", "a\n\n"), ("\n\n", "\n"), ("\n", "\n"), ("", ""),
-    ("\ufeffa\n", "a\n"), ("\ufeff\ufeffa", "\ufeffa"), ("a\ufeff", "a\ufeff"),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("a\n\n", "a\n"),
+        ("a\n", "a\n"),
+        ("a\n\n\n", "a\n\n"),
+        ("\n\n", "\n"),
+        ("\n", "\n"),
+        ("", ""),
+        ("\ufeffa\n", "a\n"),
+        ("\ufeff\ufeffa", "\ufeffa"),
+        ("a\ufeff", "a\ufeff"),
+    ],
+)
 def test_gathered(text, expected):
     assert do_gather.gathered(text) == expected
 
@@ -287,8 +366,9 @@ def test_do_gather_sizes_are_those_of_the_extracted_files(tmp_path):
     for index, size in enumerate([600_000, 600_000, 400_000, 10]):
         (tmp_path / f"wiki_0{index}").write_bytes(b"x" * size)
         (tmp_path / f"wiki_0{index}.4").write_text(f"article {index}\n\n")
-    result = run_script("do_gather.py", "--data", "wiki_*", "--block_size", 1, "--out_dir", "out/results",
-                        "--num_outputs", 12, folder=tmp_path)
+    result = run_script(
+        "do_gather.py", "--data", "wiki_*", "--block_size", 1, "--out_dir", "out/results", "--num_outputs", 12, folder=tmp_path
+    )
     assert result.returncode == 0, result.stderr
     assert files_in(tmp_path / "out/results") == ["part-00000-of-00012", "part-00001-of-00012"]
     assert (tmp_path / "out/results/part-00000-of-00012").read_text() == "article 0\n"
@@ -305,6 +385,7 @@ def test_do_gather_refuses_to_mix_with_the_parts_of_an_earlier_run(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------- files, flags, broken inputs
+
 
 def test_data_means_the_extracted_files_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -327,10 +408,15 @@ def test_a_step_run_again_gives_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-@pytest.mark.parametrize("script, source, output", [
-    ("cleanup_file.py", "", ".1"), ("clean_markup.py", ".1", ".2"), ("do_sentence_segmentation.py", ".2", ".3"),
-    ("separate_test_set.py", ".3", ".4"),
-])
+@pytest.mark.parametrize(
+    "script, source, output",
+    [
+        ("cleanup_file.py", "", ".1"),
+        ("clean_markup.py", ".1", ".2"),
+        ("do_sentence_segmentation.py", ".2", ".3"),
+        ("separate_test_set.py", ".3", ".4"),
+    ],
+)
 def test_a_broken_file_is_named_and_does_not_stop_the_others(tmp_path, script, source, output, num_workers):
     for name in ("wiki_00", "wiki_01", "wiki_02"):
         (tmp_path / name).write_text("x")
@@ -358,8 +444,18 @@ def test_all_problems_are_told_at_once_and_before_any_work(tmp_path):
     (tmp_path / "wiki_00").write_text("x")
     (tmp_path / "wiki_01").write_text("x")
     (tmp_path / "wiki_01.3").write_text("x")
-    result = run_script("separate_test_set.py", "--data", "wiki_*", "--num_workers", 0, "--num_test_articles", -1,
-                        "--output_suffix", ".3", folder=tmp_path)
+    result = run_script(
+        "separate_test_set.py",
+        "--data",
+        "wiki_*",
+        "--num_workers",
+        0,
+        "--num_test_articles",
+        -1,
+        "--output_suffix",
+        ".3",
+        folder=tmp_path,
+    )
     assert result.returncode == 2
     assert "--num_workers 0" in result.stderr
     assert "--num_test_articles -1" in result.stderr
@@ -368,8 +464,9 @@ def test_all_problems_are_told_at_once_and_before_any_work(tmp_path):
     assert files_in(tmp_path) == ["wiki_00", "wiki_01", "wiki_01.3"]
 
 
-@pytest.mark.parametrize("script", ["cleanup_file.py", "clean_markup.py", "do_sentence_segmentation.py",
-                                    "separate_test_set.py", "do_gather.py"])
+@pytest.mark.parametrize(
+    "script", ["cleanup_file.py", "clean_markup.py", "do_sentence_segmentation.py", "separate_test_set.py", "do_gather.py"]
+)
 def test_no_input_is_an_error(tmp_path, script):
     result = run_script(script, "--data", "nothing/wiki_*", folder=tmp_path)
     assert result.returncode == 2
@@ -397,13 +494,16 @@ def test_a_killed_worker_is_told_and_does_not_hang():
     assert any(error.startswith("b: a worker process was killed") for error in errors)
 
 
-@pytest.mark.parametrize("script, source, output, before, after", [
-    ("cleanup_file.py", "", "wiki_00.1", b"<doc>\r\nTitle\r\nOne.\rTwo.\r\n</doc>\r\n", b"\nOne.\nTwo.\n"),
-    ("clean_markup.py", ".1", "wiki_00.2", b"One\r[two]\r\n", b"One\rtwo\r\n"),
-    ("do_sentence_segmentation.py", ".2", "wiki_00.3", b"One\rtwo\r\n\r", b"One\ntwo\n\n\n"),
-    ("separate_test_set.py", ".3", "wiki_00.4", b"One\r\n\r\ntwo", b"One\r\n\r\ntwo\n\n"),
-    ("do_gather.py", ".4", "part-00000-of-00500", b"One\rtwo\r\n\r\n", b"One\ntwo\n"),
-])
+@pytest.mark.parametrize(
+    "script, source, output, before, after",
+    [
+        ("cleanup_file.py", "", "wiki_00.1", b"<doc>\r\nTitle\r\nOne.\rTwo.\r\n</doc>\r\n", b"\nOne.\nTwo.\n"),
+        ("clean_markup.py", ".1", "wiki_00.2", b"One\r[two]\r\n", b"One\rtwo\r\n"),
+        ("do_sentence_segmentation.py", ".2", "wiki_00.3", b"One\rtwo\r\n\r", b"One\ntwo\n\n\n"),
+        ("separate_test_set.py", ".3", "wiki_00.4", b"One\r\n\r\ntwo", b"One\r\n\r\ntwo\n\n"),
+        ("do_gather.py", ".4", "part-00000-of-00500", b"One\rtwo\r\n\r\n", b"One\ntwo\n"),
+    ],
+)
 def test_carriage_returns_end_a_line_where_the_original_read_text(tmp_path, script, source, output, before, after):
     (tmp_path / "wiki_00").write_bytes(b"x")
     (tmp_path / f"wiki_00{source}").write_bytes(before)
@@ -415,10 +515,17 @@ def test_carriage_returns_end_a_line_where_the_original_read_text(tmp_path, scri
 
 # ------------------------------------------------------------------------------------------------------ the whole chain
 
+
 def process_wiki(*arguments, folder, **environment):
     command = [str(SCRIPTS / "process_wiki.sh"), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "PYTHON": sys.executable, **environment})
+    return subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHON": sys.executable, **environment},
+    )
 
 
 DUMP_BEGIN = """<mediawiki>
@@ -450,9 +557,16 @@ def test_process_wiki_from_a_dump_to_parts(tmp_path):
     # the seed takes piece 1 of the one file: article 2
     assert (tmp_path / "out/results/eval.txt").read_text() == "Number 2 is there.\nIt stays.\n\n"
     assert (tmp_path / "out/results/part-00000-of-00007").read_text() == (
-        "\nNumber 1 is there.\nIt stays.\n\nNumber 3 is there.\nIt stays.\n\n\n")
-    for script in ("wikiextractor.WikiExtractor", "cleanup_file.py", "clean_markup.py", "do_sentence_segmentation.py",
-                   "separate_test_set.py", "do_gather.py"):
+        "\nNumber 1 is there.\nIt stays.\n\nNumber 3 is there.\nIt stays.\n\n\n"
+    )
+    for script in (
+        "wikiextractor.WikiExtractor",
+        "cleanup_file.py",
+        "clean_markup.py",
+        "do_sentence_segmentation.py",
+        "separate_test_set.py",
+        "do_gather.py",
+    ):
         assert re.search(rf"^\$ .*{re.escape(script)}", result.stdout, re.MULTILINE), script
 
 
@@ -464,11 +578,14 @@ def test_process_wiki_from_an_extracted_folder(tmp_path):
     assert (tmp_path / "out/results/part-00000-of-00500").read_text() == "\nOne.\nTwo.\n\n\n"
 
 
-@pytest.mark.parametrize("name, content, told", [
-    ("dump.xml.bz2", b"not a bz2 file", "OSError: Invalid data stream"),
-    ("dump.xml.bz2", bz2.compress(os.urandom(10_000))[:5000], "EOFError: Compressed file ended"),
-    ("dump.xml", DUMP_BEGIN.encode() + b"</mediawiki>\n", "dump.xml: WikiExtractor found no article in it"),
-])
+@pytest.mark.parametrize(
+    "name, content, told",
+    [
+        ("dump.xml.bz2", b"not a bz2 file", "OSError: Invalid data stream"),
+        ("dump.xml.bz2", bz2.compress(os.urandom(10_000))[:5000], "EOFError: Compressed file ended"),
+        ("dump.xml", DUMP_BEGIN.encode() + b"</mediawiki>\n", "dump.xml: WikiExtractor found no article in it"),
+    ],
+)
 def test_process_wiki_stops_at_a_broken_dump(tmp_path, name, content, told):
     (tmp_path / name).write_bytes(content)
     result = process_wiki(name, "out", folder=tmp_path)
@@ -507,8 +624,13 @@ def chain(tmp_path_factory):
     (folder / "sample_data").mkdir()
     for name in ("wiki_00", "wiki_01"):
         (folder / "sample_data" / name).write_bytes((SHARED / "golden/input" / name).read_bytes())
-    for script, *flags in (["cleanup_file.py"], ["clean_markup.py"], ["do_sentence_segmentation.py"],
-                           ["separate_test_set.py", "--num_test_articles", 6], ["do_gather.py", "--block_size", 1.5]):
+    for script, *flags in (
+        ["cleanup_file.py"],
+        ["clean_markup.py"],
+        ["do_sentence_segmentation.py"],
+        ["separate_test_set.py", "--num_test_articles", 6],
+        ["do_gather.py", "--block_size", 1.5],
+    ):
         result = run_script(script, "--data", "sample_data/wiki_*", *flags, folder=folder)
         assert result.returncode == 0, result.stderr
     return folder

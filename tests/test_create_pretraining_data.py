@@ -17,7 +17,13 @@ from bert import instances, wordpiece
 from tests.reference import create_pretraining_data as reference
 from tokenization import FullTokenizer
 
-MLPERF_FLAGS = ("--max_seq_length=512", "--max_predictions_per_seq=76", "--masked_lm_prob=0.15", "--random_seed=12345", "--dupe_factor=10")
+MLPERF_FLAGS = (
+    "--max_seq_length=512",
+    "--max_predictions_per_seq=76",
+    "--masked_lm_prob=0.15",
+    "--random_seed=12345",
+    "--dupe_factor=10",
+)
 
 # Recorded from MLPerf's generator over tests/data/unicode.txt.
 UNICODE_CASES = {
@@ -52,7 +58,9 @@ def test_all_recorded_digests(recorded, tmp_path):
         inputs = ",".join(str(GOLDEN / path) for path in case["input_file"])
         create(inputs, ",".join(map(str, outputs)), *case["flags"].split())
         for output, expected in zip(outputs, case["output_file"]):
-            judge = subprocess.run([sys.executable, GOLDEN / "record_digest.py", output], capture_output=True, text=True, check=True)
+            judge = subprocess.run(
+                [sys.executable, GOLDEN / "record_digest.py", output], capture_output=True, text=True, check=True
+            )
             assert f'"sha256": "{expected["sha256"]}"' in judge.stdout, case["name"]
             assert tensorflow_digest(output) == {key: expected[key] for key in ("records", "bytes", "sha256")}
 
@@ -152,7 +160,11 @@ class TestRefusals:
     def test_vocabulary_is_not_overwritten(self, tmp_path):
         (tmp_path / "vocab").write_bytes((ROOT / "vocab.txt").read_bytes())
         process = run_script(
-            "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/vocab", f"--vocab_file={tmp_path}/vocab", check=False
+            "create_pretraining_data.py",
+            f"--input_file={UNICODE_TEXT}",
+            f"--output_file={tmp_path}/vocab",
+            f"--vocab_file={tmp_path}/vocab",
+            check=False,
         )
         assert_refused(process, "would overwrite")
         assert (tmp_path / "vocab").read_bytes() == (ROOT / "vocab.txt").read_bytes()
@@ -194,9 +206,15 @@ def test_importing_does_nothing():
 # ---------------------------------------------------------------------------------------------------------------
 # The fast program against its readable twin
 
-words = st.sampled_from("a b the of unaffable Na\u00efve \u4e2d\u56fd \u03a3\u03a3 caf\u00e9. it's ###x [MASK] 12,5 \x01 \u00ad".split(" "))
+words = st.sampled_from(
+    "a b the of unaffable Na\u00efve \u4e2d\u56fd \u03a3\u03a3 caf\u00e9. it's ###x [MASK] 12,5 \x01 \u00ad".split(" ")
+)
 lines = st.lists(words, max_size=12).map(" ".join)
-texts = st.lists(st.lists(lines, min_size=1, max_size=6).map("\n".join), min_size=1, max_size=8).map("\n\n".join).map(lambda text: text + "\nword")
+texts = (
+    st.lists(st.lists(lines, min_size=1, max_size=6).map("\n".join), min_size=1, max_size=8)
+    .map("\n\n".join)
+    .map(lambda text: text + "\nword")
+)
 
 
 @st.composite
@@ -246,7 +264,12 @@ def test_room_for_instances_grows(monkeypatch):
 
 def test_memory_does_not_grow_with_dupe_factor_times_record_size(tmp_path):
     def peak_megabytes(dupe_factor):
-        flags = [f"--input_file={tmp_path}/text", f"--output_file={tmp_path}/out", f"--vocab_file={ROOT}/vocab.txt", f"--dupe_factor={dupe_factor}"]
+        flags = [
+            f"--input_file={tmp_path}/text",
+            f"--output_file={tmp_path}/out",
+            f"--vocab_file={ROOT}/vocab.txt",
+            f"--dupe_factor={dupe_factor}",
+        ]
         code = (
             f"import resource, create_pretraining_data; create_pretraining_data.main({flags});"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

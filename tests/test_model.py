@@ -121,7 +121,9 @@ def reference_update(w, g, m, v, t, lr, decay, *, is_lamb, excepted):
 @pytest.mark.parametrize("optimizer_class", [Lamb, AdamWeightDecay])
 def test_optimizers_follow_the_formulas(optimizer_class):
     torch.manual_seed(0)
-    model = torch.nn.ModuleDict({"dense": torch.nn.Linear(7, 5), "LayerNorm": torch.nn.LayerNorm(5), "zero": torch.nn.Linear(3, 2)})
+    model = torch.nn.ModuleDict(
+        {"dense": torch.nn.Linear(7, 5), "LayerNorm": torch.nn.LayerNorm(5), "zero": torch.nn.Linear(3, 2)}
+    )
     torch.nn.init.zeros_(model["zero"].weight)  # a norm of 0: ratio 1
     optimizer = optimizer_class(parameter_groups(model, 0.1))
     state = {name: (p.detach().double().numpy(), 0.0, 0.0) for name, p in model.named_parameters()}
@@ -136,7 +138,9 @@ def test_optimizers_follow_the_formulas(optimizer_class):
             group["lr"] = lr
         optimizer.step()
         for name, parameter in model.named_parameters():
-            np.testing.assert_allclose(parameter.detach().numpy(), state[name][0], rtol=1e-5, atol=1e-7, err_msg=f"{name}, step {t}")
+            np.testing.assert_allclose(
+                parameter.detach().numpy(), state[name][0], rtol=1e-5, atol=1e-7, err_msg=f"{name}, step {t}"
+            )
 
 
 def test_clipping():
@@ -192,7 +196,7 @@ class PlainBooster:
 
 def test_evaluation_pools_over_batches(process_group, tiny_model, batch):
     rows = [{name: column[i : i + 1] for name, column in batch.items()} for i in range(3)]
-    together, apart = evaluate(tiny_model, [batch], torch.device("cpu")), evaluate(tiny_model, rows, torch.device("cpu"))
+    together, apart = (evaluate(tiny_model, [batch], torch.device("cpu")), evaluate(tiny_model, rows, torch.device("cpu")))
     assert apart == pytest.approx(together, rel=1e-6)
     logits = predict(tiny_model.eval(), batch)
     sums = [value.item() for value in (*correct_counts(logits, batch), *loss_sums(logits, batch))]
@@ -208,7 +212,10 @@ def test_recorded_run(process_group, run, micro_batches):
     hyper = golden["hparams"]
     arrays = np.load(folder / "batches.npz")
     batches = [
-        {name: torch.tensor(arrays[name][i]).to(torch.float32 if name == "masked_lm_weights" else torch.int64) for name in arrays}
+        {
+            name: torch.tensor(arrays[name][i]).to(torch.float32 if name == "masked_lm_weights" else torch.int64)
+            for name in arrays
+        }
         for i in range(10)
     ]
     model = build_model(load_config(folder / "bert_config.json"))
@@ -219,10 +226,19 @@ def test_recorded_run(process_group, run, micro_batches):
         parameters[hugging_face_name(name)].data.copy_(start[name])
     assert len(start) == len(parameters)
 
-    optimizer = Lamb(parameter_groups(model, hyper["lamb_weight_decay_rate"]), betas=(hyper["lamb_beta_1"], hyper["lamb_beta_2"]), eps=hyper["epsilon"])
+    optimizer = Lamb(
+        parameter_groups(model, hyper["lamb_weight_decay_rate"]),
+        betas=(hyper["lamb_beta_1"], hyper["lamb_beta_2"]),
+        eps=hyper["epsilon"],
+    )
     for step, (batch, expected) in enumerate(zip(batches, golden["steps"], strict=True)):
         rate = learning_rate(
-            step, hyper["learning_rate"], hyper["num_warmup_steps"], hyper["num_train_steps"], hyper["poly_power"], hyper["start_warmup_step"]
+            step,
+            hyper["learning_rate"],
+            hyper["num_warmup_steps"],
+            hyper["num_train_steps"],
+            hyper["poly_power"],
+            hyper["start_warmup_step"],
         )
         optimizer.zero_grad()
         parts = [dict(zip(batch, columns)) for columns in zip(*(column.chunk(micro_batches) for column in batch.values()))]

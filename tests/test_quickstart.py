@@ -20,7 +20,14 @@ def quickstart(output):
 
 def test_whole_pipeline_and_second_call(tmp_path):
     console = quickstart(tmp_path)
-    for command in ("WikiExtractor", "do_gather.py", "create_pretraining_data.py", "pick_eval_samples.py", "make_idx.py", "torchrun"):
+    for command in (
+        "WikiExtractor",
+        "do_gather.py",
+        "create_pretraining_data.py",
+        "pick_eval_samples.py",
+        "make_idx.py",
+        "torchrun",
+    ):
         assert f"{command} " in console
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["seconds"].keys() == {"download", "wiki", "examples", "index", "train"}

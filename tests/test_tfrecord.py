@@ -11,9 +11,10 @@ from conftest import assert_refused, run_script, synthetic_example
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert.example import FEATURES, decode_example, encode_example
+from bert.example import FEATURES, decode_example
 from bert.files import DataError
 from bert.tfrecord import TFRecordFile, frame, masked_crc32c, write_index
+from tests.reference.example import encode_example
 
 
 def as_tensorflow_example(values):
@@ -32,7 +33,9 @@ ids = st.integers(0, 65535)
 column = st.lists(ids, min_size=1, max_size=300)
 examples = st.fixed_dictionaries(
     {
-        feature.name: st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=80) if feature.dtype == "float32" else column
+        feature.name: st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=80)
+        if feature.dtype == "float32"
+        else column
         for feature in FEATURES
     }
 )
@@ -79,7 +82,9 @@ def test_wrong_type_is_named():
     import tensorflow as tf
 
     example = as_tensorflow_example(synthetic_example(1))
-    example.features.feature["masked_lm_weights"].CopyFrom(tf.train.Feature(int64_list=tf.train.Int64List(value=values["masked_lm_weights"])))
+    example.features.feature["masked_lm_weights"].CopyFrom(
+        tf.train.Feature(int64_list=tf.train.Int64List(value=values["masked_lm_weights"]))
+    )
     with pytest.raises(DataError, match="masked_lm_weights holds int64, expected float32"):
         decode_example(example.SerializeToString(), "here")
 
@@ -92,11 +97,20 @@ def test_checksum_is_tensorflows():
 
 def test_index_equals_dalis(tfrecord_folder, tmp_path):
     paths, index_paths = tfrecord_folder([1, 200, 17])
-    process = run_script("make_idx.py", f"--tfrecord_train={tmp_path}/part-0000[01]", f"--tfrecord_eval={paths[2]}", f"--output_idx={tmp_path}/idx")
+    process = run_script(
+        "make_idx.py",
+        f"--tfrecord_train={tmp_path}/part-0000[01]",
+        f"--tfrecord_eval={paths[2]}",
+        f"--output_idx={tmp_path}/idx",
+    )
     assert "3 of 3 files, 218 records" in process.stdout
     for path, split in zip(paths, ("train", "train", "eval")):
         name = os.path.basename(path)
-        subprocess.run([os.path.join(os.path.dirname(sys.executable), "tfrecord2idx"), path, f"{tmp_path}/dali"], check=True, capture_output=True)
+        subprocess.run(
+            [os.path.join(os.path.dirname(sys.executable), "tfrecord2idx"), path, f"{tmp_path}/dali"],
+            check=True,
+            capture_output=True,
+        )
         assert (tmp_path / "idx" / split / f"{name}.idx").read_bytes() == (tmp_path / "dali").read_bytes()
 
 
@@ -151,7 +165,13 @@ def test_refused_flags(tfrecord_folder, tmp_path):
     paths, _ = tfrecord_folder([1])
     for folder in "ab":
         (tmp_path / folder / "same").write_bytes((tmp_path / paths[0]).read_bytes())
-    process = run_script("make_idx.py", f"--tfrecord_train={tmp_path}/?/same", f"--tfrecord_eval={tmp_path}/absent", f"--output_idx={tmp_path}", check=False)
+    process = run_script(
+        "make_idx.py",
+        f"--tfrecord_train={tmp_path}/?/same",
+        f"--tfrecord_eval={tmp_path}/absent",
+        f"--output_idx={tmp_path}",
+        check=False,
+    )
     assert_refused(process, "share the index", "absent")
 
 

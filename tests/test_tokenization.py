@@ -49,12 +49,20 @@ def test_uncased(uncased, text, expected):
 
 def test_final_sigma_and_dotted_capital_i():
     tokenizer = tokenization.BasicTokenizer(do_lower_case=True)
-    assert tokenizer.tokenize("\u039f\u0394\u039f\u03a3 \u0399\u03a3\u0391") == ["\u03bf\u03b4\u03bf\u03c2", "\u03b9\u03c3\u03b1"]
+    assert tokenizer.tokenize("\u039f\u0394\u039f\u03a3 \u0399\u03a3\u0391") == [
+        "\u03bf\u03b4\u03bf\u03c2",
+        "\u03b9\u03c3\u03b1",
+    ]
     assert tokenizer.tokenize("\u0130stanbul") == ["istanbul"]
 
 
 def test_cased_keeps_case_and_accents(cased):
-    assert tokenization.BasicTokenizer(do_lower_case=False).tokenize("\u00c9t\u00e9, Caf\u00e9!") == ["\u00c9t\u00e9", ",", "Caf\u00e9", "!"]
+    assert tokenization.BasicTokenizer(do_lower_case=False).tokenize("\u00c9t\u00e9, Caf\u00e9!") == [
+        "\u00c9t\u00e9",
+        ",",
+        "Caf\u00e9",
+        "!",
+    ]
     assert cased.tokenize("Cafe") == ["[UNK]"]  # the vocabulary has no capital letters
 
 

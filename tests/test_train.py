@@ -20,7 +20,9 @@ def training_data(tmp_path_factory):
     create(UNICODE_TEXT, folder / "train/part-00000", *shape, "--dupe_factor=1")
     create(UNICODE_TEXT, folder / "train/part-00001", *shape, "--dupe_factor=1", "--random_seed=1")
     create(UNICODE_TEXT, folder / "eval/all", *shape, "--dupe_factor=1", "--random_seed=2")
-    run_script("make_idx.py", f"--tfrecord_train={folder}/train", f"--tfrecord_eval={folder}/eval", f"--output_idx={folder}/idx")
+    run_script(
+        "make_idx.py", f"--tfrecord_train={folder}/train", f"--tfrecord_eval={folder}/eval", f"--output_idx={folder}/idx"
+    )
     config = json.loads((ROOT / "configs" / "bert_tiny.json").read_text())
     config |= {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 64}
     (folder / "config.json").write_text(json.dumps(config))
@@ -81,7 +83,9 @@ def test_accumulation_changes_nothing(training_data, plain_run, tmp_path):
 
 
 def test_evaluation_does_not_depend_on_ranks(training_data, plain_run, tmp_path):
-    _, evaluations = train(training_data, tmp_path / "run", "--eval_at_start=True", "--shuffle=False", "--steps_per_update=2", processes=2)
+    _, evaluations = train(
+        training_data, tmp_path / "run", "--eval_at_start=True", "--shuffle=False", "--steps_per_update=2", processes=2
+    )
     assert evaluations[0] == pytest.approx(plain_run[2][0], rel=1e-6)
 
 
@@ -119,19 +123,35 @@ def test_loss_falls(training_data, tmp_path, optimizer):
 
 
 def test_divergence_stops_the_run(training_data, tmp_path):
-    process = run_script("train.py", *flags(training_data, tmp_path / "run", "--learning_rate=1e30", "--optimizer=adamw"), check=False)
+    process = run_script(
+        "train.py", *flags(training_data, tmp_path / "run", "--learning_rate=1e30", "--optimizer=adamw"), check=False
+    )
     assert_refused(process, "training has diverged", "--learning_rate")
     assert not (tmp_path / "run/model").exists()
 
 
 def test_everything_wrong_is_told_at_once(training_data, plain_run):
-    wrong = ("--train_batch_size=10", "--steps_per_update=4", "--start_warmup_step=3", "--eval_every_samples=0", "--bert_config_file=absent")
+    wrong = (
+        "--train_batch_size=10",
+        "--steps_per_update=4",
+        "--start_warmup_step=3",
+        "--eval_every_samples=0",
+        "--bert_config_file=absent",
+    )
     process = run_script("train.py", *flags(training_data, plain_run[0], *wrong), check=False)
-    assert_refused(process, "--train_batch_size=10", "--start_warmup_step=3", "--eval_every_samples=0", "absent", "a run was made here")
+    assert_refused(
+        process, "--train_batch_size=10", "--start_warmup_step=3", "--eval_every_samples=0", "absent", "a run was made here"
+    )
 
 
 def test_errors_under_torchrun_are_told_once_and_first(training_data, tmp_path):
-    command = [TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py", *flags(training_data, tmp_path / "run", "--learning_rate=-1")]
+    command = [
+        TORCHRUN,
+        "--standalone",
+        "--nproc_per_node=2",
+        "train.py",
+        *flags(training_data, tmp_path / "run", "--learning_rate=-1"),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=120)
     assert process.returncode != 0
@@ -142,7 +162,9 @@ def test_errors_under_torchrun_are_told_once_and_first(training_data, tmp_path):
 def test_ids_beyond_the_model_are_refused(training_data, tmp_path):
     config = json.loads((training_data / "config.json").read_text()) | {"vocab_size": 1000}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    process = run_script("train.py", *flags(training_data, tmp_path / "run", f"--bert_config_file={tmp_path}/config.json"), check=False)
+    process = run_script(
+        "train.py", *flags(training_data, tmp_path / "run", f"--bert_config_file={tmp_path}/config.json"), check=False
+    )
     assert_refused(process, "token id", "vocab_size 1000")
     assert not (tmp_path / "run").exists()
 
@@ -150,5 +172,7 @@ def test_ids_beyond_the_model_are_refused(training_data, tmp_path):
 def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
     config = json.loads((training_data / "config.json").read_text()) | {"max_position_embeddings": 16}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    process = run_script("train.py", *flags(training_data, tmp_path / "run", f"--bert_config_file={tmp_path}/config.json"), check=False)
+    process = run_script(
+        "train.py", *flags(training_data, tmp_path / "run", f"--bert_config_file={tmp_path}/config.json"), check=False
+    )
     assert_refused(process, "32", "max_position_embeddings", "16")

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from test_train import train, training_data  # noqa: F401  the fixture
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from create_pretraining_data import check, parse_flags
 
+
 class Instance(NamedTuple):
     """One example before padding; all lists hold Python ints."""
 
