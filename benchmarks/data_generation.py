@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""The README's table of data generation: CPU seconds, wall time and peak memory of whole processes, in one sitting.
+
+python3 benchmarks/data_generation.py --text='quickstart_output/results/part-*' --megabytes=27
+
+Makes a corpus of that size by repeating the articles of the text in shuffled order, then runs, one after the other: the
+readable twin, create_pretraining_data.py without and with compiled code, Hugging Face's BertTokenizerFast tokenising the
+corpus alone, and the floors: writing the same bytes, and the checksums of the same bytes. Checks that the records are equal.
+"""
+
+import argparse
+import filecmp
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+from bert.files import expand_patterns  # noqa: E402
+
+FLAGS = "--do_lower_case=True --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10"
+
+TOKENISE = """
+from transformers import BertTokenizerFast
+tokenizer = BertTokenizerFast(vocab_file='{vocab}')
+lines = [line for line in open('{corpus}', encoding='utf-8').read().split('\\n') if line]
+for start in range(0, len(lines), 1000):
+    tokenizer(lines[start : start + 1000], add_special_tokens=False)
+"""
+WRITE = """
+import os
+with open('{records}', 'rb') as source, open('{copy}', 'wb') as copy:
+    while block := source.read(1 << 20):
+        copy.write(block)
+    os.fsync(copy.fileno())
+"""
+CHECKSUM = """
+import google_crc32c
+with open('{records}', 'rb') as source:
+    while block := source.read(2700):  # bytes of a record
+        google_crc32c.value(block)
+"""
+
+
+def make_corpus(patterns, megabytes, path):
+    """Writes the articles of the text files, again and again in another order, until the size is reached."""
+    articles = []
+    for part in expand_patterns(patterns):
+        with open(part, encoding="utf-8", newline="") as file:
+            articles += [article.strip("\n") for article in file.read().split("\n\n") if article.strip()]
+    generator, size = random.Random(1), 0
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        while size < megabytes * 1e6:
+            generator.shuffle(articles)
+            for article in articles:
+                size += len(article.encode()) + 2
+                file.write(article + "\n\n")
+                if size >= megabytes * 1e6:
+                    break
+
+
+def measure(command, **environment):
+    """Runs a command; returns (CPU seconds, wall seconds, peak megabytes) of it and its children."""
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"error: {' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_utime + usage.ru_stime, time.monotonic() - started, usage.ru_maxrss / 1000
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", default="quickstart_output/results/part-*", help="(default: %(default)s)")
+    parser.add_argument("--megabytes", type=float, default=27.0, help="size of the corpus (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="of all but the twin; the median counts (default: %(default)s)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        corpus, records, vocab = f"{folder}/corpus", f"{folder}/records", f"{ROOT}/vocab.txt"
+        make_corpus(args.text, args.megabytes, corpus)
+        names = {"vocab": vocab, "corpus": corpus, "records": records, "copy": f"{folder}/copy"}
+
+        def generate(script, output):
+            return [
+                sys.executable,
+                f"{ROOT}/{script}",
+                f"--input_file={corpus}",
+                f"--output_file={output}",
+                f"--vocab_file={vocab}",
+                *FLAGS.split(),
+            ]
+
+        def inline(code):
+            return [sys.executable, "-c", code.format(**names)]
+
+        def median(command, **environment):
+            return sorted(measure(command, **environment) for _ in range(args.repeats))[args.repeats // 2]
+
+        rows = [("readable twin", measure(generate("tests/reference/create_pretraining_data.py", f"{folder}/twin")))]
+        cold = measure(generate("create_pretraining_data.py", records), NUMBA_CACHE_DIR=f"{folder}/cache")
+        rows.append(("create_pretraining_data.py, first call (compiles)", cold))
+        rows.append(("create_pretraining_data.py", median(generate("create_pretraining_data.py", records))))
+        if not filecmp.cmp(records, f"{folder}/twin", shallow=False):
+            sys.exit("error: the records differ")
+        os.remove(f"{folder}/twin")
+        rows.append(
+            ("BertTokenizerFast, tokenising alone", median(inline(TOKENISE), USE_TF="0", TOKENIZERS_PARALLELISM="false"))
+        )
+        rows.append(("floor: copying the records", median(inline(WRITE))))
+        rows.append(("floor: checksums of the records", median(inline(CHECKSUM))))
+        print(f"{os.path.getsize(corpus):,} bytes of text, {os.path.getsize(records):,} bytes of records, equal")
+    print("\n| program | CPU seconds | wall seconds | peak MB | CPU, twin / this |\n|---|---|---|---|---|")
+    for name, (cpu, wall, megabytes) in rows:
+        print(f"| {name} | {cpu:.1f} | {wall:.1f} | {megabytes:,.0f} | {rows[0][1][0] / cpu:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
