@@ -30,7 +30,7 @@ def header_bytes(length):
 
 
 def checksum_bytes(payload):
-    """Returns what stands behind a payload (bytes or memoryview)."""
+    """Returns what stands behind `payload` (bytes)."""
     return _CHECKSUM.pack(masked_crc32c(payload))
 
 

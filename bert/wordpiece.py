@@ -337,11 +337,12 @@ def _tokenize(
     at, num_tokens, num_sentences = progress[_POSITION], progress[_NUM_TOKENS], progress[_NUM_SENTENCES]
     num_breaks, sentence_start, is_blank = progress[_NUM_BREAKS], progress[_SENTENCE_START], progress[_IS_BLANK] != 0
     chunk_start, tokens_at_chunk = at, num_tokens
-    size, num_chars, high, low = 0, 0, np.uint64(0), np.uint64(0)
+    # The word so far; it is complete after a character that stands alone, whatever comes next.
+    size, num_chars, high, low, is_complete = 0, 0, np.uint64(0), np.uint64(0), False
     while at < len(data):
         code, code_size = np.uint32(data[at]), 1
         kind = byte_kinds[code]
-        if kind == WORD:  # of ASCII: nearly all text comes here
+        if kind == WORD and not is_complete:  # of ASCII: nearly all text comes here
             at, size, num_chars, high, low = _ascii_run(data, at, byte_kinds, byte_texts, word, size, num_chars, high, low)
             continue
         if kind == MULTIBYTE:
@@ -349,22 +350,11 @@ def _tokenize(
             kind = char_kinds[code]
         if size > 0:
             is_blank = False
-            if kind != WORD and kind != DROPPED:
+            if is_complete or (kind != WORD and kind != DROPPED):
                 num_tokens = _append_word(
-                    word,
-                    size,
-                    num_chars,
-                    high,
-                    low,
-                    trie,
-                    continuation,
-                    unknown_id,
-                    cached_words,
-                    cached_pieces,
-                    tokens,
-                    num_tokens,
-                )
-                size, num_chars, high, low = 0, 0, np.uint64(0), np.uint64(0)
+                    word, size, num_chars, high, low, trie, continuation, unknown_id, cached_words, cached_pieces, tokens, num_tokens
+                )  # fmt: skip
+                size, num_chars, high, low, is_complete = 0, 0, np.uint64(0), np.uint64(0), False
         if kind == SPACE:
             chunk_start, tokens_at_chunk = at + code_size, num_tokens
         elif kind == WORD or kind == ALONE:
@@ -378,22 +368,7 @@ def _tokenize(
                     num_chars += byte & 0xC0 != 0x80  # not a continuation byte
                 high = high << np.uint64(8) | low >> np.uint64(56)
                 low = low << np.uint64(8) | np.uint64(byte)
-            if kind == ALONE:
-                num_tokens = _append_word(
-                    word,
-                    size,
-                    num_chars,
-                    high,
-                    low,
-                    trie,
-                    continuation,
-                    unknown_id,
-                    cached_words,
-                    cached_pieces,
-                    tokens,
-                    num_tokens,
-                )
-                size, num_chars, high, low = 0, 0, np.uint64(0), np.uint64(0)
+            is_complete = kind == ALONE
         elif kind == LINE_END:
             if is_blank:
                 num_breaks += 1
