@@ -144,15 +144,15 @@ def read_corpus(paths, tokenizer):
     return corpus
 
 
-def write_records(paths, order, encode):
-    """Writes record order[n] to file n mod their count; returns the bytes written. No file appears before all are written."""
+def write_records(paths, rows, encode):
+    """Writes the record of rows[n] to file n mod their count; returns the bytes written. No file appears before all are written."""
     written = 0
     for path in paths:
         make_parent_folder(path)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(atomic_writer(path)) for path in paths]
         for n, file in enumerate(files):
-            written += sum(file.write(records) for records in encode(order[n :: len(files)]))
+            written += sum(file.write(records) for records in encode(rows[n :: len(files)]))
     return written
 
 
@@ -183,12 +183,12 @@ def main(argv=None):
     order = np.arange(len(rows))
     instances.shuffle(order, generator)
 
-    def encode(some):
+    def encode(rows):
         return encode_records(
-            some, corpus.tokens, rows, changes, tokenizer.vocab, flags.max_seq_length, flags.max_predictions_per_seq
+            rows, corpus.tokens, changes, tokenizer.vocab, flags.max_seq_length, flags.max_predictions_per_seq
         )
 
-    written = write_records(outputs, order, encode)
+    written = write_records(outputs, rows[order], encode)
     print(
         f"{len(corpus.document_starts) - 1:,} documents -> {len(rows):,} records, {written:,} bytes "
         f"in {flags.output_file} ({time.monotonic() - started:.1f} s)"

@@ -10,10 +10,11 @@ The arrays `tokens`, `sentence_starts` and `document_starts` are those of bert/w
 import random
 
 import numpy as np
+from numba.cpython.unsafe.numbers import leading_zeros, trailing_zeros
 
 from bert.kernels import inlined_kernel, kernel
 
-# One row per instance. A and B are ranges of `tokens`, after truncation; the changes are pairs in `changes`.
+# One row per instance. A and B are ranges of `tokens`, after truncation; the changes are a range of `changes`.
 INSTANCE = np.dtype(
     [
         ("a_start", "i8"),
@@ -25,6 +26,9 @@ INSTANCE = np.dtype(
         ("is_random_next", "u2"),
     ]
 )
+
+# One row per predicted token: its position in the sequence, and what stands there instead. In ascending order.
+CHANGE = np.dtype([("position", "u2"), ("new_id", "u2")])
 
 WORDS = 624  # of the generator's state, and of a block of its output
 _HALF = np.uint32(1 << 31)  # random() < 0.5 looks at the top bit of the first of its two words
@@ -89,12 +93,9 @@ def random_double(generator):
     return _random_53_bits(generator) * (1.0 / (1 << 53))
 
 
-@kernel
+@inlined_kernel
 def _bit_length(n):
-    length = 0
-    while n >> length:
-        length += 1
-    return length
+    return 64 - np.int64(leading_zeros(np.uint64(n)))
 
 
 @kernel
@@ -136,7 +137,7 @@ def shuffle_head(values, length, head, generator):
             drawn = np.uint64(words[at] >> shift)
             at += one
             is_accepted = drawn <= i
-            j = drawn if is_accepted else i
+            j = min(drawn, i)
             moved = values[j]
             values[j] = values[i]
             if i < head:
@@ -154,7 +155,7 @@ def make_instances(
 ):
     """Makes the instances of `dupe_factor` passes over a `Corpus`, its documents shuffled.
 
-    vocab: {token: id}. Returns (INSTANCE [N], uint16 [M, 2], the changes), in the order in which they are made.
+    vocab: {token: id}. Returns (INSTANCE [N], CHANGE [M]), in the order in which they are made.
     """
     order = np.arange(len(corpus.document_starts) - 1)
     shuffle(order, generator)
@@ -162,10 +163,11 @@ def make_instances(
     num_predictions = np.array(
         [min(max_predictions_per_seq, max(1, round(length * masked_lm_prob))) for length in range(max_seq_length + 1)]
     )
-    scratch = (np.empty(max_seq_length, np.uint16), np.empty(max_seq_length, np.uint16), np.zeros(max_seq_length, np.bool_))
+    candidates, replacement = np.empty((2, max_seq_length), np.uint16)
+    scratch = (candidates, replacement, np.zeros(max_seq_length // 64 + 1, np.uint64))
     # Room for four times what full sequences need; memory that is never written to costs nothing.
     most = dupe_factor * (4 * len(corpus.tokens) // max_seq_length + len(order) + 1)
-    instances, changes = np.empty(most, INSTANCE), np.empty((most * int(num_predictions[-1]), 2), np.uint16)
+    instances, changes = np.empty(most, INSTANCE), np.empty(most * int(num_predictions[-1]), CHANGE)
     counts = np.zeros(2, np.int64)
     for _ in range(dupe_factor):
         place = 0
@@ -184,7 +186,7 @@ def make_instances(
 
 def _with_room(array, used, needed):
     """Returns `array` with room for `needed` rows more than the `used` ones, and half as much again as it has."""
-    larger = np.empty((max(used + needed, len(array) * 3 // 2), *array.shape[1:]), array.dtype)
+    larger = np.empty(max(used + needed, len(array) * 3 // 2), array.dtype)
     larger[:used] = array[:used]
     return larger
 
@@ -197,8 +199,7 @@ def instances_of_documents(
     """Makes the instances of one pass over the documents, in `order` (int64 [D]) from order[first] on.
 
     num_predictions: int64 [max_seq_length + 1], predictions wanted of a sequence of that length. instances: INSTANCE [N];
-    changes: uint16 [M, 2], (position, new id) of every predicted token, by position. counts: int64 [2], the used rows of
-    both. scratch: two uint16 and one bool array [max_seq_length], the last all False. Stops in front of a document for
+    changes: CHANGE [M]. counts: int64 [2], the used rows of both. scratch: two uint16 arrays [max_seq_length] and as many bits, all 0, as uint64. Stops in front of a document for
     which there may be too few rows; returns its place in `order`, or D.
     """
     num_documents = len(order)
@@ -279,9 +280,9 @@ def _mask(tokens, row, wanted, vocab_size, mask_id, generator, scratch, changes,
 
     Positions count from [CLS] = 0: A begins at 1, [SEP] follows, then B.
     """
-    candidates, replacement, is_changed = scratch
+    candidates, replacement, changed_bits = scratch
     # Unsigned numbers throughout: an index that cannot be negative is not checked for it.
-    one, two, a_length = np.uint64(1), np.uint64(2), np.uint64(row.a_length)
+    one, two, six, a_length = np.uint64(1), np.uint64(2), np.uint64(6), np.uint64(row.a_length)
     num_candidates = a_length + np.uint64(row.b_length)
     for k in range(a_length):
         candidates[k] = k + one
@@ -299,13 +300,15 @@ def _mask(tokens, row, wanted, vocab_size, mask_id, generator, scratch, changes,
             else:
                 new_id = np.uint16(below(vocab_size, generator))
         replacement[position] = new_id
-        is_changed[position] = True
+        changed_bits[position >> six] |= one << (position & np.uint64(63))
     at = np.uint64(counts[1])
-    for position in range(one, num_candidates + two):  # ascending
-        if is_changed[position]:
-            is_changed[position] = False
-            changes[at, 0] = position
-            changes[at, 1] = replacement[position]
+    for k in range(np.uint64(len(changed_bits))):  # positions in ascending order: the lowest bit, again and again
+        bits = changed_bits[k]
+        changed_bits[k] = 0
+        while bits != 0:
+            position = k << six | np.uint64(trailing_zeros(bits))
+            changes[at].position, changes[at].new_id = position, replacement[position]
             at += one
+            bits &= bits - one
     counts[1] = at
     return wanted

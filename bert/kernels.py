@@ -29,10 +29,41 @@ def _choose_cache_folder():
 _choose_cache_folder()
 
 import numba  # noqa: E402  reads NUMBA_CACHE_DIR when it is imported
+import numba.extending  # noqa: E402
+from llvmlite import ir  # noqa: E402
+from numba import types  # noqa: E402
+from numba.core import cgutils  # noqa: E402
+import numpy as np  # noqa: E402
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 kernel = numba.njit(**_OPTIONS)
 inlined_kernel = numba.njit(**_OPTIONS, inline="always")
+
+
+@numba.extending.intrinsic
+def prefetch(typing_context, array, index):
+    """Asks the processor to fetch array[index] into its cache, in a kernel; costs nothing to wait for. index: uint64."""
+
+    def generate(context, builder, signature, arguments):
+        array_type, values = signature.args[0], context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = cgutils.get_item_pointer(context, builder, array_type, values, [arguments[1]], wraparound=False)
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        to_read, keep, data = number(0), number(3), number(1)
+        builder.call(function, [builder.bitcast(place, byte), to_read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+def at_every_offset(values, dtype):
+    """A view of an array as numbers of a wider type: element k is what begins at values[k], whatever its alignment.
+
+    So a kernel reads or writes several elements at once. On a little-endian machine values[k] is in the lowest bits.
+    """
+    step, width = values.itemsize, np.dtype(dtype).itemsize
+    return np.ndarray(max(0, (values.nbytes - width) // step + 1), dtype, values, strides=(step,))
 
 
 def is_compiled(function):
