@@ -6,8 +6,8 @@ numba's cache notices changes in a kernel's own file only.
 
 import numpy as np
 
-from bert.example import FEATURES, FLOAT_LIST, INT64_LIST, feature_lengths
 from bert.checksums import seal_records
+from bert.example import FEATURES, FLOAT_LIST, INT64_LIST, feature_lengths
 from bert.kernels import at_every_offset, inlined_kernel, kernel, prefetch
 from bert.tfrecord import CHECKSUM_BYTES, HEADER_BYTES
 

@@ -30,10 +30,10 @@ _choose_cache_folder()
 
 import numba  # noqa: E402  reads NUMBA_CACHE_DIR when it is imported
 import numba.extending  # noqa: E402
+import numpy as np  # noqa: E402
 from llvmlite import ir  # noqa: E402
 from numba import types  # noqa: E402
 from numba.core import cgutils  # noqa: E402
-import numpy as np  # noqa: E402
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 kernel = numba.njit(**_OPTIONS)

@@ -7,13 +7,14 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import assert_refused, run_script, synthetic_example
+from conftest import ROOT, assert_refused, run_script, synthetic_example
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bert import checksums
 from bert.example import FEATURES, decode_example
 from bert.files import DataError
-from bert.tfrecord import TFRecordFile, frame, masked_crc32c, write_index
+from bert.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile, frame, masked_crc32c, write_index
 from tests.reference.example import encode_example
 
 
@@ -27,6 +28,36 @@ def as_tensorflow_example(values):
         for name, column in values.items()
     }
     return tf.train.Example(features=tf.train.Features(feature=features))
+
+
+def sealed(payloads):
+    """The payloads as TFRecords, all in one buffer."""
+    frames = [bytes(HEADER_BYTES) + payload + bytes(CHECKSUM_BYTES) for payload in payloads]
+    buffer = np.frombuffer(bytearray(b"".join(frames)), np.uint8)
+    checksums.seal_records(buffer, np.cumsum([len(frame) for frame in frames]))
+    return buffer.tobytes()
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=9))
+def test_many_records_sealed_at_once(payloads):
+    assert sealed(payloads) == b"".join(map(frame, payloads))
+
+
+def test_checksums_without_the_cpus_instruction(tmp_path):
+    """A process that thinks its CPU has no SSE 4.2 uses the tables."""
+    code = """
+import llvmlite.binding
+real = llvmlite.binding.get_host_cpu_features
+llvmlite.binding.get_host_cpu_features = lambda: type(real())({**real(), "sse4.2": False})
+from bert import checksums
+llvmlite.binding.get_host_cpu_features = real
+from tests.test_tfrecord import frame, sealed
+assert checksums._add_8_bytes is checksums._add_by_tables
+payloads = [bytes((k * k + n) % 251 for k in range(n)) for n in (0, 1, 7, 8, 9, 2700)]
+assert sealed(payloads) == b"".join(map(frame, payloads))
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 ids = st.integers(0, 65535)

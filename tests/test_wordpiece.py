@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert import instances
-from bert.wordpiece import TextTokenizer, join
+from bert.wordpiece import TextTokenizer, is_utf8, join
 from tokenization import FullTokenizer
 
 VOCAB = ROOT / "vocab.txt"
@@ -78,6 +78,46 @@ characters = st.one_of(
 def test_any_text(tokenizers, text):
     full, fast = tokenizers
     assert found(fast, text) == expected(full, text)
+
+
+words = st.text("abcXYZ059", min_size=1, max_size=20)
+separators = st.sampled_from(
+    [" ", " ", "\n", ", ", "-", "[", "\t", "\u00e9", "\u4e2d", "\u0301", "\u200b", "\u03a3", "@", "`", "{", "/", ":"]
+)
+
+
+@given(st.lists(st.tuples(words, separators), max_size=30))
+def test_words_met_before(tokenizers, pairs):
+    full, fast = tokenizers
+    text = "".join(word + separator for word, separator in pairs)
+    for _ in range(2):
+        assert found(fast, text) == expected(full, text)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=5), st.characters(exclude_categories=[]).map(lambda char: char.encode("utf-8", "surrogatepass"))
+        )
+    )
+)
+def test_utf8_is_what_python_says(parts):
+    text = b"".join(parts)
+    try:
+        text.decode("utf-8")
+        expected_answer = True
+    except UnicodeDecodeError:
+        expected_answer = False
+    assert is_utf8(text) == expected_answer
+
+
+def test_utf8_of_every_start():
+    """All first three bytes of a character, with what may follow."""
+    for lead in range(0x80, 0x100):
+        for second in (0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0):
+            for rest in (b"", b"\x80", b"\x80\xbf", b"\x80\x41", b"\xff"):
+                text = b"12345678" + bytes((lead, second)) + rest
+                assert is_utf8(text) == (text.decode("utf-8", "replace").encode() == text), text
 
 
 @pytest.mark.parametrize(
