@@ -72,6 +72,13 @@ def measure(command, **environment):
     return usage.ru_utime + usage.ru_stime, time.monotonic() - started, usage.ru_maxrss / 1000
 
 
+def print_table(rows):
+    """rows: [(name, what `measure` returns)]; ratios are to the first."""
+    print("| program | CPU seconds | wall seconds | peak MB | CPU, first / this |\n|---|---|---|---|---|")
+    for name, (cpu, wall, megabytes) in rows:
+        print(f"| {name} | {cpu:.2f} | {wall:.2f} | {megabytes:,.0f} | {rows[0][1][0] / cpu:.0f} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", default="quickstart_output/results/part-*", help="(default: %(default)s)")
@@ -112,9 +119,8 @@ def main():
         rows.append(("floor: copying the records", median(inline(WRITE))))
         rows.append(("floor: checksums of the records", median(inline(CHECKSUM))))
         print(f"{os.path.getsize(corpus):,} bytes of text, {os.path.getsize(records):,} bytes of records, equal")
-    print("\n| program | CPU seconds | wall seconds | peak MB | CPU, twin / this |\n|---|---|---|---|---|")
-    for name, (cpu, wall, megabytes) in rows:
-        print(f"| {name} | {cpu:.1f} | {wall:.1f} | {megabytes:,.0f} | {rows[0][1][0] / cpu:.0f} |")
+    print()
+    print_table(rows)
 
 
 if __name__ == "__main__":
