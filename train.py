@@ -286,10 +286,10 @@ def train(flags, config, device):
         optimizer.zero_grad()
         batches = list(itertools.islice(examples, flags.steps_per_update))
         losses = accumulate_gradients(booster, model, optimizer, batches, autocast)
-        gradient_norm = clip_gradients(module.parameters(), flags.max_grad_norm)
+        gradient_norm, is_finite = clip_gradients(module.parameters(), flags.max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        optimizer.step()
+        optimizer.step(is_finite=is_finite)
         recorder.step(step, losses, gradient_norm, rate)
         samples = step * flags.train_batch_size
         is_evaluation_due = samples // eval_every_samples > (samples - flags.train_batch_size) // eval_every_samples

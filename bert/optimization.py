@@ -18,38 +18,54 @@ def parameter_groups(model, weight_decay):
 
 
 class AdamWeightDecay(torch.optim.Optimizer):
-    """Adam with decoupled weight decay and no bias correction, as Google's and MLPerf's BERT have it.
+    """Adam with decoupled weight decay; without bias correction, as Google's and MLPerf's BERT have it, unless asked for.
 
     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  w -= lr * (m / (sqrt(v) + eps) + wd * w)
+
+    With bias correction m / (1 - b1^t) and v / (1 - b2^t) take the places of m and v in the last formula.
     """
 
-    bias_correction = False
-
-    def __init__(self, groups, lr=0.0, betas=(0.9, 0.999), eps=1e-6):
-        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps})
+    def __init__(self, groups, lr=0.0, betas=(0.9, 0.999), eps=1e-6, bias_correction=False):
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "bias_correction": bias_correction})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None, is_finite=True):
+        """One update of all weights; none at all, also of m, v and t, if `is_finite` (bool [], on their device) is False.
+
+        The gradients must then be 0. Nothing here waits for a GPU.
+        """
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    update = self._update(weight, group)
-                    weight.sub_(group["lr"] * self._trust_ratio(weight, update, group) * update)
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                is_applied = torch.as_tensor(is_finite, device=weights[0].device)
+                updates = self._updates(weights, group, is_applied)
+                self._scale(updates, weights, group, is_applied)
+                torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
-    def _update(self, weight, group):
-        state, (beta_1, beta_2) = self.state[weight], group["betas"]
-        if not state:
-            state["step"] = 0
-            state["m"], state["v"] = torch.zeros_like(weight), torch.zeros_like(weight)
-        state["step"] += 1  # counts updates with learning rate 0 too
-        m = state["m"].mul_(beta_1).add_(weight.grad, alpha=1 - beta_1)
-        v = state["v"].mul_(beta_2).addcmul_(weight.grad, weight.grad, value=1 - beta_2)
-        if self.bias_correction:
-            m, v = m / (1 - beta_1 ** state["step"]), v / (1 - beta_2 ** state["step"])
-        return m / (v.sqrt() + group["eps"]) + group["weight_decay"] * weight
+    def _updates(self, weights, group, is_applied):
+        """Brings m, v and t up to date; returns the direction of each weight's update."""
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight] |= {"m": torch.zeros_like(weight), "v": torch.zeros_like(weight), "t": weight.new_zeros(())}
+        gradients = [weight.grad for weight in weights]
+        m, v, t = ([self.state[weight][name] for weight in weights] for name in "mvt")
+        torch._foreach_add_(t, is_applied.to(t[0].dtype))  # counts updates with learning rate 0 too
+        for moments, beta in zip((m, v), group["betas"]):
+            torch._foreach_mul_(moments, torch.where(is_applied, beta, 1.0))
+        torch._foreach_add_(m, gradients, alpha=1 - group["betas"][0])
+        torch._foreach_addcmul_(v, gradients, gradients, value=1 - group["betas"][1])
+        if group["bias_correction"]:
+            # At least 1 also if the very first update is left out. In float64: 1 - 0.999 has four digits in float32.
+            count = t[0].double().clamp(min=1)
+            m, v = (torch._foreach_div(moments, 1 - beta**count) for moments, beta in zip((m, v), group["betas"]))
+        denominators = torch._foreach_sqrt(v)
+        torch._foreach_add_(denominators, group["eps"])
+        updates = torch._foreach_div(m, denominators)
+        torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
+        return updates
 
-    def _trust_ratio(self, weight, update, group):
-        return 1.0
+    def _scale(self, updates, weights, group, is_applied):
+        torch._foreach_mul_(updates, is_applied.to(updates[0].dtype))
 
 
 class Lamb(AdamWeightDecay):
@@ -58,14 +74,16 @@ class Lamb(AdamWeightDecay):
     The ratio is not clamped; it is 1 if either norm is 0, and for the excepted tensors. Source: MLPerf's BERT reference.
     """
 
-    bias_correction = True
+    def __init__(self, groups, **options):
+        super().__init__(groups, bias_correction=True, **options)
 
-    def _trust_ratio(self, weight, update, group):
-        if not group["layer_adaptation"]:
-            return 1.0
-        weight_norm, update_norm = norm(weight), norm(update)
-        usable = (weight_norm > 0) & (update_norm > 0)
-        return torch.where(usable, weight_norm / update_norm, 1.0)
+    def _scale(self, updates, weights, group, is_applied):
+        super()._scale(updates, weights, group, is_applied)
+        if group["layer_adaptation"]:
+            for update, weight in zip(updates, weights):
+                weight_norm, update_norm = norm(weight), norm(update)
+                is_usable = (weight_norm > 0) & (update_norm > 0)
+                update.mul_(torch.where(is_usable, weight_norm / update_norm, 1.0))
 
 
 def norm(tensor):
@@ -75,17 +93,17 @@ def norm(tensor):
 
 @torch.no_grad()
 def clip_gradients(parameters, max_norm):
-    """Scales all gradients by min(1, max_norm / total norm), in place; returns the total norm before (0-d tensor).
+    """Scales all gradients by min(1, max_norm / total norm), in place; max_norm 0: no clipping.
 
-    max_norm 0: no clipping.
+    Returns the total norm before (0-d tensor) and whether it is finite (bool []); if it is not, all gradients become 0.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     total_norm = torch.stack([gradient.float().pow(2).sum() for gradient in gradients]).sum().sqrt()
-    if max_norm > 0:
-        scale = (max_norm / total_norm).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(scale)
-    return total_norm
+    is_finite = total_norm.isfinite()
+    scale = (max_norm / total_norm).clamp(max=1.0) if max_norm > 0 else total_norm.new_ones(())
+    for gradient in gradients:
+        gradient.mul_(scale).masked_fill_(~is_finite, 0.0)
+    return total_norm, is_finite
 
 
 def learning_rate(step, base, num_warmup_steps, num_train_steps, poly_power=1.0, start_warmup_step=0):

@@ -1,15 +1,19 @@
 """Model, optimizers and rates: against Hugging Face, formulas in float64, and two recorded runs of MLPerf's reference."""
 
 import contextlib
+import copy
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, ROOT, needs_golden, synthetic_example
 
+import bert.model
 import train
+from bert import optimization
 from bert.files import DataError
 from bert.metrics import evaluate
 from bert.model import build_model, correct_counts, load_config, load_model, loss_sums, predict, save_model
@@ -147,9 +151,31 @@ def test_clipping():
     parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))]
     for max_norm, scale in ((1.0, 0.2), (0.0, 1.0), (50.0, 1.0)):
         parameters[0].grad, parameters[1].grad = torch.tensor([0.0, 3.0]), torch.tensor([4.0])
-        assert clip_gradients(parameters, max_norm).item() == 5.0
+        norm, is_finite = clip_gradients(parameters, max_norm)
+        assert norm.item() == 5.0 and is_finite
         assert parameters[0].grad.tolist() == pytest.approx([0.0, 3.0 * scale])
         assert parameters[1].grad.item() == pytest.approx(4.0 * scale)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("optimizer_class", [Lamb, AdamWeightDecay])
+def test_update_that_is_not_finite_is_left_out(tiny_model, optimizer_class, bad):
+    """As if it had not been: the weights and the whole state, also where it would have been the first."""
+
+    def run(values_of_first_gradient):
+        model = copy.deepcopy(tiny_model)
+        optimizer = optimizer_class(parameter_groups(model, 0.1), lr=0.01)
+        for value in values_of_first_gradient:
+            for number, parameter in enumerate(model.parameters()):
+                parameter.grad = torch.full_like(parameter, 0.01 * number)
+            next(model.parameters()).grad.view(-1)[3] = value
+            _, is_finite = clip_gradients(model.parameters(), 1.0)
+            optimizer.step(is_finite=is_finite)
+        return [(weight, *(optimizer.state[weight][name] for name in "mvt")) for weight in model.parameters()]
+
+    for one, other in zip(run([bad, 1.0, bad, bad, 2.0]), run([1.0, 2.0]), strict=True):
+        assert all(map(torch.equal, one, other))
+        assert one[-1] == 2
 
 
 def test_learning_rate():
@@ -207,6 +233,87 @@ def test_evaluation_pools_over_batches(process_group, tiny_model, batch):
 @pytest.mark.parametrize("micro_batches", [1, 4])
 @pytest.mark.parametrize("run", ["startwarm-2", "x8_lr2e-2"])
 def test_recorded_run(process_group, run, micro_batches):
+    compare_with_recording(run, micro_batches)
+
+
+def erf_gelu(monkeypatch):
+    monkeypatch.setitem(bert.model._HIDDEN_ACTIVATIONS, "gelu", "gelu")
+
+
+def layer_norm_1e_5(monkeypatch):
+    BertConfig = bert.model.BertConfig
+    monkeypatch.setattr(bert.model, "BertConfig", lambda **values: BertConfig(**values | {"layer_norm_eps": 1e-5}))
+
+
+def no_clipping(monkeypatch):
+    return {"max_grad_norm": 0.0}
+
+
+def change_excepted(monkeypatch, name):
+    def groups(model, weight_decay):
+        regular, excepted = optimization.parameter_groups(model, weight_decay)
+        return [regular, excepted | {name: regular[name]}]
+
+    monkeypatch.setattr(sys.modules[__name__], "parameter_groups", groups)
+
+
+def decay_of_biases(monkeypatch):
+    change_excepted(monkeypatch, "weight_decay")
+
+
+def trust_ratio_of_biases(monkeypatch):
+    change_excepted(monkeypatch, "layer_adaptation")
+
+
+def no_bias_correction(monkeypatch):
+    real = AdamWeightDecay.__init__
+    monkeypatch.setattr(
+        AdamWeightDecay, "__init__", lambda self, *args, **options: real(self, *args, **options | {"bias_correction": False})
+    )
+
+
+def mean_of_means(monkeypatch):
+    """Each sequence's masked LM loss is averaged by itself first."""
+
+    def loss_sums_by_sequence(logits, batch):
+        _, next_sentence = loss_sums(logits, batch)
+        cross_entropy = torch.nn.functional.cross_entropy(logits[0].transpose(1, 2), batch["masked_lm_ids"], reduction="none")
+        weights = batch["masked_lm_weights"]
+        return ((cross_entropy * weights).sum(1) / weights.sum(1)).mean() * weights.sum(), next_sentence
+
+    monkeypatch.setattr(train, "loss_sums", loss_sums_by_sequence)
+
+
+def late_rate(monkeypatch):
+    return {"rate_offset": 1}
+
+
+@needs_golden
+@pytest.mark.parametrize(
+    "mutate",
+    [
+        erf_gelu,
+        layer_norm_1e_5,
+        no_clipping,
+        decay_of_biases,
+        trust_ratio_of_biases,
+        no_bias_correction,
+        mean_of_means,
+        late_rate,
+    ],
+)
+def test_recording_notices(process_group, monkeypatch, mutate):
+    """What a port gets wrong easily must fail the comparison, in one of the two recordings at least."""
+    options, noticed = mutate(monkeypatch) or {}, []
+    for run in ("startwarm-2", "x8_lr2e-2"):
+        try:
+            compare_with_recording(run, 1, **options)
+        except AssertionError:
+            noticed.append(run)
+    assert noticed
+
+
+def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0):
     folder = GOLDEN / "training"
     golden = json.loads((folder / f"golden_{run}.json").read_text())
     hyper = golden["hparams"]
@@ -233,7 +340,7 @@ def test_recorded_run(process_group, run, micro_batches):
     )
     for step, (batch, expected) in enumerate(zip(batches, golden["steps"], strict=True)):
         rate = learning_rate(
-            step,
+            step + rate_offset,
             hyper["learning_rate"],
             hyper["num_warmup_steps"],
             hyper["num_train_steps"],
@@ -243,7 +350,7 @@ def test_recorded_run(process_group, run, micro_batches):
         optimizer.zero_grad()
         parts = [dict(zip(batch, columns)) for columns in zip(*(column.chunk(micro_batches) for column in batch.values()))]
         masked_lm, next_sentence = train.accumulate_gradients(PlainBooster(), model, optimizer, parts, contextlib.nullcontext())
-        norm = clip_gradients(model.parameters(), 1.0)
+        norm, _ = clip_gradients(model.parameters(), max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()

@@ -1,0 +1,183 @@
+"""Checkpoints of a run: whole or not there, checked when they are read, the newest valid one found without help.
+
+    <folder>/step-00001200/shared.pt       what all ranks share: weights, optimizer, rate position, loader position
+    <folder>/step-00001200/rank-00000.pt   what is a rank's own: random number generators, shards
+    <folder>/step-00001200/manifest.json   size and SHA-256 of the files above, written last
+
+All ranks must see the same folder. The functions named `save` and `newest_valid` are collective: every rank calls them.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+
+import torch
+import torch.distributed as dist
+
+from bert.files import DataError
+
+_MANIFEST, _SHARED = "manifest.json", "shared.pt"
+
+
+def save(folder, step, shared, own, keep_max, group=None):
+    """Writes the checkpoint of a step, then removes all but the newest `keep_max` (0: none is removed).
+
+    shared: a dict, of which rank 0's is kept. own: a dict of this rank. Both hold tensors, numbers, strings, lists and dicts.
+    group: a process group of the gloo backend. Raises DataError on every rank if one of them cannot write; older checkpoints
+    stay.
+    """
+    rank, name = dist.get_rank(), _name(step)
+    temporary = os.path.join(folder, f".{name}.tmp")
+    if rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.makedirs(temporary, exist_ok=True)
+    dist.barrier(group)
+    contents = {f"rank-{rank:05d}.pt": own} | ({_SHARED: shared} if rank == 0 else {})
+    entries, error = {}, None
+    try:
+        for file_name, content in contents.items():
+            entries[file_name] = _write(os.path.join(temporary, file_name), content)
+    except OSError as problem:
+        error = f"rank {rank}: {problem}"
+    gathered = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, (entries, error), group)
+    errors = [error for _, error in gathered if error]
+    if rank == 0 and not errors:
+        try:
+            manifest = {
+                "step": step,
+                "ranks": len(gathered),
+                "files": {k: v for found, _ in gathered for k, v in found.items()},
+            }
+            with open(os.path.join(temporary, _MANIFEST), "w") as file:
+                json.dump(manifest, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            _put_in_place(temporary, os.path.join(folder, name))
+            _remove_old(folder, keep_max)
+        except OSError as problem:
+            errors = [f"rank 0: {problem}"]
+    outcome = [errors]
+    dist.broadcast_object_list(outcome, src=0, group=group)
+    if outcome[0]:
+        if rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(
+            f"{os.path.join(folder, name)}: the checkpoint could not be written: {'; '.join(outcome[0])}; "
+            "earlier checkpoints are as they were: make room, then give the same command again"
+        )
+
+
+def newest_valid(folder, group=None):
+    """Returns (path, step, number of ranks) of the newest checkpoint whose files are as its manifest says, or None.
+
+    Rank 0 looks, and tells on stderr of those that are damaged.
+    """
+    found = [None]
+    if dist.get_rank() == 0:
+        for step in sorted(_steps(folder), reverse=True):
+            path = os.path.join(folder, _name(step))
+            problem = _problem_of(path)
+            if problem is None:
+                with open(os.path.join(path, _MANIFEST)) as file:
+                    found[0] = path, step, json.load(file)["ranks"]
+                break
+            print(f"warning: {path}: {problem}: the checkpoint is damaged and passed over", file=sys.stderr)
+    dist.broadcast_object_list(found, src=0, group=group)
+    return found[0]
+
+
+def load_shared(path):
+    """Returns the dict that all ranks share, on the CPU."""
+    return _read(os.path.join(path, _SHARED))
+
+
+def load_own(path):
+    """Returns this rank's dict, on the CPU."""
+    return _read(os.path.join(path, f"rank-{dist.get_rank():05d}.pt"))
+
+
+def random_state(device):
+    """Returns the states of the generators that this process draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state, device):
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def _name(step):
+    return f"step-{step:08d}"
+
+
+def _steps(folder):
+    """The steps of the checkpoints in a folder; unfinished ones have other names."""
+    with contextlib.suppress(FileNotFoundError):
+        return [int(name.removeprefix("step-")) for name in os.listdir(folder) if re.fullmatch(r"step-\d{8,}", name)]
+    return []
+
+
+def _write(path, content):
+    """Writes a dict; returns [bytes, SHA-256]."""
+    with open(path, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    return [os.path.getsize(path), _digest(path)]
+
+
+def _read(path):
+    # weights_only: nothing but tensors and plain values is made, so a foreign file can run no code.
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _problem_of(path):
+    """What is wrong with a checkpoint, in words, or None."""
+    try:
+        with open(os.path.join(path, _MANIFEST)) as file:
+            files = json.load(file)["files"]
+        for name, (size, digest) in files.items():
+            file = os.path.join(path, name)
+            if os.path.getsize(file) != size:
+                return f"{name} has {os.path.getsize(file):,} bytes, expected {size:,}"
+            if _digest(file) != digest:
+                return f"{name} does not have its SHA-256"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _put_in_place(temporary, path):
+    shutil.rmtree(path, ignore_errors=True)  # of the same step, from a run that was resumed before it
+    os.rename(temporary, path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _remove_old(folder, keep_max):
+    steps = sorted(_steps(folder))
+    for step in steps[: max(0, len(steps) - keep_max)] if keep_max else []:
+        path = os.path.join(folder, _name(step))
+        hidden = os.path.join(folder, f".{_name(step)}.tmp")
+        os.rename(path, hidden)  # so that half of it never bears the name
+        shutil.rmtree(hidden)
