@@ -77,6 +77,26 @@ def check_lengths(example, max_seq_length, max_predictions_per_seq, place):
             )
 
 
+def check_values(example, lengths, vocab_size, place):
+    """DataError if a decoded example does not have `lengths` ({feature name: number of values}), a token id is negative or
+    not below `vocab_size` (None: any), or a position lies outside the sequence.
+    """
+    for name, expected in lengths.items():
+        if len(example[name]) != expected:
+            raise DataError(
+                f"{place}: {name} has {len(example[name])} values, expected {expected}: examples that are read together have "
+                "one max_seq_length and one max_predictions_per_seq, those of the first record"
+            )
+    limits = {"input_ids": vocab_size, "masked_lm_ids": vocab_size, "masked_lm_positions": lengths["input_ids"]}
+    for name, values in example.items():
+        limit = limits.get(name)
+        if values.dtype == np.int64 and (wrong := values[(values < 0) | (values >= (limit or 2**31))]).size:
+            raise DataError(
+                f"{place}: {name} holds {wrong[0]}, expected 0 to {(limit or 2**31) - 1}"
+                + (" (vocab_size): use the vocabulary that made the examples" if name in ("input_ids", "masked_lm_ids") else "")
+            )
+
+
 def _decode_feature(feature):
     """A `Feature` message -> array [length] of its float or integer list."""
     for number, _, value_list in _fields(feature):
