@@ -149,7 +149,9 @@ class DaliDataloader:
         )
         if not (state["epoch"] >= 0 and 0 <= state["position"] <= self.num_records):
             raise DataError(f"epoch {state['epoch']}, position {state['position']}: expected 0 to {self.num_records}")
-        changes = [f"{name} {own[name]} instead of {state[name]}" for name in ("batch_size", "num_shards") if state[name] != own[name]]
+        changes = [
+            f"{name} {own[name]} instead of {state[name]}" for name in ("batch_size", "num_shards") if state[name] != own[name]
+        ]
         if changes and self.shard_id == 0:
             print(
                 f"note: {', '.join(changes)}: epoch {state['epoch']} goes on behind its {state['position']:,} records that were "
@@ -237,7 +239,9 @@ class DaliDataloader:
     def _empty_batch(self):
         device = torch.device("cuda", self._device_id) if self._cuda else torch.device("cpu")
         return {
-            feature.name: torch.empty((0, self._decoder.lengths[feature.name]), dtype=_TORCH_TYPES[feature.dtype], device=device)
+            feature.name: torch.empty(
+                (0, self._decoder.lengths[feature.name]), dtype=_TORCH_TYPES[feature.dtype], device=device
+            )
             for feature in FEATURES
         }
 

@@ -66,7 +66,9 @@ def write_records(path, count, seed):
 def ours(paths, batch_size, threads):
     from bert_dali_dataloader import DaliDataloader
 
-    return DaliDataloader(paths, [f"{path}.idx" for path in paths], batch_size=batch_size, num_threads=threads, cuda=False).__iter__
+    return DaliDataloader(
+        paths, [f"{path}.idx" for path in paths], batch_size=batch_size, num_threads=threads, cuda=False
+    ).__iter__
 
 
 def raw_dali(paths, batch_size, threads):
@@ -115,7 +117,9 @@ def tf_data(paths, batch_size, threads, is_batched=False):
         return {name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value for name, value in example.items()}
 
     files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths))
-    records = files.interleave(tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=threads, deterministic=False).shuffle(1000)
+    records = files.interleave(
+        tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=threads, deterministic=False
+    ).shuffle(1000)
     if is_batched:
         batches = records.batch(batch_size).map(lambda batch: cast(tf.io.parse_example(batch, features)), threads)
     else:
@@ -183,7 +187,13 @@ def start_of_rank(paths, rank, ranks, batch_size, threads):
     baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     started = time.monotonic()
     loader = DaliDataloader(
-        paths, [f"{path}.idx" for path in paths], batch_size=batch_size, shard_id=rank, num_shards=ranks, num_threads=threads, cuda=False
+        paths,
+        [f"{path}.idx" for path in paths],
+        batch_size=batch_size,
+        shard_id=rank,
+        num_shards=ranks,
+        num_threads=threads,
+        cuda=False,
     )
     made = time.monotonic()
     batches = iter(loader)
@@ -214,7 +224,8 @@ def measure_full_set(args, folder):
     print(f"{MLPERF_FILES} files of {os.path.getsize(path):,} bytes, indexes of {os.path.getsize(path + '.idx'):,} bytes")
     ranks = [
         subprocess.Popen(
-            [sys.executable, __file__, f"--rank={rank}", f"--folder={folder}", f"--threads={args.threads}"], stdout=subprocess.PIPE
+            [sys.executable, __file__, f"--rank={rank}", f"--folder={folder}", f"--threads={args.threads}"],
+            stdout=subprocess.PIPE,
         )
         for rank in range(GPUS)
     ]
@@ -277,11 +288,19 @@ def main():
         results = {name: [] for name in LOADERS}
         for _ in range(args.repeats):
             for name in LOADERS:
-                command = [sys.executable, __file__, f"--loader={name}", f"--folder={folder}", f"--batch_size={args.batch_size}"]
+                command = [
+                    sys.executable,
+                    __file__,
+                    f"--loader={name}",
+                    f"--folder={folder}",
+                    f"--batch_size={args.batch_size}",
+                ]
                 command += [f"--threads={args.threads}", f"--seconds={args.seconds}"]
                 results[name].append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
     print(f"{args.records:,} records, batch {args.batch_size}, {args.threads} threads, {len(os.sched_getaffinity(0))} cores\n")
-    print(f"| loader | samples/s | CPU s per million samples | cores for {GPUS} GPUs at {SAMPLES_PER_GPU:,} samples/s |\n|---|---|---|---|")
+    print(
+        f"| loader | samples/s | CPU s per million samples | cores for {GPUS} GPUs at {SAMPLES_PER_GPU:,} samples/s |\n|---|---|---|---|"
+    )
     for name, runs in results.items():
         rate, cpu = (sorted(values)[len(values) // 2] for values in zip(*runs))
         print(f"| {LOADERS[name][1]} | {rate:,.0f} | {cpu:,.1f} | {cpu * GPUS * SAMPLES_PER_GPU / 1e6:.2f} |")

@@ -8,7 +8,7 @@ allows, and names what is wrong.
 import google_crc32c
 import numpy as np
 
-from bert.example import FEATURES, FLOAT_LIST, INT64_LIST, check_values, decode_example
+from bert.example import FEATURES, FLOAT_LIST, INT64_LIST, MAX_VALUE, check_values, decode_example
 from bert.files import DataError
 from bert.kernels import inlined_kernel, kernel
 from bert.tfrecord import CHECKSUM_BYTES
@@ -22,7 +22,6 @@ _POSITIONS = _NAMES.index("masked_lm_positions")
 _IDS = np.array([name in ("input_ids", "masked_lm_ids") for name in _NAMES])
 _FIELD_1, _FIELD_2 = 1 << 3 | 2, 2 << 3 | 2  # key bytes of length-delimited fields
 _INT64_KEY, _FLOAT_KEY = INT64_LIST << 3 | 2, FLOAT_LIST << 3 | 2
-_NO_LIMIT = 2**31
 
 
 class Decoder:
@@ -36,8 +35,8 @@ class Decoder:
     def __init__(self, lengths, vocab_size=None):
         self.lengths, self.vocab_size = lengths, vocab_size
         self._lengths = np.array([lengths[name] for name in _NAMES])
-        self._limits = np.full(len(_NAMES), _NO_LIMIT)
-        self._limits[_IDS] = vocab_size or _NO_LIMIT
+        self._limits = np.full(len(_NAMES), MAX_VALUE)
+        self._limits[_IDS] = vocab_size or MAX_VALUE
         self._limits[_POSITIONS] = lengths["input_ids"]
 
     def decode(self, records, rows, place):
@@ -57,7 +56,9 @@ class Decoder:
             for n, (name, length) in enumerate(zip(_NAMES, self._lengths))
         }
         row = 0
-        while (row := decode_rows(records.data, starts, ends, row, self._lengths, self._limits, offsets, integers, weights)) < count:
+        while (
+            row := decode_rows(records.data, starts, ends, row, self._lengths, self._limits, offsets, integers, weights)
+        ) < count:
             example = self.decode_one(records.data[starts[row] : ends[row]].tobytes(), place(records.numbers[rows][row]))
             for name, values in example.items():
                 batch[name][row] = values

@@ -28,6 +28,9 @@ FEATURES = (
 )
 
 
+MAX_VALUE = 2**31  # integers are below it
+
+
 def feature_lengths(max_seq_length, max_predictions_per_seq):
     """Returns {feature name: number of values}."""
     lengths = {"sequence": max_seq_length, "predictions": max_predictions_per_seq, "one": 1}
@@ -87,13 +90,15 @@ def check_values(example, lengths, vocab_size, place):
                 f"{place}: {name} has {len(example[name])} values, expected {expected}: examples that are read together have "
                 "one max_seq_length and one max_predictions_per_seq, those of the first record"
             )
-    limits = {"input_ids": vocab_size, "masked_lm_ids": vocab_size, "masked_lm_positions": lengths["input_ids"]}
     for name, values in example.items():
-        limit = limits.get(name)
-        if values.dtype == np.int64 and (wrong := values[(values < 0) | (values >= (limit or 2**31))]).size:
+        is_id = name in ("input_ids", "masked_lm_ids")
+        limit = {"masked_lm_positions": lengths["input_ids"]}.get(name, (is_id and vocab_size) or MAX_VALUE)
+        if values.dtype == np.int64 and (wrong := values[(values < 0) | (values >= limit)]).size:
             raise DataError(
-                f"{place}: {name} holds {wrong[0]}, expected 0 to {(limit or 2**31) - 1}"
-                + (" (vocab_size): use the vocabulary that made the examples" if name in ("input_ids", "masked_lm_ids") else "")
+                f"{place}: {name} holds token id {wrong[0]}, expected 0 to below vocab_size {limit}; use the vocabulary and "
+                "configuration that made the examples"
+                if is_id
+                else f"{place}: {name} holds {wrong[0]}, expected 0 to below {limit}; make the file again"
             )
 
 

@@ -186,5 +186,6 @@ def read_samples(index, num_threads):
 def _read_samples(index, number):
     with TFRecordFile(index.paths[number]) as file:
         return [
-            (file.payload(*next(file.extents(offset))), f"{file.path}: byte {offset}") for offset in index.sample_offsets(number)
+            (file.payload(*next(file.extents(offset))), f"{file.path}: byte {offset}")
+            for offset in index.sample_offsets(number)
         ]
