@@ -7,23 +7,29 @@
         for batch in loader:  # one epoch
             batch["input_ids"]  # int64 [batch_size, max_seq_length]
 
-NVIDIA DALI reads and decodes. Each rank (`shard_id` of `num_shards`) gets its own share of the records; make_idx.py
-writes the indexes.
+The order of an epoch is a permutation of all records (bert/order.py), of which global batch g takes the positions
+g * batch_size * num_shards and following; rank r takes every num_shards-th of them, from the r-th on. Threads read and
+decode; NVIDIA DALI (`fn.external_source`) takes the batches to their device. DALI's own TFRecord reader shuffles only
+within a buffer, checks no checksum, and takes a feature that is short or of another type in silence.
 """
 
+import itertools
 import os
+import sys
 
+import torch
 from nvidia.dali import fn, pipeline_def
-from nvidia.dali import tfrecord as dali_tfrecord
-from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-from bert.example import FEATURES, decode_example
+from bert.batches import iterate_batches, rank_positions
+from bert.decoding import Decoder
+from bert.example import FEATURES, check_values, decode_example, feature_lengths
 from bert.files import DataError, list_folder_or_pattern, raise_all
-from bert.tfrecord import TFRecordFile
+from bert.index import build_missing_indexes, pair_by_name, read_indexes, read_samples
+from bert.order import EpochOrder
 
-# Records in DALI's shuffle buffer. Files are mapped into memory, so that a waiting record costs a pointer.
-SHUFFLE_BUFFER_RECORDS = 1 << 16
+_STATE_VERSION = 1  # another one when the order of an epoch changes
+_TORCH_TYPES = {"int64": torch.int64, "float32": torch.float32}
 
 
 class DaliDataloader:
@@ -33,12 +39,12 @@ class DaliDataloader:
     [B, max_predictions_per_seq]; `masked_lm_weights`: float32, likewise; `next_sentence_labels`: int64 [B, 1]. The two
     lengths are those of the first record.
 
-    training=True: every rank makes `len(loader)` batches of `batch_size`; what does not fill a batch on every rank is left
-    out of this epoch. Records are shuffled (within a buffer of 65,536; from the second epoch on the files too).
-    training=False: every record exactly once over all ranks, in file order; the last batch of a rank may be smaller and
-    a rank may have fewer batches than another, or none.
+    training=True: every rank makes `len(loader)` batches of `batch_size`. The records that do not fill a batch on every
+    rank are left out of this epoch; they are others in each epoch. Shuffled over all files, in another order each epoch.
+    training=False: every record exactly once over all ranks, in file order, dealt out to the ranks in turn. Every rank
+    makes `len(loader)` batches; the last one may be smaller, and has 0 rows on a rank for which no record is left.
 
-    A `for` that is left early leaves its epoch; the next one starts a new epoch. One `for` at a time.
+    A `for` that is left early leaves its epoch; the next one starts the next epoch. One `for` at a time.
 
     Attributes: `num_records` (in all files), `first_example` (record 0 of the first file: {feature name: numpy array}).
 
@@ -47,106 +53,204 @@ class DaliDataloader:
       tfrec_idx_filenames: list of their indexes: `<name>.idx` for the file `<name>`, in any order.
       batch_size: rows per batch on this rank.
       shard_id, num_shards: this rank's number and the number of ranks.
-      num_threads: DALI's worker threads.
+      num_threads: threads that decode.
       cuda: batches on `cuda:<device_id>` instead of the CPU.
-      seed: of the shuffle; the same on all ranks.
+      seed: of the shuffle, an integer; the same on all ranks.
       shuffle: False for file order; default: as `training`.
       device_id: GPU for `cuda=True`; default: the environment's LOCAL_RANK, or 0.
+      prefetch: batches decoded ahead; default: 2 for each thread, at least 4.
+      vocab_size: refuse token ids that are not below it; default: not checked.
+      build_missing_indexes: write indexes that are named but absent, or not named: beside the others, or beside the files.
 
-    Raises DataError if files and indexes do not belong together, or hold too few records for one training batch.
+    Raises DataError, before the first batch, if files and indexes do not belong together, sampled records (three of each
+    file) are damaged or no examples, or there are too few for one training batch; while iterating, for a record that is
+    damaged or no example. The message names file and place.
     """
 
     def __init__(
         self, tfrec_filenames, tfrec_idx_filenames, batch_size=32, shard_id=0, num_shards=1, num_threads=4,
-        training=True, cuda=True, *, seed=12345, shuffle=None, device_id=None,
+        training=True, cuda=True, *, seed=12345, shuffle=None, device_id=None, prefetch=None, vocab_size=None,
+        build_missing_indexes=False,
     ):  # fmt: skip
         self.batch_size, self.shard_id, self.num_shards, self.training = batch_size, shard_id, num_shards, training
-        pairs = pair_by_name(tfrec_filenames, tfrec_idx_filenames)
-        self.num_records = check_indexes(pairs)
-        if not 0 <= shard_id < num_shards:
-            raise DataError(f"shard_id={shard_id} with num_shards={num_shards}: expected 0 to {num_shards - 1}")
+        self._num_threads = num_threads
+        self._prefetch = max(4, 2 * num_threads) if prefetch is None else prefetch
+        self._cuda, self._device_id = cuda, int(os.environ.get("LOCAL_RANK", 0)) if device_id is None else device_id
+        self._seed, self._shuffle = seed, training if shuffle is None else shuffle
+        self._check_options(tfrec_filenames, tfrec_idx_filenames)
+        self._index = self._open_files(tfrec_filenames, tfrec_idx_filenames, build_missing_indexes)
+        self.num_records = self._index.num_records
         if training and len(self) == 0:
             raise DataError(
                 f"{self.num_records} records in {len(tfrec_filenames)} files make no batch of {batch_size} on each of "
                 f"{num_shards} ranks; lower the batch size or add data"
             )
-        self.first_example = read_first_example(pairs[0][0])
-        self._iterator = None  # made when first needed
-        self._is_mid_epoch, self._restarts = False, 0
-        if device_id is None:
-            device_id = int(os.environ.get("LOCAL_RANK", 0))
-        if shuffle is None:
-            shuffle = training
-        self._shuffle, self._seed = shuffle, seed
-        self._pipeline_options = {
-            "batch_size": batch_size,
-            "num_threads": num_threads,
-            "device_id": device_id if cuda else None,
-            "paths": [path for path, _ in pairs],
-            "index_paths": [index_path for _, index_path in pairs],
-            "lengths": {name: len(values) for name, values in self.first_example.items()},
-            "sharding": {"shard_id": shard_id, "num_shards": self._num_filled_shards(), "stick_to_shard": not shuffle},
-            "cuda": cuda,
-        }
+        self.first_example, self._decoder = self._check_samples(vocab_size)
+        # (epoch, records of it that all ranks have got): behind the last batch given out, and where the next `for` begins.
+        self._position = self._next_start = (0, 0)
+        self._dali_iterator = self._batches = None
 
     def __len__(self):
-        """Batches of this rank per epoch."""
-        if self.training:
-            return self.num_records // self.num_shards // self.batch_size
-        num_shards = self._num_filled_shards()
-        if self.shard_id >= num_shards:
-            return 0
-        first, end = (self.num_records * shard // num_shards for shard in (self.shard_id, self.shard_id + 1))
-        return -(-(end - first) // self.batch_size)
+        """Batches of this rank in a whole epoch."""
+        return self._num_steps(0)
 
-    def _num_filled_shards(self):
-        """DALI refuses to make more shards than there are records: the ranks beyond get none."""
-        return min(self.num_shards, self.num_records)
+    def _num_steps(self, position):
+        """Batches of each rank from a position of an epoch to its end."""
+        global_batch, remaining = self.batch_size * self.num_shards, self.num_records - position
+        return remaining // global_batch if self.training else -(-remaining // global_batch)
 
     def __iter__(self):
-        if len(self) == 0:
-            return
-        if self._iterator is None or self._is_mid_epoch:
-            self._iterator = self._start()
-        self._is_mid_epoch = True
-        # DALI's iterator is run to its end, past the batches that training leaves out: only then can it be reset.
-        for number, (batch,) in enumerate(self._iterator):
-            if number < len(self):
-                yield batch
-        self._iterator.reset()
-        self._is_mid_epoch = False
+        epoch, start = self._next_start
+        self._next_start = (epoch + 1, 0)
+        num_steps, global_batch = self._num_steps(start), self.batch_size * self.num_shards
+        end = min(start + num_steps * global_batch, self.num_records)
+        positions = rank_positions(start, end, self.shard_id, self.num_shards)
+        # In evaluation a rank may have no record left for the last step.
+        batches = itertools.chain(self._decoded(epoch, positions), itertools.repeat(self._empty_batch()))
+        for step, batch in enumerate(itertools.islice(batches, num_steps), start=1):
+            self._position = (epoch, min(start + step * global_batch, end))
+            yield batch
+        self._position = (epoch + 1, 0)
 
-    def _start(self):
-        """A new DALI iterator: for the first epoch, and after an epoch that was left early, which DALI cannot reset."""
-        seed = self._seed + 1_000_003 * self._restarts  # another order than that of the epoch left
-        self._restarts += 1
-        pipeline = _read_examples(
-            **self._pipeline_options,
-            seed=seed + self.shard_id,
-            shuffling={"shuffle_after_epoch": True, "shuffle_after_epoch_seed": seed} if self._shuffle else {},
+    # -----------------------------------------------------------------------------------------------------------
+    # Position
+
+    def state_dict(self):
+        """Returns the position behind the last batch that was given out: a small dict of numbers and strings, for JSON too.
+
+        It is the same on all ranks that have made the same number of steps.
+        """
+        epoch, position = self._position
+        return {
+            "version": _STATE_VERSION, "epoch": epoch, "position": position, "seed": self._seed, "shuffle": self._shuffle,
+            "training": self.training, "batch_size": self.batch_size, "num_shards": self.num_shards,
+            "files": self._index.fingerprint(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state):
+        """The next `for` gives the rest of the epoch that `state` was taken in (nothing if it was behind its last batch).
+
+        With another batch size or number of ranks it goes on at the same place of the same order, and says so. DataError
+        for other files, another seed or another kind of loader, which have another order.
+        """
+        own = self.state_dict()
+        if not isinstance(state, dict) or state.keys() != own.keys() or state["version"] != own["version"]:
+            raise DataError(
+                f"not a state of this version of the loader: expected the keys {', '.join(own)} and version {_STATE_VERSION}, "
+                f"found {state if not isinstance(state, dict) else {**state, 'files': '...'}}"
+            )
+        raise_all(
+            [
+                f"the state was taken with {name}={state[name]!r}, this loader has {own[name]!r}: another order; make the loader "
+                "as it was then, or start without the state"
+                for name in ("seed", "shuffle", "training", "files")
+                if state[name] != own[name]
+            ]
         )
-        names = [feature.name for feature in FEATURES]
-        return DALIGenericIterator(pipeline, names, reader_name="examples", last_batch_policy=LastBatchPolicy.PARTIAL)
+        if not (state["epoch"] >= 0 and 0 <= state["position"] <= self.num_records):
+            raise DataError(f"epoch {state['epoch']}, position {state['position']}: expected 0 to {self.num_records}")
+        changes = [
+            f"{name} {own[name]} instead of {state[name]}" for name in ("batch_size", "num_shards") if state[name] != own[name]
+        ]
+        if changes and self.shard_id == 0:
+            print(
+                f"note: {', '.join(changes)}: epoch {state['epoch']} goes on behind its {state['position']:,} records that were "
+                "given out, none twice",
+                file=sys.stderr,
+            )
+        self._position = self._next_start = (state["epoch"], state["position"])
+
+    # -----------------------------------------------------------------------------------------------------------
+    # Checks before the first batch
+
+    def _check_options(self, paths, index_paths):
+        problems = [
+            f"{name}={value!r}: expected 1 or more"
+            for name, value in (
+                ("batch_size", self.batch_size), ("num_shards", self.num_shards), ("num_threads", self._num_threads),
+                ("prefetch", self._prefetch),
+            )
+            if value < 1
+        ]  # fmt: skip
+        if not 0 <= self.shard_id < self.num_shards:
+            problems.append(f"shard_id={self.shard_id} with num_shards={self.num_shards}: expected 0 to {self.num_shards - 1}")
+        for name, value in (("tfrec_filenames", paths), ("tfrec_idx_filenames", index_paths)):
+            if isinstance(value, str):
+                problems.append(f"{name}={value!r}: expected a list of files; build_dali_train takes a pattern")
+        if self._cuda and not 0 <= self._device_id < torch.cuda.device_count():
+            problems.append(
+                f"cuda=True with device_id={self._device_id}, but torch finds {torch.cuda.device_count()} GPUs here; "
+                "cuda=False gives batches on the CPU"
+            )
+        raise_all(problems)
+
+    def _open_files(self, paths, index_paths, build_missing):
+        index_paths = list(index_paths or [])
+        if build_missing:
+            first = len(paths) * self.shard_id // self.num_shards
+            index_paths = build_missing_indexes(paths, index_paths, first, self._num_threads)
+        return read_indexes(pair_by_name(paths, index_paths), self._num_threads)
+
+    def _check_samples(self, vocab_size):
+        """Decodes the sampled records of all files; returns the first one, and the decoder for all of its shape."""
+        samples = read_samples(self._index, self._num_threads)
+        first = decode_example(*samples[0])
+        lengths = feature_lengths(len(first["input_ids"]), len(first["masked_lm_positions"]))
+        problems = []
+        for payload, place in samples:
+            try:
+                check_values(decode_example(payload, place), lengths, vocab_size, place)
+            except DataError as error:
+                problems.append(str(error))
+        raise_all(problems)
+        return first, Decoder(lengths, vocab_size)
+
+    # -----------------------------------------------------------------------------------------------------------
+    # Batches
+
+    def _decoded(self, epoch, positions):
+        """Yields the batches of some positions of an epoch as tensors on their device."""
+        if not positions:
+            return
+        order = EpochOrder(self.num_records, self._seed, epoch, self._shuffle)
+        self._batches = iterate_batches(
+            self._index, order, self._decoder, positions, self.batch_size, self._num_threads, self._prefetch
+        )
+        iterator, self._dali_iterator = self._dali_iterator, None
+        try:
+            if iterator is None:
+                iterator = self._start_dali()
+            else:
+                iterator.reset()
+            for (batch,) in iterator:
+                yield batch
+            # Only an iterator that was run to its end can be reset: after an error, or a `for` left early, it is gone.
+            self._dali_iterator = iterator
+        finally:
+            self._batches.close()
+
+    def _start_dali(self):
+        pipeline = _feed(
+            lambda: next(self._batches), self._cuda,
+            batch_size=self.batch_size, num_threads=1, device_id=self._device_id if self._cuda else None, prefetch_queue_depth=2,
+        )  # fmt: skip
+        return DALIGenericIterator(pipeline, [feature.name for feature in FEATURES])
+
+    def _empty_batch(self):
+        device = torch.device("cuda", self._device_id) if self._cuda else torch.device("cpu")
+        return {
+            feature.name: torch.empty(
+                (0, self._decoder.lengths[feature.name]), dtype=_TORCH_TYPES[feature.dtype], device=device
+            )
+            for feature in FEATURES
+        }
 
 
 @pipeline_def
-def _read_examples(paths, index_paths, lengths, sharding, shuffling, cuda):
-    types = {"int64": (dali_tfrecord.int64, 0), "float32": (dali_tfrecord.float32, 0.0)}  # with the default value
-    examples = fn.readers.tfrecord(
-        name="examples",
-        path=paths,
-        index_path=index_paths,
-        features={
-            feature.name: dali_tfrecord.FixedLenFeature([lengths[feature.name]], *types[feature.dtype]) for feature in FEATURES
-        },
-        random_shuffle=bool(shuffling),
-        initial_fill=SHUFFLE_BUFFER_RECORDS,
-        **shuffling,
-        **sharding,
-        pad_last_batch=True,  # with LastBatchPolicy.PARTIAL the only exact setting
-        prefetch_queue_depth=2,
+def _feed(next_batch, cuda):
+    columns = fn.external_source(
+        source=lambda: [batch[feature.name] for batch in (next_batch(),) for feature in FEATURES], num_outputs=len(FEATURES)
     )
-    columns = (examples[feature.name] for feature in FEATURES)
     return tuple(column.gpu() if cuda else column for column in columns)
 
 
@@ -165,57 +269,3 @@ def build_dali_eval(eval_pattern, eval_idx_pattern, **options):
 
 def _build(pattern, idx_pattern, **options):
     return DaliDataloader(list_folder_or_pattern(pattern), list_folder_or_pattern(idx_pattern), **options)
-
-
-def pair_by_name(paths, index_paths):
-    """Returns [(TFRecord path, index path)] in the order of the files; DataError names what has no partner."""
-    indexes = {os.path.basename(path).removesuffix(".idx"): path for path in index_paths}
-    names = [os.path.basename(path) for path in paths]
-    problems = [
-        f"{path}: no index {name}.idx among the indexes; {_REPAIR}" for path, name in zip(paths, names) if name not in indexes
-    ]
-    problems += [
-        f"{path}: the index of no file among the TFRecords; if its file is gone on purpose: rm '{path}'"
-        for name, path in indexes.items()
-        if name not in names
-    ]
-    if len(set(names)) < len(names) or len(indexes) < len(index_paths):
-        problems.append("two files of the same name in different folders: indexes are told apart by name; rename one")
-    if not paths:
-        problems.append("no TFRecord files were given")
-    raise_all(problems)
-    return [(path, indexes[name]) for path, name in zip(paths, names)]
-
-
-def check_indexes(pairs):
-    """Returns the number of records in all files; DataError if an index is not that of its file.
-
-    Compares the end of the last record in each index with the size of its file: DALI itself takes an index that is too
-    short and reads only part of the file.
-    """
-    num_records, problems = 0, []
-    for path, index_path in pairs:
-        with open(index_path, "rb") as file:
-            lines = file.read().splitlines()
-        size = os.path.getsize(path)
-        try:
-            offset, length = map(int, lines[-1].split())
-        except (IndexError, ValueError):
-            problems.append(f"{index_path}: not an index (lines `offset size`); {_REPAIR}")
-            continue
-        if offset + length != size:
-            problems.append(
-                f"{index_path}: its last record ends at byte {offset + length}, but {path} has {size} bytes; {_REPAIR}"
-            )
-        num_records += len(lines)
-    raise_all(problems)
-    return num_records
-
-
-_REPAIR = "make it anew: python3 make_idx.py --tfrecord_train=... --tfrecord_eval=... --output_idx=..."
-
-
-def read_first_example(path):
-    """Returns record 0 of a TFRecord file as {feature name: array of its values}."""
-    with TFRecordFile(path) as records:
-        return decode_example(records.payload(*next(records.extents())), f"{path}: record 0")

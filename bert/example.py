@@ -28,6 +28,9 @@ FEATURES = (
 )
 
 
+MAX_VALUE = 2**31  # integers are below it
+
+
 def feature_lengths(max_seq_length, max_predictions_per_seq):
     """Returns {feature name: number of values}."""
     lengths = {"sequence": max_seq_length, "predictions": max_predictions_per_seq, "one": 1}
@@ -74,6 +77,28 @@ def check_lengths(example, max_seq_length, max_predictions_per_seq, place):
             raise DataError(
                 f"{place}: {name} has {len(example[name])} values, expected {expected} "
                 f"(--max_seq_length={max_seq_length} --max_predictions_per_seq={max_predictions_per_seq})"
+            )
+
+
+def check_values(example, lengths, vocab_size, place):
+    """DataError if a decoded example does not have `lengths` ({feature name: number of values}), a token id is negative or
+    not below `vocab_size` (None: any), or a position lies outside the sequence.
+    """
+    for name, expected in lengths.items():
+        if len(example[name]) != expected:
+            raise DataError(
+                f"{place}: {name} has {len(example[name])} values, expected {expected}: examples that are read together have "
+                "one max_seq_length and one max_predictions_per_seq, those of the first record"
+            )
+    for name, values in example.items():
+        is_id = name in ("input_ids", "masked_lm_ids")
+        limit = {"masked_lm_positions": lengths["input_ids"]}.get(name, (is_id and vocab_size) or MAX_VALUE)
+        if values.dtype == np.int64 and (wrong := values[(values < 0) | (values >= limit)]).size:
+            raise DataError(
+                f"{place}: {name} holds token id {wrong[0]}, expected 0 to below vocab_size {limit}; use the vocabulary and "
+                "configuration that made the examples"
+                if is_id
+                else f"{place}: {name} holds {wrong[0]}, expected 0 to below {limit}; make the file again"
             )
 
 

@@ -62,12 +62,11 @@ class TFRecordFile:
     def _read(self, size, offset):
         return os.pread(self._file.fileno(), size, offset)
 
-    def extents(self):
-        """Yields (offset, size) of each record in bytes, frame included, from the headers alone.
+    def extents(self, offset=0):
+        """Yields (offset, size) of each record from byte `offset` on, frame included, from the headers alone.
 
         Raises DataError with the byte offset where a length checksum is wrong or the file ends inside a record.
         """
-        offset = 0
         while offset < self.size:
             header = self._read(_HEADER.size, offset)
             if len(header) < _HEADER.size:

@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""The README's table of loaders: samples per second and CPU seconds per million samples, in one sitting.
+
+python3 benchmarks/loader.py                     # 64,000 synthetic records of MLPerf's lengths, 2 minutes
+python3 benchmarks/loader.py --full_set          # start and memory with 157 million records in 500 files, 8 ranks, 1 minute
+python3 benchmarks/loader.py --disk=FILE         # reads of several sizes at random places of a large file, past the cache
+
+Each loader runs in a process of its own over files that lie in memory, for whole epochs of at least --seconds, after a
+first epoch that does not count; the median of --repeats processes in turn. CPU seconds are those of the whole process in
+these epochs. Writes nothing but temporary files.
+"""
+
+import argparse
+import concurrent.futures
+import glob
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from bert.example import FEATURES, decode_example  # noqa: E402
+from bert.tfrecord import TFRecordFile, frame, write_index  # noqa: E402
+from tests.reference.example import encode_example  # noqa: E402
+
+SEQUENCE, PREDICTIONS, VOCAB = 512, 76, 30_522
+MLPERF_RECORDS, MLPERF_FILES = 157_000_000, 500
+GPUS, SAMPLES_PER_GPU = 8, 1000
+
+
+def random_example(generator):
+    """An example as long as MLPerf's: a mean of 254 tokens, 15 % masked."""
+    length = generator.choice((SEQUENCE, *(generator.randrange(10, 400) for _ in range(4))))
+    masked = max(1, min(PREDICTIONS, round(0.15 * length)))
+    ids = [generator.randrange(1000, VOCAB) for _ in range(length)]
+
+    def pad(values, size):
+        return values + [0] * (size - len(values))
+
+    return {
+        "input_ids": pad(ids, SEQUENCE), "input_mask": pad([1] * length, SEQUENCE),
+        "segment_ids": pad([0] * (length // 2) + [1] * (length - length // 2), SEQUENCE),
+        "masked_lm_positions": pad(sorted(generator.sample(range(length), masked)), PREDICTIONS),
+        "masked_lm_ids": pad([generator.randrange(1000, VOCAB) for _ in range(masked)], PREDICTIONS),
+        "masked_lm_weights": pad([1.0] * masked, PREDICTIONS), "next_sentence_labels": [generator.randrange(2)],
+    }  # fmt: skip
+
+
+def write_records(path, count, seed):
+    generator = random.Random(seed)
+    with open(path, "wb") as file:
+        file.writelines(frame(encode_example(random_example(generator))) for _ in range(count))
+    write_index(path, f"{path}.idx")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The loaders. Each is a function (paths, batch size, threads) -> an iterable of one epoch, called once an epoch.
+
+
+def ours(paths, batch_size, threads):
+    from bert_dali_dataloader import DaliDataloader
+
+    return DaliDataloader(
+        paths, [f"{path}.idx" for path in paths], batch_size=batch_size, num_threads=threads, cuda=False
+    ).__iter__
+
+
+def raw_dali(paths, batch_size, threads):
+    from nvidia.dali import fn, pipeline_def
+    from nvidia.dali import tfrecord as dali_tfrecord
+    from nvidia.dali.plugin.base_iterator import LastBatchPolicy
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+    lengths = {"sequence": SEQUENCE, "predictions": PREDICTIONS, "one": 1}
+    types = {"int64": (dali_tfrecord.int64, 0), "float32": (dali_tfrecord.float32, 0.0)}
+
+    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=None)
+    def read():
+        columns = fn.readers.tfrecord(
+            name="reader", path=paths, index_path=[f"{path}.idx" for path in paths], random_shuffle=True, initial_fill=1 << 16,
+            pad_last_batch=True, prefetch_queue_depth=2,
+            features={
+                feature.name: dali_tfrecord.FixedLenFeature([lengths[feature.length]], *types[feature.dtype])
+                for feature in FEATURES
+            },
+        )  # fmt: skip
+        return tuple(columns[feature.name] for feature in FEATURES)
+
+    iterator = DALIGenericIterator(
+        read(), [feature.name for feature in FEATURES], reader_name="reader", last_batch_policy=LastBatchPolicy.PARTIAL
+    )
+
+    def epoch():
+        yield from iterator
+        iterator.reset()
+
+    return epoch
+
+
+def tf_data(paths, batch_size, threads, is_batched=False):
+    """As MLPerf's run_pretraining.py: files interleaved, 1,000 records shuffled, parsed one by one, int64 cast to int32.
+
+    is_batched: parsed a batch at a time, which MLPerf does not do.
+    """
+    import tensorflow as tf
+
+    lengths = {"sequence": SEQUENCE, "predictions": PREDICTIONS, "one": 1}
+    features = {feature.name: tf.io.FixedLenFeature([lengths[feature.length]], feature.dtype) for feature in FEATURES}
+
+    def cast(example):
+        return {name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value for name, value in example.items()}
+
+    files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths))
+    records = files.interleave(
+        tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=threads, deterministic=False
+    ).shuffle(1000)
+    if is_batched:
+        batches = records.batch(batch_size).map(lambda batch: cast(tf.io.parse_example(batch, features)), threads)
+    else:
+        batches = records.map(lambda record: cast(tf.io.parse_single_example(record, features)), threads).batch(batch_size)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    return batches.prefetch(2).with_options(options).__iter__
+
+
+def tf_data_batched(paths, batch_size, threads):
+    return tf_data(paths, batch_size, threads, is_batched=True)
+
+
+def plain_python(paths, batch_size, threads):
+    """bert/example.py's readable decoder, one thread, no shuffle."""
+    import numpy as np
+
+    def epoch():
+        rows = []
+        for path in paths:
+            with TFRecordFile(path) as file:
+                for extent in file.extents():
+                    rows.append(decode_example(file.payload(*extent), path))
+                    if len(rows) == batch_size:
+                        yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+                        rows = []
+
+    return epoch
+
+
+LOADERS = {
+    "raw_dali": (raw_dali, "DALI's TFRecord reader as it comes"),
+    "ours": (ours, "`DaliDataloader`"),
+    "tf_data": (tf_data, "tf.data as in MLPerf"),
+    "tf_data_batched": (tf_data_batched, "tf.data, parsing whole batches"),
+    "plain_python": (plain_python, "plain Python, one thread"),
+}
+
+
+def time_loader(name, paths, batch_size, threads, seconds):
+    """Returns (samples per second, CPU seconds per million samples) of a loader in this process."""
+    epoch = LOADERS[name][0](paths, batch_size, threads)
+    is_slow = name == "plain_python"
+    if not is_slow:
+        for _ in epoch():
+            pass
+    samples, started, cpu = 0, time.monotonic(), time.process_time()
+    while time.monotonic() - started < seconds:
+        for batch in epoch():
+            (batch,) = batch if isinstance(batch, list) else (batch,)
+            samples += len(batch["input_ids"])
+            if is_slow and time.monotonic() - started >= seconds:
+                break
+    return samples / (time.monotonic() - started), (time.process_time() - cpu) / samples * 1e6
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Whole set, disk
+
+
+def start_of_rank(paths, rank, ranks, batch_size, threads):
+    """Returns seconds until the loader is made, until its first batch, for 200 batches more, and peak MB, of this process."""
+    from bert_dali_dataloader import DaliDataloader
+
+    baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    started = time.monotonic()
+    loader = DaliDataloader(
+        paths,
+        [f"{path}.idx" for path in paths],
+        batch_size=batch_size,
+        shard_id=rank,
+        num_shards=ranks,
+        num_threads=threads,
+        cuda=False,
+    )
+    made = time.monotonic()
+    batches = iter(loader)
+    next(batches)
+    first = time.monotonic()
+    for _ in range(200):
+        next(batches)
+    return {
+        "records": loader.num_records, "imports_mb": baseline, "made_s": made - started, "first_batch_s": first - started,
+        "next_200_s": time.monotonic() - first, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+    }  # fmt: skip
+
+
+def measure_full_set(args, folder):
+    """500 names for one real file of a 500th of MLPerf's records: indexes and files are read 500 times, from memory."""
+    count = MLPERF_RECORDS // MLPERF_FILES
+    block, path = f"{folder}/block", f"{folder}/file"
+    write_records(block, 4000, 1)
+    with open(block, "rb") as source, open(path, "wb") as file:
+        content = source.read()
+        for _ in range(-(-count // 4000)):
+            file.write(content)
+    write_index(path, f"{path}.idx")
+    names = [f"{folder}/part-{n:05d}-of-00500" for n in range(MLPERF_FILES)]
+    for name in names:
+        os.symlink(path, name)
+        os.symlink(f"{path}.idx", f"{name}.idx")
+    print(f"{MLPERF_FILES} files of {os.path.getsize(path):,} bytes, indexes of {os.path.getsize(path + '.idx'):,} bytes")
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, __file__, f"--rank={rank}", f"--folder={folder}", f"--threads={args.threads}"],
+            stdout=subprocess.PIPE,
+        )
+        for rank in range(GPUS)
+    ]
+    for rank, process in enumerate(ranks):
+        result = json.loads(process.communicate()[0])
+        print(f"rank {rank} of {GPUS}: " + ", ".join(f"{name} {value:,.1f}" for name, value in result.items()))
+
+
+def measure_disk(path):
+    """Reads chunks at random places with one thread, as the loader does, after having dropped the file from the cache."""
+    size, generator = os.path.getsize(path), random.Random(1)
+    print("| bytes a read | records of 2,500 bytes | MB/s |\n|---|---|---|")
+    with open(path, "rb", buffering=0) as file:
+        for records in (1, 4, 16, 64, 256, 1024):
+            step = 2500 * records
+            count = min(1000, max(20, 200_000_000 // step), size // step)
+            offsets = sorted(generator.sample(range(0, size // step), count))
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            started = time.monotonic()
+            for number in offsets:
+                os.posix_fadvise(file.fileno(), number * step, step, os.POSIX_FADV_WILLNEED)
+            for number in offsets:
+                os.pread(file.fileno(), step, number * step)
+            print(f"| {step:,} | {records} | {count * step / (time.monotonic() - started) / 1e6:,.0f} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--records", type=int, default=64_000, help="(default: %(default)s)")
+    add("--files", type=int, default=16, help="(default: %(default)s)")
+    add("--batch_size", type=int, default=64, help="(default: %(default)s)")
+    add("--threads", type=int, default=2, help="of each loader (default: %(default)s)")
+    add("--seconds", type=float, default=4.0, help="measured per process (default: %(default)s)")
+    add("--repeats", type=int, default=3, help="processes of each loader (default: %(default)s)")
+    add("--full_set", action="store_true", help="measure start and memory with MLPerf's number of records instead")
+    add("--disk", metavar="FILE", help="measure reads of several sizes instead")
+    add("--loader", choices=LOADERS, help=argparse.SUPPRESS)  # these three: for the processes that this one starts
+    add("--rank", type=int, help=argparse.SUPPRESS)
+    add("--folder", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.disk:
+        return measure_disk(args.disk)
+    if args.folder:
+        paths = sorted(path for path in glob.glob(f"{args.folder}/part-*") if not path.endswith(".idx"))
+        if args.loader:
+            result = time_loader(args.loader, paths, args.batch_size, args.threads, args.seconds)
+        else:
+            result = start_of_rank(paths, args.rank, GPUS, 32, args.threads)
+        return print(json.dumps(result))
+    with tempfile.TemporaryDirectory() as folder:
+        if args.full_set:
+            return measure_full_set(args, folder)
+        with concurrent.futures.ProcessPoolExecutor() as pool:
+            jobs = [
+                pool.submit(write_records, f"{folder}/part-{n:05d}", args.records // args.files, n) for n in range(args.files)
+            ]
+            for job in jobs:
+                job.result()
+        results = {name: [] for name in LOADERS}
+        for _ in range(args.repeats):
+            for name in LOADERS:
+                command = [
+                    sys.executable,
+                    __file__,
+                    f"--loader={name}",
+                    f"--folder={folder}",
+                    f"--batch_size={args.batch_size}",
+                ]
+                command += [f"--threads={args.threads}", f"--seconds={args.seconds}"]
+                results[name].append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
+    print(f"{args.records:,} records, batch {args.batch_size}, {args.threads} threads, {len(os.sched_getaffinity(0))} cores\n")
+    print(
+        f"| loader | samples/s | CPU s per million samples | cores for {GPUS} GPUs at {SAMPLES_PER_GPU:,} samples/s |\n|---|---|---|---|"
+    )
+    for name, runs in results.items():
+        rate, cpu = (sorted(values)[len(values) // 2] for values in zip(*runs))
+        print(f"| {LOADERS[name][1]} | {rate:,.0f} | {cpu:,.1f} | {cpu * GPUS * SAMPLES_PER_GPU / 1e6:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
