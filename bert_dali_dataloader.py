@@ -115,6 +115,11 @@ class DaliDataloader:
     # -----------------------------------------------------------------------------------------------------------
     # Position
 
+    @property
+    def position(self):
+        """(epoch, records of its order that all ranks have got), behind the last batch that was given out."""
+        return self._position
+
     def state_dict(self):
         """Returns the position behind the last batch that was given out: a small dict of numbers and strings, for JSON too.
 

@@ -73,7 +73,7 @@ def save(folder, step, shared, own, keep_max, group=None):
 
 
 def newest_valid(folder, group=None):
-    """Returns (path, step, number of ranks) of the newest checkpoint whose files are as its manifest says, or None.
+    """Returns (path, number of ranks that wrote it) of the newest checkpoint whose files are as its manifest says, or None.
 
     Rank 0 looks, and tells on stderr of those that are damaged.
     """
@@ -84,7 +84,7 @@ def newest_valid(folder, group=None):
             problem = _problem_of(path)
             if problem is None:
                 with open(os.path.join(path, _MANIFEST)) as file:
-                    found[0] = path, step, json.load(file)["ranks"]
+                    found[0] = path, json.load(file)["ranks"]
                 break
             print(f"warning: {path}: {problem}: the checkpoint is damaged and passed over", file=sys.stderr)
     dist.broadcast_object_list(found, src=0, group=group)
@@ -132,7 +132,10 @@ def _steps(folder):
 def _write(path, content):
     """Writes a dict; returns [bytes, SHA-256]."""
     with open(path, "wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # of torch's zip writer; what the disk said is behind it
+            raise OSError(str(error.__context__ or error)) from error
         file.flush()
         os.fsync(file.fileno())
     return [os.path.getsize(path), _digest(path)]

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -9,10 +10,19 @@ import time
 from bert.files import DataError
 
 
+class _Parser(argparse.ArgumentParser):
+    def convert_arg_line_to_args(self, line):
+        """What a line of a flag file means: flags, or nothing where it is empty or a comment."""
+        return shlex.split(line, comments=True)
+
+
 def parser_from_docstring(docstring):
-    """A parser whose --help is the script's docstring; flags cannot be abbreviated, so that new ones break no call."""
-    return argparse.ArgumentParser(
-        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    """A parser whose --help is the script's docstring; flags cannot be abbreviated, so that new ones break no call.
+
+    An argument @file stands for the flags in that file, several a line or one, with # comments.
+    """
+    return _Parser(
+        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, fromfile_prefix_chars="@"
     )
 
 

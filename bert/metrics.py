@@ -37,6 +37,9 @@ def evaluate(model, loader, device):
     }
 
 
+MAX_SKIPPED_IN_A_ROW = 5
+
+
 class Recorder:
     """Rank 0's metrics.jsonl and console; the other ranks' recorders do nothing.
 
@@ -44,27 +47,42 @@ class Recorder:
     their device until a line is due, so that no step waits for the GPU.
     """
 
-    def __init__(self, output_dir, num_steps, samples_per_step):
+    def __init__(self, output_dir, num_steps, samples_per_step, first_step=1, kept_bytes=0):
+        """A run that goes on gives its first step, and how much of metrics.jsonl belongs to the steps before it."""
         self.is_main = dist.get_rank() == 0
         self.num_steps, self.samples_per_step = num_steps, samples_per_step
-        self._pending = []  # (step, learning rate, tensor of both losses and the gradient norm)
+        self._steps_before = first_step - 1
+        self._pending = []  # (step, learning rate, examples in words, tensor of both losses, gradient norm and tokens)
+        self._skipped_in_a_row = 0
+        self._last_accuracy = None
         self._is_terminal = sys.stdout.isatty()
         self._interval = 0.5 if self._is_terminal else 10.0  # seconds
         self._started = self._last_shown = time.monotonic()
-        self._seconds_evaluating = 0.0
+        self._tokens = self._seconds_not_training = 0.0
         if self.is_main:
-            os.makedirs(output_dir, exist_ok=True)
             self._log = open(os.path.join(output_dir, "metrics.jsonl"), "a", buffering=1)
+            self._log.truncate(kept_bytes)
+
+    def bytes_written(self):
+        """Returns the size of metrics.jsonl (0 on other ranks than 0), after all steps so far are in it."""
+        if not self.is_main:
+            return 0
+        self._flush()
+        return os.fstat(self._log.fileno()).st_size
 
     def say(self, text, end="\n"):
         if self.is_main:
             print(f"\r\033[K{text}" if self._is_terminal else text, end=end, flush=True)
 
-    def step(self, step, losses, gradient_norm, learning_rate):
-        """Takes float32 tensors: both losses [2], the gradient norm before clipping []."""
+    def step(self, step, losses, gradient_norm, learning_rate, num_tokens, epoch, records):
+        """Takes float32 tensors: both losses [2], the gradient norm before clipping [], this rank's tokens without padding [].
+
+        epoch, records: where the loader stands behind the step's examples.
+        """
         if not self.is_main:
             return
-        self._pending.append((step, learning_rate, torch.cat((losses, gradient_norm.reshape(1)))))
+        values = torch.cat((losses, gradient_norm.reshape(1), num_tokens.reshape(1)))
+        self._pending.append((step, learning_rate, f"the last before record {records:,} of epoch {epoch}'s order", values))
         if step == self.num_steps or time.monotonic() - self._last_shown >= self._interval:
             self._flush()
 
@@ -73,37 +91,66 @@ class Recorder:
             return
         self._flush()
         self._write(step=step, **metrics)
-        self._seconds_evaluating += seconds
+        self._last_accuracy = metrics["masked_lm_accuracy"]
+        self.pause(seconds)
         self.say(
             f"step {step:,} | evaluation: masked_lm_accuracy {metrics['masked_lm_accuracy']:.4f}, "
             f"loss {metrics['masked_lm_loss']:.4f} | next_sentence_accuracy {metrics['next_sentence_accuracy']:.4f} | "
             f"{metrics['examples']:,} examples, {seconds:.1f} s"
         )
 
+    def pause(self, seconds):
+        """Time that is not spent on training steps, and does not count for their speed."""
+        self._seconds_not_training += seconds
+
     def _write(self, **values):
         self._log.write(json.dumps(values) + "\n")
 
     def _flush(self):
-        """Writes the steps since the last call and shows the newest; DataError if one has diverged."""
+        """Writes the steps since the last call and shows the newest; DataError if too many in a row were left out."""
         if not self._pending:
             return
-        values = torch.stack([tensor for _, _, tensor in self._pending]).tolist()
-        for (step, rate, _), (mlm_loss, nsp_loss, norm) in zip(self._pending, values):
-            loss = mlm_loss + nsp_loss
-            self._write(step=step, loss=loss, mlm_loss=mlm_loss, nsp_loss=nsp_loss, learning_rate=rate, grad_norm=norm)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise DataError(
-                    f"step {step}: masked LM loss {mlm_loss}, next-sentence loss {nsp_loss}, gradient norm {norm}, rate {rate:.3e}: "
-                    "training has diverged; lower --learning_rate, lengthen --num_warmup_steps, or try --precision=fp32"
-                )
-        self._pending = []
+        all_values = torch.stack([values for *_, values in self._pending]).tolist()
+        pending, self._pending = self._pending, []
+        for (step, rate, examples, _), (mlm_loss, nsp_loss, norm, tokens) in zip(pending, all_values):
+            self._write_step(step, rate, examples, mlm_loss, nsp_loss, norm)
+            self._tokens += tokens
         self._last_shown = time.monotonic()
-        steps_per_second = step / max(self._last_shown - self._started - self._seconds_evaluating, 1e-9)
+        self._show(step, rate, mlm_loss, nsp_loss, norm)
+
+    def _write_step(self, step, rate, examples, mlm_loss, nsp_loss, norm):
+        row = {"step": step, "loss": mlm_loss + nsp_loss, "mlm_loss": mlm_loss, "nsp_loss": nsp_loss, "learning_rate": rate}
+        if math.isfinite(norm):
+            self._skipped_in_a_row = 0
+            self._write(**row, grad_norm=norm)
+            return
+        # JSON has no NaN.
+        self._write(
+            **{name: value if math.isfinite(value) else None for name, value in row.items()}, grad_norm=None, skipped=True
+        )
+        self._skipped_in_a_row += 1
+        what = (
+            f"step {step}: masked LM loss {mlm_loss}, next-sentence loss {nsp_loss}, gradient norm {norm}, rate {rate:.3e}, "
+            f"examples: {examples}"
+        )
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise DataError(
+                f"{what}; {self._skipped_in_a_row} updates in a row were not finite: training has diverged; lower "
+                "--learning_rate, lengthen --num_warmup_steps, or try --precision=fp32; the weights are those of step "
+                f"{step - self._skipped_in_a_row}"
+            )
+        self.say(f"warning: {what}: the update is not finite and left out")
+
+    def _show(self, step, rate, mlm_loss, nsp_loss, norm):
+        seconds = max(self._last_shown - self._started - self._seconds_not_training, 1e-9)
+        steps_per_second = (step - self._steps_before) / seconds
         seconds_left = (self.num_steps - step) / steps_per_second
+        accuracy = "" if self._last_accuracy is None else f"accuracy {self._last_accuracy:.4f} | "
         self.say(
-            f"step {step:,}/{self.num_steps:,} | {step * self.samples_per_step:,} samples | loss {loss:.4f} "
-            f"(mlm {mlm_loss:.4f}, nsp {nsp_loss:.4f}) | lr {rate:.3e} | grad norm {norm:.2f} | "
-            f"{steps_per_second * self.samples_per_step:,.1f} seq/s | {seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left",
+            f"step {step:,}/{self.num_steps:,} | {step * self.samples_per_step:,} samples | loss {mlm_loss + nsp_loss:.4f} "
+            f"(mlm {mlm_loss:.4f}, nsp {nsp_loss:.4f}) | {accuracy}lr {rate:.3e} | grad norm {norm:.2f} | "
+            f"{steps_per_second * self.samples_per_step:,.1f} seq/s, {self._tokens / seconds:,.0f} tokens/s | "
+            f"{seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left",
             end="" if self._is_terminal and step < self.num_steps else "\n",
         )
 
@@ -117,7 +164,7 @@ def plot_curves(metrics_path, png_path):
 
     with open(metrics_path) as file:
         rows = [json.loads(line) for line in file]
-    steps = [row for row in rows if "loss" in row]
+    steps = [row for row in rows if row.get("loss") is not None]
     evaluations = [row for row in rows if "masked_lm_accuracy" in row]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name, label in (("mlm_loss", "masked LM, training"), ("nsp_loss", "next sentence, training")):

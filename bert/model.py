@@ -9,9 +9,11 @@ import shutil
 import types
 
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from transformers import BertConfig, BertForPreTraining
 
 from bert.files import DataError
+from bert.tensorflow_checkpoint import is_tensorflow_checkpoint, load_tensorflow_checkpoint
 
 # In Google's and MLPerf's configuration files "gelu" means the tanh approximation, which Hugging Face calls "gelu_new".
 _HIDDEN_ACTIVATIONS = {"gelu": "gelu_new", "gelu_new": "gelu_new"}
@@ -58,12 +60,21 @@ def build_model(config):
     return _bind_forward(BertForPreTraining(config))
 
 
-def load_model(folder, config):
-    """Returns the model saved in a Hugging Face folder, with the dropout of `config`; DataError if there is none, or if its
-    shape or activation is not that of `config`.
+def load_model(where, config):
+    """Returns a model with the weights of a TensorFlow checkpoint (its prefix) or a Hugging Face folder.
+
+    Dropout is that of `config`. DataError if there is neither, or if its shape or activation is not that of `config`.
     """
+    if is_tensorflow_checkpoint(where):
+        model = build_model(config)
+        load_tensorflow_checkpoint(where, model)
+        return model
+    return _load_folder(where, config)
+
+
+def _load_folder(folder, config):
     if not os.path.isfile(os.path.join(folder, "config.json")):  # without it Hugging Face assumes BERT-base
-        raise DataError(f"{folder}: no Hugging Face model: it has no config.json")
+        raise DataError(f"{folder}: no TensorFlow checkpoint (no {folder}.index) and no Hugging Face model (no config.json)")
     try:
         saved = BertConfig.from_pretrained(folder, local_files_only=True)
         differences = [
@@ -120,9 +131,16 @@ def correct_counts(logits, batch):
 
 
 def save_model(model, folder):
-    """Writes a Hugging Face folder (config.json, model.safetensors), whole or not at all; replaces an older one."""
+    """Writes a Hugging Face folder (config.json, model.safetensors), whole or not at all; replaces an older one.
+
+    DataError if it cannot be written.
+    """
     temporary = f"{folder}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary, safe_serialization=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(temporary, folder)
+    try:
+        model.save_pretrained(temporary, safe_serialization=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(f"{folder}: the model could not be written: {error}") from None

@@ -2,11 +2,19 @@
 
 import json
 import os
+import resource
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
 from conftest import ROOT, UNICODE_TEXT, assert_refused, create, run_script
+
+from bert.checkpoint import load_shared
+from train import parse_flags
 
 STEPS = 4
 TORCHRUN = os.path.join(os.path.dirname(sys.executable), "torchrun")
@@ -66,7 +74,8 @@ def count_records(index):
 
 def test_what_a_run_leaves(training_data, plain_run):
     output, steps, evaluations = plain_run
-    assert sorted(os.listdir(output)) == ["curves.png", "metrics.jsonl", "model"]
+    assert sorted(os.listdir(output)) == ["best", "checkpoints", "curves.png", "flags.json", "metrics.jsonl", "model"]
+    assert os.listdir(output / "checkpoints") == [f"step-{STEPS:08d}"]
     assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
     assert [row["learning_rate"] for row in steps] == pytest.approx([0.0, 0.5e-2, 0.5e-2, 0.25e-2])
     assert [row["step"] for row in evaluations] == [0, STEPS]
@@ -115,10 +124,23 @@ def test_loss_falls(training_data, tmp_path, optimizer):
 
 
 def test_divergence_stops_the_run(training_data, tmp_path):
-    process = run_script(
-        "train.py", *flags(training_data, tmp_path / "run", "--learning_rate=1e30", "--optimizer=adamw"), check=False
+    more = (
+        "--learning_rate=1e30",
+        "--optimizer=adamw",
+        "--num_train_steps=20",
+        "--save_checkpoints_steps=1",
+        "--keep_checkpoint_max=0",
     )
-    assert_refused(process, "training has diverged", "--learning_rate")
+    process = run_script("train.py", *flags(training_data, tmp_path / "run", *more), check=False)
+    assert_refused(process, "training has diverged", "--learning_rate", "epoch 0")
+    assert process.stdout.count("left out") == 4
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row.get("skipped", False) for row in rows][-6:] == [False] + [True] * 5
+    assert rows[-1]["loss"] is None
+    # The steps that were left out changed nothing that was saved.
+    last_good = len(rows) - 5
+    newest, good = (load_shared(tmp_path / f"run/checkpoints/step-{step:08d}") for step in (last_good + 2, last_good))
+    assert all(map(torch.equal, newest["model"].values(), good["model"].values()))
     assert not (tmp_path / "run/model").exists()
 
 
@@ -132,7 +154,7 @@ def test_everything_wrong_is_told_at_once(training_data, plain_run):
     )
     process = run_script("train.py", *flags(training_data, plain_run[0], *wrong), check=False)
     assert_refused(
-        process, "--train_batch_size=10", "--start_warmup_step=3", "--eval_every_samples=0", "absent", "a run was made here"
+        process, "--train_batch_size=10", "--start_warmup_step=3", "--eval_every_samples=0", "absent", "was begun with 16"
     )
 
 
@@ -168,3 +190,184 @@ def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
         "train.py", *flags(training_data, tmp_path / "run", f"--bert_config_file={tmp_path}/config.json"), check=False
     )
     assert_refused(process, "32", "max_position_embeddings", "16")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# A run that goes on
+
+
+def copy_of_run_as_it_was(run, step, folder):
+    """What a run had left if it had been killed some steps after its checkpoint of `step`."""
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("flags.json", "metrics.jsonl"):
+        shutil.copy(run / name, folder / name)
+    shutil.copytree(run / f"checkpoints/step-{step:08d}", folder / f"checkpoints/step-{step:08d}")
+    return folder
+
+
+def metrics(folder):
+    return (folder / "metrics.jsonl").read_text()
+
+
+def weights(folder):
+    return (folder / "model/model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def long_run(training_data, tmp_path_factory):
+    """A run with dropout over the ends of epochs, that keeps all checkpoints; and its flags."""
+    config = json.loads((training_data / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    folder = tmp_path_factory.mktemp("long")
+    (folder / "config.json").write_text(json.dumps(config))
+    more = (
+        f"--bert_config_file={folder}/config.json", "--train_batch_size=256", "--num_train_steps=12", "--save_checkpoints_steps=2",
+        "--keep_checkpoint_max=0", "--eval_every_samples=1280",
+    )  # fmt: skip
+    train(training_data, folder / "run", *more)
+    return folder / "run", more
+
+
+@pytest.mark.parametrize("step", [2, 8])
+def test_goes_on_to_the_same_losses(training_data, long_run, tmp_path, step):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, step, tmp_path / "run")
+    train(training_data, other, *more)
+    assert metrics(other) == metrics(run)
+    assert weights(other) == weights(run)
+    examples = sum(count_records(path) for path in (training_data / "idx/train").iterdir())
+    assert 12 * 256 > 2 * examples  # more than two epochs
+
+
+def test_three_ranks_go_on_to_the_same_losses(training_data, tmp_path):
+    more = (
+        "--train_batch_size=48",
+        "--num_train_steps=6",
+        "--save_checkpoints_steps=3",
+        "--optimizer=adamw",
+        "--keep_checkpoint_max=0",
+    )
+    train(training_data, tmp_path / "straight", *more, processes=3)
+    other = copy_of_run_as_it_was(tmp_path / "straight", 3, tmp_path / "stopped")
+    train(training_data, other, *more, processes=3)
+    assert metrics(other) == metrics(tmp_path / "straight")
+    assert weights(other) == weights(tmp_path / "straight")
+
+
+def test_damaged_checkpoint_is_passed_over(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
+    for step, damage in ((6, lambda data: data[:-1]), (8, lambda data: data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])):
+        shutil.copytree(run / f"checkpoints/step-{step:08d}", other / f"checkpoints/step-{step:08d}")
+        path = other / f"checkpoints/step-{step:08d}/shared.pt"
+        path.write_bytes(damage(path.read_bytes()))
+    (other / "checkpoints/step-00000010").mkdir()
+    process = run_script("train.py", *flags(training_data, other, *more))
+    for step, problem in ((6, "bytes, expected"), (8, "does not have its SHA-256"), (10, "manifest.json")):
+        assert any(f"step-{step:08d}" in line and problem in line for line in process.stderr.splitlines())
+    assert "goes on from" in process.stdout and "after step 4" in process.stdout
+    assert metrics(other) == metrics(run)
+
+
+def test_finished_run_is_left_as_it_is(training_data, long_run):
+    run, more = long_run
+    before = metrics(run)
+    train(training_data, run, *more)
+    assert metrics(run) == before
+
+
+def test_other_number_of_ranks_goes_on(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 8, tmp_path / "run")
+    process = subprocess.run(
+        [TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py", *flags(training_data, other, *more)],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert "num_shards 2 instead of 1" in process.stderr
+    assert metrics(other).splitlines()[:8] == metrics(run).splitlines()[:8]
+    assert len(metrics(other).splitlines()) == len(metrics(run).splitlines())
+
+
+def test_another_run_in_the_same_folder_is_refused(training_data, long_run):
+    run, more = long_run
+    process = run_script(
+        "train.py", *flags(training_data, run, *more, "--learning_rate=3e-3", "--optimizer=adamw"), check=False
+    )
+    assert_refused(process, "--learning_rate=0.003", "begun with 0.01", "--optimizer=adamw", "--output_dir")
+
+
+def start(data, output, *more):
+    return subprocess.Popen(
+        [sys.executable, "train.py", *flags(data, output, *more)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_killed_run_goes_on_to_the_same_losses(training_data, long_run, tmp_path):
+    run, more = long_run
+    process = start(training_data, tmp_path / "run", *more)
+    wait_for(lambda: (tmp_path / "run/checkpoints/step-00000004").exists())
+    process.kill()
+    process.communicate()
+    train(training_data, tmp_path / "run", *more)
+    assert metrics(tmp_path / "run") == metrics(run)
+    assert weights(tmp_path / "run") == weights(run)
+
+
+def test_signals_save_and_stop(training_data, tmp_path):
+    """As a cluster sends them before it takes the machine away; the same command goes on each time."""
+    steps = [0]
+    for signum in (signal.SIGTERM, signal.SIGUSR1):
+        process = start(training_data, tmp_path / "run", "--num_train_steps=100000", "--keep_checkpoint_max=1")
+        lines = iter(process.stdout.readline, "")
+        assert any("training examples" in line for line in lines)
+        process.send_signal(signum)
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert f"stopped by {signum.name} after step" in output and "the same command goes on" in output
+        (checkpoint,) = os.listdir(tmp_path / "run/checkpoints")
+        steps.append(int(checkpoint.removeprefix("step-")))
+        assert [json.loads(line)["step"] for line in metrics(tmp_path / "run").splitlines()] == list(range(1, steps[-1] + 1))
+    assert steps == sorted(set(steps))
+
+
+def test_disk_full_keeps_earlier_checkpoints(training_data, tmp_path):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731  bytes of a file
+    process = subprocess.run(
+        [sys.executable, "train.py", *flags(training_data, tmp_path / "run", "--save_checkpoints_steps=2")],
+        cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, timeout=120,
+    )  # fmt: skip
+    assert_refused(process, "checkpoint could not be written", "File too large")
+    assert os.listdir(tmp_path / "run/checkpoints") == []
+
+
+def test_stops_at_target_accuracy(training_data, tmp_path):
+    steps, evaluations = train(
+        training_data, tmp_path / "run", "--num_train_steps=200", "--eval_every_samples=160", "--target_accuracy=0.005"
+    )
+    assert len(steps) == evaluations[-1]["step"] < 200
+    assert (
+        evaluations[-1]["masked_lm_accuracy"] >= 0.005 > max([row["masked_lm_accuracy"] for row in evaluations[:-1]], default=0)
+    )
+    assert (tmp_path / "run/model").exists()
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs/recipes").iterdir()), ids=lambda path: path.stem)
+def test_recipes_are_flags(recipe):
+    files = [f"--{name}=x" for name in ("output_dir", "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval")]
+    found = parse_flags([f"@{recipe}", *files, "--seed=7"])
+    assert found.num_train_steps > found.num_warmup_steps and found.train_batch_size >= 256 and found.seed == 7
+    assert (ROOT / found.bert_config_file).is_file()
+    if recipe.stem.startswith("mlperf"):
+        assert recipe.stem == f"mlperf_{found.train_batch_size}" and found.target_accuracy == 0.72
