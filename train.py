@@ -31,20 +31,29 @@ from bert import checkpoint, cli
 from bert.files import DataError, atomic_writer, list_folder_or_pattern, raise_all
 from bert.launch import StopRequest, control_group, join_processes
 from bert.metrics import Recorder, evaluate, plot_curves
-from bert.model import build_model, load_config, load_model, loss_sums, predict, save_model
+from bert.model import build_model, load_config, load_model, load_tokenizer, loss_sums, predict, save_model
 from bert.optimization import AdamWeightDecay, Lamb, clip_gradients, learning_rate, parameter_groups
 from bert_dali_dataloader import build_dali_eval, build_dali_train
+
+VOCAB_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt")
 
 
 def parse_flags(argv=None):
     parser = cli.parser_from_docstring(__doc__)
-    add = parser.add_argument_group("model and output").add_argument
+    model = parser.add_argument_group("model and output")
+    add = model.add_argument
     add("--bert_config_file", required=True, help="configs/bert_large.json or another of MLPerf's form")
     add(
         "--init_checkpoint",
         help="weights to start from: a TensorFlow checkpoint such as MLPerf's model.ckpt-28252, or a Hugging Face folder such "
         "as a run's model/; leave out for random weights",
     )
+    add(
+        "--vocab_file",
+        default=VOCAB_FILE,
+        help="of the examples, to be saved with the model (default: vocab.txt beside this script)",
+    )
+    cli.add_boolean_flag(model, "do_lower_case", True, "False for a cased vocabulary")
     add("--output_dir", required=True, help="folder of this run; the same command goes on with the run that is in it")
     data = parser.add_argument_group("data: folders, glob patterns or files")
     add = data.add_argument
@@ -135,7 +144,7 @@ def check(flags, world_size):
 
 # What may differ when a run goes on. Data are compared by the names and sizes of the files, wherever they lie.
 CHANGEABLE_FLAGS = {
-    "output_dir", "bert_config_file", "init_checkpoint", "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval", "num_threads",
+    "output_dir", "bert_config_file", "init_checkpoint", "vocab_file", "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval", "num_threads",
     "steps_per_update", "device", "save_checkpoints_steps", "keep_checkpoint_max", "eval_batch_size", "eval_every_samples",
     "eval_at_start", "target_accuracy",
 }  # fmt: skip
@@ -250,6 +259,7 @@ class Run:
         self.flags, self.device = flags, device
         self.train_loader, self.eval_loader = build_loaders(flags, config, device)
         check_data((self.train_loader, self.eval_loader), config, flags.bert_config_file)
+        self.tokenizer = load_tokenizer(flags.vocab_file, flags.do_lower_case, config)
         self.eval_every_samples = flags.eval_every_samples or mlperf_eval_interval(flags.train_batch_size)
         self.use_bf16 = flags.precision == "bf16" or (flags.precision == "auto" and device.type == "cuda")
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.use_bf16)
@@ -340,7 +350,7 @@ class Run:
 
     def _export(self, name):
         if self.recorder.is_main:
-            save_model(self.module, os.path.join(self.flags.output_dir, name))
+            save_model(self.module, os.path.join(self.flags.output_dir, name), self.tokenizer)
 
     def save(self):
         started = time.monotonic()

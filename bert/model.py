@@ -10,7 +10,7 @@ import types
 
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
 from bert.files import DataError
 from bert.tensorflow_checkpoint import is_tensorflow_checkpoint, load_tensorflow_checkpoint
@@ -130,8 +130,24 @@ def correct_counts(logits, batch):
     )
 
 
-def save_model(model, folder):
-    """Writes a Hugging Face folder (config.json, model.safetensors), whole or not at all; replaces an older one.
+def load_tokenizer(vocab_file, do_lower_case, config):
+    """Returns Hugging Face's tokenizer of a vocabulary; DataError unless it has as many tokens as the model."""
+    try:
+        with open(vocab_file, encoding="utf-8") as file:
+            num_tokens = sum(1 for _ in file)
+        tokenizer = BertTokenizerFast(vocab_file=vocab_file, do_lower_case=do_lower_case)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{vocab_file}: no vocabulary, one token a line: {error}") from None
+    if num_tokens != config.vocab_size:
+        raise DataError(
+            f"{vocab_file} has {num_tokens} tokens, the configuration has vocab_size {config.vocab_size}; use the vocabulary that "
+            "made the examples, and its configuration"
+        )
+    return tokenizer
+
+
+def save_model(model, folder, tokenizer=None):
+    """Writes a Hugging Face folder (config.json, model.safetensors, tokenizer), whole or not at all; replaces an older one.
 
     DataError if it cannot be written.
     """
@@ -139,6 +155,8 @@ def save_model(model, folder):
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         model.save_pretrained(temporary, safe_serialization=True)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(temporary, folder)
     except (OSError, SafetensorError) as error:

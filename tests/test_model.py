@@ -18,6 +18,7 @@ from bert.files import DataError
 from bert.metrics import evaluate
 from bert.model import build_model, correct_counts, load_config, load_model, loss_sums, predict, save_model
 from bert.optimization import AdamWeightDecay, Lamb, clip_gradients, learning_rate, parameter_groups
+from bert.tensorflow_checkpoint import as_parameter, parameter_name
 
 
 @pytest.fixture
@@ -186,21 +187,90 @@ def test_learning_rate():
 
 
 # ---------------------------------------------------------------------------------------------------------------
+# Weights from TensorFlow
+
+
+def tensorflow_variables(model):
+    """{TensorFlow's name: array} of a model, written down by hand for two layers."""
+    parameters = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+    dense = {"/kernel": ".weight", "/bias": ".bias"}
+    layer_norm = {"/gamma": ".weight", "/beta": ".bias"}
+    names = {
+        f"bert/embeddings/{kind}_embeddings": f"bert.embeddings.{kind}_embeddings.weight"
+        for kind in ("word", "position", "token_type")
+    }
+    modules = {"bert/embeddings/LayerNorm": layer_norm, "bert/pooler/dense": dense}
+    for layer in range(2):
+        for part in (
+            "attention/self/query",
+            "attention/self/key",
+            "attention/self/value",
+            "attention/output/dense",
+            "intermediate/dense",
+            "output/dense",
+        ):
+            modules[f"bert/encoder/layer_{layer}/{part}"] = dense
+        for part in ("attention/output/LayerNorm", "output/LayerNorm"):
+            modules[f"bert/encoder/layer_{layer}/{part}"] = layer_norm
+    modules |= {"cls/predictions/transform/dense": dense, "cls/predictions/transform/LayerNorm": layer_norm}
+    for module, endings in modules.items():
+        for ending, own in endings.items():
+            names[module + ending] = module.replace("layer_", "layer.").replace("/", ".") + own
+    names |= {
+        "cls/predictions/output_bias": "cls.predictions.bias",
+        "cls/seq_relationship/output_weights": "cls.seq_relationship.weight",
+        "cls/seq_relationship/output_bias": "cls.seq_relationship.bias",
+    }
+    assert set(names.values()) == parameters.keys()
+    return {name: parameters[own].T if name.endswith("kernel") else parameters[own] for name, own in names.items()}
+
+
+def write_tensorflow_checkpoint(prefix, arrays):
+    import tensorflow as tf
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        variables = {name: tf.compat.v1.get_variable(name, initializer=array) for name, array in arrays.items()}
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver(variables).save(session, str(prefix), write_meta_graph=False)
+
+
+@pytest.mark.parametrize("has_slots", [False, True])
+def test_tensorflow_checkpoint(tiny_model, tmp_path, has_slots):
+    arrays = tensorflow_variables(tiny_model)
+    if has_slots:
+        slots = {f"{name}/{slot}": np.ones_like(array) for name, array in arrays.items() for slot in ("LAMB", "LAMB_1")}
+        arrays |= slots | {"global_step": np.int64(28252), "beta1_power": np.float32(0.5), "beta2_power": np.float32(0.5)}
+    write_tensorflow_checkpoint(tmp_path / "model.ckpt-28252", arrays)
+    loaded = load_model(str(tmp_path / "model.ckpt-28252"), tiny_model.config)
+    for (name, parameter), expected in zip(loaded.named_parameters(), tiny_model.parameters(), strict=True):
+        assert torch.equal(parameter, expected) and parameter.is_contiguous(), name
+    assert loaded.cls.predictions.decoder.weight is loaded.bert.embeddings.word_embeddings.weight
+
+
+def test_tensorflow_checkpoint_of_another_model(tiny_model, tmp_path):
+    arrays = tensorflow_variables(tiny_model)
+    arrays["bert/pooler/dense/bias"] = np.zeros(7, np.float32)
+    del arrays["cls/predictions/output_bias"]
+    arrays["cls/predictions/extra"] = np.zeros(3, np.float32)
+    write_tensorflow_checkpoint(tmp_path / "model.ckpt", arrays)
+    with pytest.raises(DataError, match="bert.pooler.dense.bias of shape") as error:
+        load_model(str(tmp_path / "model.ckpt"), tiny_model.config)
+    assert "no cls.predictions.bias" in str(error.value) and "cls.predictions.extra" in str(error.value)
+
+
+@needs_golden
+def test_recorded_tensorflow_checkpoint():
+    folder = GOLDEN / "training"
+    model = load_model(str(folder / "model.ckpt-10"), load_config(folder / "bert_config.json"))
+    parameters = dict(model.named_parameters())
+    expected = np.load(folder / "final_weights_ckpt-10.npz")
+    assert len(expected) == len(parameters)
+    for name, array in expected.items():
+        assert torch.equal(parameters[parameter_name(name)], as_parameter(name, array)), name
+
+
+# ---------------------------------------------------------------------------------------------------------------
 # MLPerf's reference, recorded: ten LAMB steps of a tiny BERT
-
-
-def hugging_face_name(name):
-    """A TensorFlow variable's name -> the parameter's."""
-    for old, new in (
-        ("encoder/layer_", "encoder/layer."), ("predictions/output_bias", "predictions/bias"), ("output_weights", "weight"),
-        ("output_bias", "bias"), ("gamma", "weight"), ("beta", "bias"), ("kernel", "weight"), ("_embeddings", "_embeddings/weight"),
-    ):  # fmt: skip
-        name = name.replace(old, new)
-    return name.replace("/", ".")
-
-
-def as_torch(name, array):
-    return torch.tensor(array.T.copy() if name.endswith("kernel") else array)
 
 
 @pytest.fixture
@@ -329,8 +399,8 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0)
     parameters, start = dict(model.named_parameters()), {}
     for name, array in np.load(folder / "init_weights.npz").items():
         is_scaled = run.startswith("x8") and golden["rules"][name]["weight_decay"]
-        start[name] = as_torch(name, array) * (8 if is_scaled else 1)
-        parameters[hugging_face_name(name)].data.copy_(start[name])
+        start[name] = as_parameter(name, array) * (8 if is_scaled else 1)
+        parameters[parameter_name(name)].data.copy_(start[name])
     assert len(start) == len(parameters)
 
     optimizer = Lamb(
@@ -365,6 +435,6 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0)
     assert math.isclose(after["masked_lm_accuracy"], golden["eval_after"]["masked_lm_accuracy"], rel_tol=1e-6)
     for name, array in np.load(folder / f"final_weights_{run}.npz").items():
         if "key/bias" not in name:  # its true gradient is 0; what is recorded is round-off
-            final = as_torch(name, array)
-            distance = (parameters[hugging_face_name(name)].detach() - final).norm()
+            final = as_parameter(name, array)
+            distance = (parameters[parameter_name(name)].detach() - final).norm()
             assert distance <= 1e-4 * (final - start[name]).norm(), name

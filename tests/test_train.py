@@ -12,8 +12,11 @@ import time
 import pytest
 import torch
 from conftest import ROOT, UNICODE_TEXT, assert_refused, create, run_script
+from transformers import AutoTokenizer
 
+import bert.quiet_imports  # noqa: F401  before transformers
 from bert.checkpoint import load_shared
+from tokenization import FullTokenizer
 from train import parse_flags
 
 STEPS = 4
@@ -83,6 +86,9 @@ def test_what_a_run_leaves(training_data, plain_run):
     assert evaluations[1]["masked_lm_loss"] < evaluations[0]["masked_lm_loss"]
     for row in steps:
         assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"])
+    tokenizer = AutoTokenizer.from_pretrained(output / "model")
+    words = "Anarchism is a \u00c9tat, philosophy: unaffable"
+    assert tokenizer.tokenize(words) == FullTokenizer(ROOT / "vocab.txt").tokenize(words)
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
