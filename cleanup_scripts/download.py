@@ -38,8 +38,8 @@ class Published(NamedTuple):
     drive_id: str
 
 
-# Sizes and MD5s: MLCommons, training repository, language_model/tensorflow/bert/README.md. Addresses:
-# cleanup_scripts/download_and_uncompress.sh there; those of the text: NVIDIA's prepare_data.sh, training_results_v2.1.
+# Sizes, MD5s and addresses: MLCommons, training repository, language_model/tensorflow/bert: README.md and
+# cleanup_scripts/download_and_uncompress.sh. Addresses of the text: the scripts of several submissions use these.
 PUBLISHED = (
     Published("text", "results_text.tar.gz", None, None, "14xV2OUGSQDG_yDBrmbSdcDC-QGeqpfs_"),
     Published("text", "bert_reference_results_text_md5.txt", None, None, "1tmMgLwoBvbEJEHXh77sqrXYw5RpqT8R_"),
