@@ -21,9 +21,9 @@ import time
 
 import numpy as np
 
-from bert import check_table, cli, dataset_checks
+from bert import check_table, cli, dataset_checks, kernels
 from bert.check_table import DIFFERS, FAILED
-from bert.example_check import check_block, make_rules
+from bert.example_check import check_block, make_rules, pass_examples
 from bert.files import DataError, list_folder_or_pattern, raise_all
 from bert.verification import eval_articles_problem, eval_digest, inspect_text, inspect_tfrecord
 from tokenization import load_vocab
@@ -107,6 +107,14 @@ def read_md5_list(path):
 def ignore_interrupt():
     """Ctrl-C reaches every process of the terminal; the parent alone decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def compile_kernel(rules):
+    """Once, before the processes that use it start."""
+    if not kernels.is_compiled(pass_examples):
+        print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
+    nothing = np.empty(0, np.int64)
+    check_block(np.empty(0, np.uint8), nothing, nothing, rules, str)
 
 
 def inspect_all(inspect, paths, num_workers):
@@ -200,8 +208,7 @@ def main(argv=None):
     paths, md5s, vocab = check(flags)
     rules = make_rules(flags.max_seq_length, flags.max_predictions_per_seq, flags.masked_lm_prob, vocab)
     if flags.tfrecord or flags.eval_10k:
-        nothing = np.empty(0, np.int64)
-        check_block(np.empty(0, np.uint8), nothing, nothing, rules, str)  # compiled once, before the processes start
+        compile_kernel(rules)
     rows, causes = [], []
     if flags.results:
         rows += verify_results(flags, paths["results"], md5s)

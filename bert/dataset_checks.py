@@ -220,7 +220,9 @@ def likely_causes(reports, rules):
     """What the figures of a training set that differs from the published one point to, in words."""
     causes = []
     if len(reports) < published.NUM_PARTS:
-        causes.append(f"{published.NUM_PARTS - len(reports):,} of the {published.NUM_PARTS} files are not there, so the totals cannot match")
+        causes.append(
+            f"{published.NUM_PARTS - len(reports):,} of the {published.NUM_PARTS} files are not there, so the totals cannot match"
+        )
     sizes = {os.path.basename(report.path): report.num_bytes for report in reports}
     compared = {name: size for name, size in published.TFRECORD_PART_BYTES.items() if name in sizes}
     if len(sizes) == published.NUM_PARTS:

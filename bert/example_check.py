@@ -75,7 +75,7 @@ def check_block(payloads, starts, ends, rules, places, max_problems=100):
     hashes, is_right = np.zeros(len(starts), np.uint64), np.zeros(len(starts), np.bool_)
     totals = np.zeros(len(Totals._fields), np.int64)
     scratch = np.empty((3, rules.lengths.max() + 1), np.int64)
-    _pass_examples(payloads, starts, ends, *rules, _NAMES_IN_ONE, _NAME_ENDS, scratch, hashes, is_right, totals)
+    pass_examples(payloads, starts, ends, *rules, _NAMES_IN_ONE, _NAME_ENDS, scratch, hashes, is_right, totals)
     problems = []
     for k in np.flatnonzero(~is_right).tolist():
         try:
@@ -184,7 +184,7 @@ def add_to_totals(example, rules, totals):
 
 
 @kernel
-def _pass_examples(
+def pass_examples(
     data,
     starts,
     ends,
