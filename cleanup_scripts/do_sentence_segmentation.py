@@ -32,7 +32,7 @@ def main():
     punkt_3_4_5.english_tokenizer()  # loaded once, before the worker processes start
     step = functools.partial(cleanup_io.transform_file, segment, args.input_suffix, args.output_suffix,
                              universal_newlines=True)
-    return cleanup_io.run_step("do_sentence_segmentation", step, files, args.num_workers)
+    return cleanup_io.run_step("do_sentence_segmentation", step, files, args)
 
 
 if __name__ == "__main__":
