@@ -257,6 +257,29 @@ def test_candidates_equal_their_definition(text):
     assert found(punkt_3_4_5.CANDIDATE) == found(SLOW_CANDIDATE)
 
 
+WORDS = ["The", "dr", "Dr", "mr", "D", "U.S", "3", "co", "Inc", "abc", "ab", "a", "is", "J", "no", "\u00e9t", "st", "louis", "--", "x-co"]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.sampled_from([*WORDS, *PIECES]), max_size=3).map("".join), st.sampled_from([*WORDS, ".", "..", '"', ",x", "lower"]))
+def test_deciding_plain_candidates_at_once_changes_nothing(word, following):
+    tokenizer = punkt_3_4_5.english_tokenizer()
+    for context in (f"{word}. {following}", f"{word}.\x0b\u2003{following}", f"{word}.{following}", f"{word}! {following}"):
+        slow = super(punkt_3_4_5.SentenceTokenizer345, tokenizer).text_contains_sentbreak(context)
+        assert tokenizer.text_contains_sentbreak(context) == slow
+
+
+def test_every_word_of_the_parameters_is_decided_as_punkt_does():
+    tokenizer = punkt_3_4_5.english_tokenizer()
+    parameters = tokenizer._params
+    words = {*parameters.abbrev_types, *(word for pair in parameters.collocations for word in pair), *parameters.sent_starters}
+    pairs = [*parameters.collocations, *((word, following) for word in sorted(words) for following in ("The", "of", "1", "("))]
+    for word, following in pairs:
+        for context in (f"{word}. {following}", f"{word.capitalize()}. {following.capitalize()}"):
+            slow = super(punkt_3_4_5.SentenceTokenizer345, tokenizer).text_contains_sentbreak(context)
+            assert tokenizer.text_contains_sentbreak(context) == slow, context
+
+
 def test_the_tokenizer_remembers_no_unknown_words():
     tokenizer = punkt_3_4_5.english_tokenizer()
     known = len(tokenizer._params.ortho_context)
