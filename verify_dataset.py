@@ -158,7 +158,9 @@ def verify_tfrecord(flags, paths, rules):
     """Returns (rows, likely causes of differences)."""
     reports = inspect_all(functools.partial(inspect_tfrecord, rules=rules), paths, flags.num_workers)
     rows = [
-        dataset_checks.names_row("tfrecord", [os.path.basename(path) for path in paths], flags.own_data),
+        dataset_checks.names_row("tfrecord", [os.path.basename(path) for path in paths], flags.own_data)
+        if os.path.isdir(flags.tfrecord)
+        else dataset_checks.chosen_files_row("tfrecord", paths),
         *dataset_checks.example_rows("tfrecord", reports, rules),
         dataset_checks.copies_row("tfrecord", reports),
     ]

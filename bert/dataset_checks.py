@@ -21,9 +21,7 @@ def names_row(section, names, own_data, others=()):
     matches = [_PART.match(name) for name in names]
     parts = [(int(match[1]), int(match[2])) for match in matches if match]
     if not parts and section != "results":
-        return judged(
-            section, "files", True, f"{len(names):,}", notes=["not named part-XXXXX-of-YYYYY: a missing one would not show"]
-        )
+        return judged(section, "files", True, f"{len(names):,}", "not named part-XXXXX-of-YYYYY: a missing one would not show")
     notes = [f"{name}: does not belong here, whoever reads the folder reads it too; remove it"
              for name, match in zip(names, matches) if not match and name not in others]  # fmt: skip
     totals = sorted({total for _, total in parts})
@@ -41,6 +39,11 @@ def names_row(section, names, own_data, others=()):
         if name not in names:
             notes.append(f"{name}: missing")
     return judged(section, "files", not notes, f"{len(parts):,} parts", f"{end:,} parts", notes)
+
+
+def chosen_files_row(section, paths):
+    """Of files that the user named, none can be missing."""
+    return judged(section, "files", True, f"{len(paths):,}", "named one by one or by a pattern")
 
 
 def ranges(numbers, total):

@@ -369,6 +369,11 @@ def test_a_last_part_that_is_missing(tfrecords, capsys):
     assert verify(capsys, f"--tfrecord={tfrecords}", *FLAGS, "--own_data")[0] == 0
 
 
+def test_files_that_the_user_chose_have_no_missing_neighbours(tfrecords, capsys):
+    assert verify(capsys, f"--tfrecord={tfrecords}/part-00002-of-00004", *FLAGS, "--own_data")[0] == 0
+    assert verify(capsys, f"--tfrecord={tfrecords}/part-0000[13]*", *FLAGS, "--own_data")[0] == 0
+
+
 def test_wrong_flags_of_the_generator_are_named(tfrecords, capsys):
     code, _, rows = verify(capsys, f"--tfrecord={tfrecords}", "--own_data")
     assert code == 1 and "input_ids has 32 values, expected 512 (--max_seq_length=512" in notes(rows)
