@@ -23,7 +23,8 @@ import numpy as np
 
 from bert import check_table, cli, dataset_checks, kernels
 from bert.check_table import DIFFERS, FAILED
-from bert.example_check import check_block, make_rules, pass_examples
+from bert.example_check import check_block, make_rules
+from bert.example_pass import pass_examples
 from bert.files import DataError, list_folder_or_pattern, raise_all
 from bert.verification import eval_articles_problem, eval_digest, inspect_text, inspect_tfrecord
 from tokenization import load_vocab

@@ -22,8 +22,8 @@ def names_row(section, names, own_data, others=()):
     parts = [(int(match[1]), int(match[2])) for match in matches if match]
     if not parts and section != "results":
         return judged(section, "files", True, f"{len(names):,}", "not named part-XXXXX-of-YYYYY: a missing one would not show")
-    notes = [f"{name}: does not belong here, whoever reads the folder reads it too; remove it"
-             for name, match in zip(names, matches) if not match and name not in others]  # fmt: skip
+    foreign = [name for name, match in zip(names, matches) if not match and name not in others]
+    notes = [f"{name}: does not belong here, whoever reads the folder reads it too; remove it" for name in foreign]
     totals = sorted({total for _, total in parts})
     if len(totals) > 1:
         notes.append(
@@ -38,7 +38,8 @@ def names_row(section, names, own_data, others=()):
     for name in others:
         if name not in names:
             notes.append(f"{name}: missing")
-    return judged(section, "files", not notes, f"{len(parts):,} parts", f"{end:,} parts", notes)
+    found = f"{len(parts):,} parts" + (f" and {len(foreign):,} others" if foreign else "")
+    return judged(section, "files", not notes, found, f"{end:,} parts", notes)
 
 
 def chosen_files_row(section, paths):
