@@ -139,7 +139,7 @@ def show_progress(done, total, seconds):
     """One line on a terminal, overwritten after each file and wiped after the last."""
     if sys.stderr.isatty():
         rate = done / max(seconds, 1e-9)
-        line = f"{done / 1e9:,.1f} of {total / 1e9:,.1f} GB, {rate / 1e9:.2f} GB/s, {(total - done) / max(rate, 1):.0f} s left"
+        line = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:,.0f} MB/s, {(total - done) / max(rate, 1):.0f} s left"
         print(f"\r\033[K{line if done < total else ''}", end="", file=sys.stderr, flush=True)
 
 

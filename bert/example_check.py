@@ -13,10 +13,7 @@ from bert.example import FEATURES, check_lengths, decode_example, feature_length
 from bert.example_pass import NAME_ENDS, NAMES_IN_ONE, pass_examples
 from bert.files import DataError
 
-_NAMES = [feature.name for feature in FEATURES]
-_INPUT_IDS, _INPUT_MASK, _MASKED_LM_IDS, _MASKED_LM_POSITIONS, _MASKED_LM_WEIGHTS, _NEXT_SENTENCE_LABELS, _SEGMENT_IDS = range(
-    7
-)
+_INDEX = {feature.name: index for index, feature in enumerate(FEATURES)}
 
 # What a block's examples add up to; `Totals(*array)` names the entries.
 Totals = NamedTuple(
@@ -35,11 +32,11 @@ class Rules(NamedTuple):
 
     @property
     def max_seq_length(self):
-        return int(self.lengths[_INPUT_IDS])
+        return int(self.lengths[_INDEX["input_ids"]])
 
     @property
     def max_predictions_per_seq(self):
-        return int(self.lengths[_MASKED_LM_IDS])
+        return int(self.lengths[_INDEX["masked_lm_ids"]])
 
 
 def make_rules(max_seq_length, max_predictions_per_seq, masked_lm_prob, vocab):
@@ -146,17 +143,17 @@ def _problem_of_predictions(example, rules, place, length, second):
 
 def hash_of(example, rules):
     """The hash (uint64) of an example's values: sums of value times multiplier, mixed. Takes an example without a problem."""
-    m = rules.multipliers
     terms = []
-    for feature in (_INPUT_IDS, _MASKED_LM_IDS, _MASKED_LM_POSITIONS, _NEXT_SENTENCE_LABELS):
-        values = example[_NAMES[feature]].astype(np.uint64)
-        terms.append(values * m[feature, : len(values)])
-    for feature in (_INPUT_MASK, _SEGMENT_IDS, _MASKED_LM_WEIGHTS):  # ones, then zeros: their number tells all
-        terms.append(np.array([np.count_nonzero(example[_NAMES[feature]])], np.uint64) * m[feature, 0])
+    for name in ("input_ids", "masked_lm_ids", "masked_lm_positions", "next_sentence_labels"):
+        values = example[name].astype(np.uint64)
+        terms.append(values * rules.multipliers[_INDEX[name], : len(values)])
+    for name in ("input_mask", "segment_ids", "masked_lm_weights"):  # zeros and a run of ones: their number tells all
+        count = np.array([np.count_nonzero(example[name])], np.uint64)
+        terms.append(count * rules.multipliers[_INDEX[name], 0])
     total = np.concatenate(terms).sum(dtype=np.uint64)
     total ^= total >> np.uint64(32)
     with np.errstate(over="ignore"):  # modulo 2**64
-        return total * m[_NEXT_SENTENCE_LABELS, 1]
+        return total * rules.multipliers[_INDEX["next_sentence_labels"], 1]
 
 
 def add_to_totals(example, rules, totals):

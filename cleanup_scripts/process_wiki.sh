@@ -75,9 +75,10 @@ extract() {  # extract <dump> <folder>
     rm -rf "$partial" "$log"
     fail "$1: WikiExtractor stopped with an error: $why"
   fi
-  grep -rq '<doc ' "$partial" || fail "$1: WikiExtractor found no article in it; expected a pages-articles dump"
-  echo "$origin" > "$partial/.source"
   rm "$log"
+  grep -rq '<doc ' "$partial" ||
+    { rm -r "$partial"; fail "$1: WikiExtractor found no article in it; expected a pages-articles dump"; }
+  echo "$origin" > "$partial/.source"
   run_echoed mv "$partial" "$2"
 }
 

@@ -2,9 +2,10 @@
 
     python3 cleanup_scripts/separate_test_set.py --data 'extracted/*/wiki_*' --num_test_articles 10000
 
-Writes <file>.4 beside each extracted file (the training articles) and <file>.4.test (its test articles), and for all files together
-<test_output>.txt (the evaluation articles) and <test_output>.md5 (the MD5 of each, one a line). Which articles are
-taken depends on the seed, the number of files, their order and their contents, and on nothing else. About 100 MB/s.
+Writes beside each extracted file <file>.4 (the training articles) and <file>.4.test (its test articles, if it has any), and for
+all files together <test_output>.txt (the evaluation articles) and <test_output>.md5 (the MD5 of each, one a line). Which
+articles are taken depends on the seed, the number of files, their order and their contents, and on nothing else. About
+100 MB/s per core.
 """
 import functools
 import hashlib
@@ -109,6 +110,9 @@ def main():
 
     test_output = os.path.expanduser(args.test_output)
     if errors:
+        for suffix in (".txt", ".md5"):  # of an earlier call: they would be taken for these articles
+            if os.path.exists(test_output + suffix):
+                os.remove(test_output + suffix)
         told = f"{test_output}.txt not written"
     else:
         sources = [outputs[1] for _, outputs in map(functools.partial(files_of, args), tasks) if len(outputs) == 2]

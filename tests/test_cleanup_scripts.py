@@ -351,6 +351,16 @@ def test_more_test_articles_than_articles_is_an_error(tmp_path):
     assert files_in(tmp_path) == ["wiki_00", "wiki_00.3"]
 
 
+def test_the_evaluation_articles_of_an_earlier_call_go_with_an_error(tmp_path):
+    (tmp_path / "wiki_00").write_text("x")
+    (tmp_path / "wiki_00.3").write_text("a\n\nb")
+    flags = ["--data", "wiki_*", "--test_output", "eval", "--num_test_articles"]
+    assert run_script("separate_test_set.py", *flags, 1, folder=tmp_path).returncode == 0
+    assert {"eval.txt", "eval.md5"} < set(files_in(tmp_path))
+    assert run_script("separate_test_set.py", *flags, 3, folder=tmp_path).returncode == 1
+    assert files_in(tmp_path) == ["wiki_00", "wiki_00.3"]
+
+
 # --------------------------------------------------------------------------------------------------- step 5, do_gather
 
 
@@ -734,7 +744,7 @@ def test_process_wiki_stops_at_a_broken_dump(tmp_path, name, content, told):
     result = process_wiki(name, "out", folder=tmp_path)
     assert result.returncode != 0
     assert told in result.stderr
-    assert not (tmp_path / "out/extracted").exists() and not (tmp_path / "out/results").exists()
+    assert files_in(tmp_path / "out") == []
 
 
 def test_process_wiki_goes_on_where_it_stopped(tmp_path):
