@@ -7,10 +7,8 @@ which version of which URL they are. A later call, also of another process, goes
 version (`If-Range`). Only a checked file gets its name.
 """
 
-import fcntl
 import hashlib
 import http.client
-import json
 import os
 import random
 import shutil
@@ -20,14 +18,12 @@ import time
 import urllib.error
 import urllib.request
 
+from part_file import DownloadError, PartFile
+
 BLOCK_BYTES = 1 << 18
 LONGEST_WAIT = 60.0  # seconds between two tries
 PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}  # HTTP: the same request may succeed later
 USER_AGENT = "cleanup_scripts/download.py (Python urllib)"
-
-
-class DownloadError(Exception):
-    """The file cannot be had; the message says from where, what was found, what was expected and what to do."""
 
 
 class PassingFault(Exception):
@@ -36,60 +32,6 @@ class PassingFault(Exception):
     def __init__(self, message, retry_after=0.0):
         super().__init__(message)
         self.retry_after = retry_after  # seconds
-
-
-class PartFile:
-    """The bytes of a file that have arrived so far, and what they are bytes of. Locked against a second download."""
-
-    def __init__(self, path):
-        folder, name = os.path.split(os.path.abspath(path))
-        self.path = os.path.join(folder, f".{name}.part")
-        self._origin_path = self.path + ".json"
-        self._file = open(self.path, "ab")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise DownloadError(f"{path}: another download is writing it; wait for that one") from None
-
-    @property
-    def size(self):
-        return os.path.getsize(self.path)
-
-    def origin(self):
-        """{"url", "etag", "last_modified", "size"} of the bytes that are there; {} if that is not known."""
-        try:
-            with open(self._origin_path) as file:
-                return json.load(file)
-        except (FileNotFoundError, ValueError):
-            return {}
-
-    def start_anew(self, origin):
-        self._file.truncate(0)
-        temporary = self._origin_path + ".tmp"
-        with open(temporary, "w") as file:
-            json.dump(origin, file)
-        os.replace(temporary, self._origin_path)
-
-    def append(self, block):
-        self._file.write(block)
-        self._file.flush()
-
-    def rename_to(self, path):
-        os.fsync(self._file.fileno())
-        os.replace(self.path, path)
-        os.remove(self._origin_path)
-
-    def remove(self):
-        for path in (self.path, self._origin_path):
-            if os.path.exists(path):
-                os.remove(path)
-
-    def close(self):
-        """Leaves the bytes for a later call; a part without any goes."""
-        if os.path.exists(self.path) and self.size == 0:
-            self.remove()
-        self._file.close()
 
 
 def fetch(url, path, size=None, md5=None, retries=8, first_wait=1.0, timeout=60.0, if_missing=""):
