@@ -37,6 +37,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.etag, self.knows_ranges, self.tells_length = '"v1"', True, True
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
+    def handle_error(self, *_):
+        """Clients hang up here on purpose."""
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.0"
