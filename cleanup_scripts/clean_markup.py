@@ -78,7 +78,7 @@ def main():
     files, problems = cleanup_io.check_inputs(args)
     cleanup_io.exit_if(problems)
     step = functools.partial(cleanup_io.transform_file, remove_markup, args.input_suffix, args.output_suffix)
-    return cleanup_io.run_step("clean_markup", step, files, args.num_workers)
+    return cleanup_io.run_step("clean_markup", step, files, args)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def main():
     cleanup_io.exit_if(problems)
     step = functools.partial(cleanup_io.transform_file, remove_tags_and_titles, args.input_suffix, args.output_suffix,
                              universal_newlines=True)
-    return cleanup_io.run_step("cleanup_file", step, files, args.num_workers)
+    return cleanup_io.run_step("cleanup_file", step, files, args)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ import signal
 import sys
 import time
 
+from journal import Journal, fixed_folder
+
 STEP_SUFFIXES = (".1", ".2", ".3", ".4")
+TEST_SUFFIX = ".test"  # separate_test_set.py: the test articles of one file, <file><output_suffix>.test
 MAX_PROBLEMS_SHOWN = 20
 BYTES_PER_MB = 1024 * 1024  # the unit of do_gather.py's --block_size, and of every number told here
 
@@ -38,12 +41,14 @@ def step_parser(docstring, input_suffix, output_suffix=None):
                             help="write <extracted file>S, beside it (default: %(default)r)")
     parser.add_argument("--num_workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
                         help="files processed at a time, one process each (default: all cores, here %(default)s)")
+    parser.add_argument("--restart", action="store_true",
+                        help="make every output again; without it, outputs that belong to their inputs stay as they are")
     return parser
 
 
 def extracted_files(pattern, *suffixes):
     """The extracted files that `pattern` matches, sorted; no intermediate files (.1 to .4 and `suffixes`)."""
-    passed_over = STEP_SUFFIXES + tuple(suffix for suffix in suffixes if suffix)
+    passed_over = (*STEP_SUFFIXES, TEST_SUFFIX) + tuple(suffix for suffix in suffixes if suffix)
     matches = sorted(glob.glob(os.path.expanduser(pattern)))
     return [path for path in matches if os.path.isfile(path) and not path.endswith(passed_over)]
 
@@ -130,33 +135,44 @@ def transform_file(transform, input_suffix, output_suffix, path, universal_newli
     return os.path.getsize(source), written
 
 
-def run_on_files(function, tasks, num_workers):
-    """Calls function(*task) for every task on `num_workers` processes; returns (results, errors).
+def run_on_files(function, tasks, num_workers, journal):
+    """Calls function(*task) on `num_workers` processes for every task that was not done before; returns (results, errors).
 
-    tasks: tuples whose first item is the file that errors are told of. results: in the order of the tasks, None
-    where one failed. errors: one message per failed task, in order; a broken file does not stop the others.
+    tasks: tuples whose first item is the file that errors are told of. journal: Journal, knows the tasks done before.
+    results: in the order of the tasks, None where one failed. errors: one message per failed task, in order; a broken
+    file does not stop the others, and what an earlier call made of it is removed.
     """
     started = time.monotonic()
-    outcomes = [None] * len(tasks)
-    for done, (index, outcome) in enumerate(_outcomes(function, tasks, num_workers), start=1):
-        outcomes[index] = outcome
-        _show_progress(done, len(tasks), time.monotonic() - started)
-    return [result for result, _ in outcomes], [error for _, error in outcomes if error]
+    results, errors = [journal.result_of(task) for task in tasks], {}
+    to_do = [index for index, result in enumerate(results) if result is None]
+    for done, (number, (result, error)) in enumerate(_outcomes(function, [tasks[i] for i in to_do], num_workers), start=1):
+        index = to_do[number]
+        if error:
+            errors[index] = error
+            journal.remove_outputs(tasks[index])
+        else:
+            results[index] = result
+            journal.add(tasks[index], result)
+        _show_progress(done, len(to_do), time.monotonic() - started)
+    return results, [errors[index] for index in sorted(errors)]
 
 
-def report(errors, result_line):
+def report(errors, result_line, journal):
     """Tells the errors of the files and the result; returns the exit code: 0, or 1 if a file failed."""
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
-    print(result_line + (f"; {len(errors)} FAILED" if errors else ""))
+    before = f"; {journal.num_done_before} were done before (--restart makes them again)" if journal.num_done_before else ""
+    print(result_line + before + (f"; {len(errors)} FAILED" if errors else ""))
     return 1 if errors else 0
 
 
-def run_step(name, function, files, num_workers):
+def run_step(name, function, files, args):
     """run_on_files and report, for a step whose function(file) returns (bytes read, bytes written)."""
     started = time.monotonic()
-    results, errors = run_on_files(function, [(path,) for path in files], num_workers)
-    return report(errors, f"{name}: {totals(results)}, {time.monotonic() - started:.1f} s")
+    journal = Journal(name, fixed_folder(args.data),
+                      lambda task: ([task[0] + args.input_suffix], [task[0] + args.output_suffix]), args.restart)
+    results, errors = run_on_files(function, [(path,) for path in files], args.num_workers, journal)
+    return report(errors, f"{name}: {totals(results)}, {time.monotonic() - started:.1f} s", journal)
 
 
 def totals(results, noun="files"):
@@ -169,7 +185,7 @@ def totals(results, noun="files"):
 def _outcomes(function, tasks, num_workers):
     """Yields (index, (result, error message)) as the tasks get done."""
     workers = min(num_workers, len(tasks))
-    if workers == 1:
+    if workers <= 1:
         for index, task in enumerate(tasks):
             yield index, _guarded(function, task)
         return

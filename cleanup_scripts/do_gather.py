@@ -10,6 +10,7 @@ import os
 import time
 
 import cleanup_io
+from journal import Journal
 
 
 def parse_args():
@@ -73,7 +74,7 @@ def check(args):
     blocks = blocks_of(files, map(os.path.getsize, files), args.block_size * cleanup_io.BYTES_PER_MB)
     parts = [os.path.join(out_dir, f"part-{number:05d}-of-{args.num_outputs:05d}") for number in range(len(blocks))]
     problems += leftover_problems(out_dir, parts)
-    return [(part, [path + args.input_suffix for path in block]) for part, block in zip(parts, blocks)], problems
+    return [(part, tuple(path + args.input_suffix for path in block)) for part, block in zip(parts, blocks)], problems
 
 
 def main():
@@ -81,11 +82,13 @@ def main():
     started = time.monotonic()
     tasks, problems = check(args)
     cleanup_io.exit_if(problems)
-    os.makedirs(os.path.expanduser(args.out_dir), exist_ok=True)
-    results, errors = cleanup_io.run_on_files(gather_block, tasks, args.num_workers)
+    out_dir = os.path.expanduser(args.out_dir)
+    os.makedirs(out_dir, exist_ok=True)
+    journal = Journal("do_gather", out_dir, lambda task: (task[1], [task[0]]), args.restart)
+    results, errors = cleanup_io.run_on_files(gather_block, tasks, args.num_workers, journal)
     num_files = sum(len(sources) for _, sources in tasks)
     return cleanup_io.report(errors, f"do_gather: {num_files} files into {cleanup_io.totals(results, 'parts')}, "
-                                     f"{time.monotonic() - started:.1f} s")
+                                     f"{time.monotonic() - started:.1f} s", journal)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,20 @@
 
     python3 cleanup_scripts/separate_test_set.py --data 'extracted/*/wiki_*' --num_test_articles 10000
 
-Writes <file>.4 beside each extracted file (the training articles), and for all files together
-<test_output>.txt (the evaluation articles) and <test_output>.md5 (the MD5 of each, one a line). Which articles are
-taken depends on the seed, the number of files, their order and their contents, and on nothing else. About 100 MB/s.
+Writes beside each extracted file <file>.4 (the training articles) and <file>.4.test (its test articles, if it has any), and for
+all files together <test_output>.txt (the evaluation articles) and <test_output>.md5 (the MD5 of each, one a line). Which
+articles are taken depends on the seed, the number of files, their order and their contents, and on nothing else. About
+100 MB/s per core.
 """
 import functools
 import hashlib
 import os
 import random
+import shutil
 import time
 
 import cleanup_io
+from journal import Journal, fixed_folder
 
 SEED_STEP = 13  # between the generators of one file and the next, as in MLPerf's script
 
@@ -58,20 +61,36 @@ def joined(articles):
 
 
 def separate_file(input_suffix, output_suffix, path, num_test_articles, seed):
-    """Writes the training articles of one file; returns (bytes read, bytes written, test articles)."""
-    source = path + input_suffix
+    """Writes the training articles of one file, and its test articles if it has any.
+
+    Returns (bytes read, bytes written, MD5 in hex of each test article).
+    """
+    source, output = path + input_suffix, path + output_suffix
     text = cleanup_io.read_text(source)
     try:
         training, test = separate(text, num_test_articles, seed)
     except ValueError as error:
         raise cleanup_io.BrokenInput(f"{source}: {error}; run again with a smaller --num_test_articles") from None
-    return os.path.getsize(source), cleanup_io.write_text(path + output_suffix, joined(training)), test
+    if test:
+        cleanup_io.write_text(output + cleanup_io.TEST_SUFFIX, joined(test))
+    digests = [hashlib.md5(article.rstrip().encode("utf-8")).hexdigest() for article in test]
+    return os.path.getsize(source), cleanup_io.write_text(output, joined(training)), digests
 
 
-def write_test_articles(test_output, articles):
+def files_of(args, task):
+    """The input and output paths of a task (path, number of test articles, seed)."""
+    path, num_test_articles, _ = task
+    output = path + args.output_suffix
+    return [path + args.input_suffix], [output, output + cleanup_io.TEST_SUFFIX] if num_test_articles else [output]
+
+
+def write_test_articles(test_output, sources, digests):
+    """Writes <test_output>.txt, the sources one after the other, and <test_output>.md5."""
     os.makedirs(os.path.dirname(test_output) or ".", exist_ok=True)
-    cleanup_io.write_text(test_output + ".txt", joined(articles))
-    digests = (hashlib.md5(article.rstrip().encode("utf-8")).hexdigest() for article in articles)
+    with cleanup_io.atomic_file(test_output + ".txt") as output:
+        for source in sources:
+            with open(source, "rb") as file:
+                shutil.copyfileobj(file, output)
     cleanup_io.write_text(test_output + ".md5", "".join(digest + "\n" for digest in digests))
 
 
@@ -86,17 +105,22 @@ def main():
     tasks = [(path, test_articles_of_file(index, len(files), args.num_test_articles), args.seed + SEED_STEP * index)
              for index, path in enumerate(files)]
     step = functools.partial(separate_file, args.input_suffix, args.output_suffix)
-    results, errors = cleanup_io.run_on_files(step, tasks, args.num_workers)
+    journal = Journal("separate_test_set", fixed_folder(args.data), functools.partial(files_of, args), args.restart)
+    results, errors = cleanup_io.run_on_files(step, tasks, args.num_workers, journal)
 
     test_output = os.path.expanduser(args.test_output)
     if errors:
+        for suffix in (".txt", ".md5"):  # of an earlier call: they would be taken for these articles
+            if os.path.exists(test_output + suffix):
+                os.remove(test_output + suffix)
         told = f"{test_output}.txt not written"
     else:
-        articles = [article for _, _, test in results for article in test]
-        write_test_articles(test_output, articles)
-        told = f"{len(articles)} articles in {test_output}.txt"
+        sources = [outputs[1] for _, outputs in map(functools.partial(files_of, args), tasks) if len(outputs) == 2]
+        digests = [digest for _, _, of_file in results for digest in of_file]
+        write_test_articles(test_output, sources, digests)
+        told = f"{len(digests)} articles in {test_output}.txt"
     return cleanup_io.report(errors, f"separate_test_set: {cleanup_io.totals(results)}, {told}, "
-                                     f"{time.monotonic() - started:.1f} s")
+                                     f"{time.monotonic() - started:.1f} s", journal)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import do_gather  # noqa: E402
 import do_sentence_segmentation  # noqa: E402
 import punkt_3_4_5  # noqa: E402
 import separate_test_set  # noqa: E402
+from journal import Journal, fixed_folder  # noqa: E402
 
 
 def run_script(name, *flags, folder):
@@ -38,7 +39,8 @@ def run_script(name, *flags, folder):
 
 
 def files_in(folder):
-    return sorted(path.name for path in Path(folder).iterdir())
+    """The names in a folder, but for the journals, which are the steps' own."""
+    return sorted(path.name for path in Path(folder).iterdir() if not path.name.endswith(".journal"))
 
 
 # ---------------------------------------------------------------------------------------------- step 1, cleanup_file
@@ -255,6 +257,29 @@ def test_candidates_equal_their_definition(text):
     assert found(punkt_3_4_5.CANDIDATE) == found(SLOW_CANDIDATE)
 
 
+WORDS = ["The", "dr", "Dr", "mr", "D", "U.S", "3", "co", "Inc", "abc", "ab", "a", "is", "J", "no", "\u00e9t", "st", "louis", "--", "x-co"]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.sampled_from([*WORDS, *PIECES]), max_size=3).map("".join), st.sampled_from([*WORDS, ".", "..", '"', ",x", "lower"]))
+def test_deciding_plain_candidates_at_once_changes_nothing(word, following):
+    tokenizer = punkt_3_4_5.english_tokenizer()
+    for context in (f"{word}. {following}", f"{word}.\x0b\u2003{following}", f"{word}.{following}", f"{word}! {following}"):
+        slow = super(punkt_3_4_5.SentenceTokenizer345, tokenizer).text_contains_sentbreak(context)
+        assert tokenizer.text_contains_sentbreak(context) == slow
+
+
+def test_every_word_of_the_parameters_is_decided_as_punkt_does():
+    tokenizer = punkt_3_4_5.english_tokenizer()
+    parameters = tokenizer._params
+    words = {*parameters.abbrev_types, *(word for pair in parameters.collocations for word in pair), *parameters.sent_starters}
+    pairs = [*parameters.collocations, *((word, following) for word in sorted(words) for following in ("The", "of", "1", "("))]
+    for word, following in pairs:
+        for context in (f"{word}. {following}", f"{word.capitalize()}. {following.capitalize()}"):
+            slow = super(punkt_3_4_5.SentenceTokenizer345, tokenizer).text_contains_sentbreak(context)
+            assert tokenizer.text_contains_sentbreak(context) == slow, context
+
+
 def test_the_tokenizer_remembers_no_unknown_words():
     tokenizer = punkt_3_4_5.english_tokenizer()
     known = len(tokenizer._params.ortho_context)
@@ -323,6 +348,16 @@ def test_more_test_articles_than_articles_is_an_error(tmp_path):
     result = run_script("separate_test_set.py", "--data", "wiki_*", "--num_test_articles", 3, folder=tmp_path)
     assert result.returncode == 1
     assert "wiki_00.3: holds 2 articles, 3 test articles are asked of it" in result.stderr
+    assert files_in(tmp_path) == ["wiki_00", "wiki_00.3"]
+
+
+def test_the_evaluation_articles_of_an_earlier_call_go_with_an_error(tmp_path):
+    (tmp_path / "wiki_00").write_text("x")
+    (tmp_path / "wiki_00.3").write_text("a\n\nb")
+    flags = ["--data", "wiki_*", "--test_output", "eval", "--num_test_articles"]
+    assert run_script("separate_test_set.py", *flags, 1, folder=tmp_path).returncode == 0
+    assert {"eval.txt", "eval.md5"} < set(files_in(tmp_path))
+    assert run_script("separate_test_set.py", *flags, 3, folder=tmp_path).returncode == 1
     assert files_in(tmp_path) == ["wiki_00", "wiki_00.3"]
 
 
@@ -489,8 +524,9 @@ def die_on_b(path):
         os.kill(os.getpid(), 9)
 
 
-def test_a_killed_worker_is_told_and_does_not_hang():
-    _, errors = cleanup_io.run_on_files(die_on_b, [("a",), ("b",)], num_workers=2)
+def test_a_killed_worker_is_told_and_does_not_hang(tmp_path):
+    journal = Journal("die", str(tmp_path), lambda task: ([task[0]], [str(tmp_path / task[0])]))
+    _, errors = cleanup_io.run_on_files(die_on_b, [("a",), ("b",)], 2, journal)
     assert any(error.startswith("b: a worker process was killed") for error in errors)
 
 
@@ -511,6 +547,118 @@ def test_carriage_returns_end_a_line_where_the_original_read_text(tmp_path, scri
     result = run_script(script, "--data", "wiki_*", *flags, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / output).read_bytes() == after
+
+
+# ---------------------------------------------------------------------------------------------- going on where it stopped
+
+STEPS = [
+    ("cleanup_file.py", []),
+    ("clean_markup.py", []),
+    ("do_sentence_segmentation.py", []),
+    ("separate_test_set.py", ["--num_test_articles", 2]),
+    ("do_gather.py", ["--block_size", 0.00005, "--out_dir", "results"]),
+]
+
+
+def write_extracted(folder, num_files=3):
+    for index in range(num_files):
+        text = "".join(f"<doc>\nTitle\nIn {index} is {article}. It stays.\n</doc>\n" for article in "abc")
+        (folder / f"wiki_0{index}").write_text(text)
+
+
+def run_chain(folder, *more, steps=STEPS):
+    """Runs the steps; returns {step: how many tasks were done before}."""
+    before = {}
+    for script, flags in steps:
+        result = run_script(script, "--data", "wiki_*", "--num_workers", 2, *flags, *more, folder=folder)
+        assert result.returncode == 0, result.stderr
+        found = re.search(r"; (\d+) were done before", result.stdout)
+        before[script] = int(found[1]) if found else 0
+    return before
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".journal"
+    }
+
+
+def test_a_second_call_does_nothing_twice(tmp_path):
+    write_extracted(tmp_path)
+    assert set(run_chain(tmp_path).values()) == {0}
+    first, times = contents(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.glob("wiki_*")}
+    assert set(run_chain(tmp_path).values()) == {3}
+    assert contents(tmp_path) == first and {path: path.stat().st_mtime_ns for path in times} == times
+    assert set(run_chain(tmp_path, "--restart").values()) == {0}
+    assert contents(tmp_path) == first
+
+
+@pytest.mark.parametrize(
+    "change, done_before",
+    [
+        (lambda folder: (folder / "wiki_01.1").unlink(), [2, 2, 2, 2, 2]),
+        (lambda folder: (folder / "wiki_01.2").write_text("half"), [3, 2, 2, 2, 2]),
+        (lambda folder: os.utime(folder / "wiki_01.3"), [3, 3, 2, 2, 2]),
+        (lambda folder: os.utime(folder / "wiki_01", (1, 1)), [2, 2, 2, 2, 2]),  # another file, although it is older
+        (lambda folder: next(folder.glob("*.test")).unlink(), [3, 3, 3, 2, 2]),
+        (lambda folder: (folder / "results/part-00002-of-00500").unlink(), [3, 3, 3, 3, 2]),
+        (lambda folder: (folder / "results/eval.txt").unlink(), [3, 3, 3, 3, 3]),
+    ],
+)
+def test_what_no_longer_belongs_to_its_input_is_made_again(tmp_path, change, done_before):
+    write_extracted(tmp_path)
+    run_chain(tmp_path)
+    first = contents(tmp_path)
+    change(tmp_path)
+    assert list(run_chain(tmp_path).values()) == done_before
+    assert contents(tmp_path) == first
+
+
+def test_other_settings_make_all_again(tmp_path):
+    write_extracted(tmp_path)
+    run_chain(tmp_path)
+    result = run_script("separate_test_set.py", "--data", "wiki_*", "--num_test_articles", 2, "--seed", 1, folder=tmp_path)
+    assert result.returncode == 0 and "done before" not in result.stdout
+
+
+def test_other_code_makes_all_again(tmp_path):
+    for name in (*(script for script, _ in STEPS), "cleanup_io.py", "journal.py", "punkt_3_4_5.py"):
+        (tmp_path / name).write_bytes((SCRIPTS / name).read_bytes())
+    write_extracted(tmp_path)
+    command = [sys.executable, "clean_markup.py", "--data", "wiki_*", "--input_suffix="]
+    for change, done_before in (("", False), ("", True), ("# changed\n", False)):
+        with open(tmp_path / "clean_markup.py", "a") as file:
+            file.write(change)
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0 and ("done before" in result.stdout) == done_before, result
+
+
+def test_a_half_written_journal_line_counts_for_nothing(tmp_path):
+    write_extracted(tmp_path)
+    run_chain(tmp_path, steps=STEPS[:1])
+    journal = tmp_path / ".cleanup_file.journal"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    assert run_chain(tmp_path, steps=STEPS[:1]) == {"cleanup_file.py": 2}
+    assert run_chain(tmp_path, steps=STEPS[:1]) == {"cleanup_file.py": 3}
+
+
+def test_the_old_output_of_a_file_that_is_broken_now_goes(tmp_path):
+    write_extracted(tmp_path)
+    run_chain(tmp_path, steps=STEPS[:1])
+    (tmp_path / "wiki_01").write_bytes(b"\xff")
+    result = run_script("cleanup_file.py", "--data", "wiki_*", folder=tmp_path)
+    assert result.returncode == 1 and "wiki_01: byte 0 is 0xff" in result.stderr
+    assert files_in(tmp_path) == ["wiki_00", "wiki_00.1", "wiki_01", "wiki_02", "wiki_02.1"]
+
+
+@pytest.mark.parametrize(
+    "pattern, folder",
+    [("extracted/*/wiki_*", "extracted"), ("wiki_*", "."), ("/a/b/wiki_0[01]", "/a/b"), ("*/wiki_*", "."), ("a/wiki_00", "a")],
+)
+def test_fixed_folder(pattern, folder):
+    assert fixed_folder(pattern) == folder
 
 
 # ------------------------------------------------------------------------------------------------------ the whole chain
@@ -581,8 +729,13 @@ def test_process_wiki_from_an_extracted_folder(tmp_path):
 @pytest.mark.parametrize(
     "name, content, told",
     [
-        ("dump.xml.bz2", b"not a bz2 file", "OSError: Invalid data stream"),
-        ("dump.xml.bz2", bz2.compress(os.urandom(10_000))[:5000], "EOFError: Compressed file ended"),
+        (
+            "dump.xml.bz2",
+            b"not a bz2 file",
+            "dump.xml.bz2: WikiExtractor stopped with an error: it is no bzip2 file, or damaged",
+        ),
+        ("dump.xml.bz2", bz2.compress(os.urandom(10_000))[:5000], "WikiExtractor stopped with an error: the file is cut off"),
+        ("dump.xml", DUMP_BEGIN.encode() + b"<page>\xff\n</page></mediawiki>", "it holds bytes that are not UTF-8"),
         ("dump.xml", DUMP_BEGIN.encode() + b"</mediawiki>\n", "dump.xml: WikiExtractor found no article in it"),
     ],
 )
@@ -591,7 +744,22 @@ def test_process_wiki_stops_at_a_broken_dump(tmp_path, name, content, told):
     result = process_wiki(name, "out", folder=tmp_path)
     assert result.returncode != 0
     assert told in result.stderr
-    assert not (tmp_path / "out/extracted").exists() and not (tmp_path / "out/results").exists()
+    assert files_in(tmp_path / "out") == []
+
+
+def test_process_wiki_goes_on_where_it_stopped(tmp_path):
+    dump = tmp_path / "dump.bz2"
+    dump.write_bytes(bz2.compress((DUMP_BEGIN + "".join(map(DUMP_PAGE.format, (1, 2, 3))) + "</mediawiki>\n").encode()))
+    settings = {"NUM_TEST_ARTICLES": "9"}  # of 3: step 4 fails
+    failed = process_wiki("dump.bz2", "out", folder=tmp_path, **settings)
+    assert failed.returncode == 1 and "then type the same command again" in failed.stderr
+    again = process_wiki("dump.bz2", "out", folder=tmp_path, NUM_TEST_ARTICLES="1")
+    assert again.returncode == 0, again.stderr
+    assert "out/extracted: extracted before" in again.stdout and again.stdout.count("1 were done before") == 3
+    assert process_wiki("dump.bz2", "out", folder=tmp_path, NUM_TEST_ARTICLES="1").stdout.count("1 were done before") == 5
+    os.utime(dump, (1, 1))
+    other = process_wiki("dump.bz2", "out", folder=tmp_path, NUM_TEST_ARTICLES="1")
+    assert other.returncode == 2 and "extracted from another dump" in other.stderr and "start anew: rm -r out" in other.stderr
 
 
 def test_process_wiki_stops_at_a_step_that_fails(tmp_path):

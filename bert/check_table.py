@@ -1,0 +1,56 @@
+"""The outcome of many checks as a table for people or JSON for scripts."""
+
+import json
+import os
+import sys
+from typing import NamedTuple
+
+OK, FAILED, DIFFERS = "ok", "FAILED", "differs"
+_COLOURS = {OK: "\033[32m", FAILED: "\033[1;31m", DIFFERS: "\033[33m"}
+_END_OF_COLOUR = "\033[0m"
+_MAX_NOTES = 5  # a row shows; --json has all
+
+
+class Row(NamedTuple):
+    """One check: OK, FAILED (the data are broken) or DIFFERS (whole, but not what it was compared with)."""
+
+    section: str
+    check: str
+    status: str
+    found: str
+    expected: str = ""
+    notes: tuple = ()  # messages: what exactly, and what to do
+
+
+def judged(section, check, is_right, found, expected="", notes=(), otherwise=FAILED):
+    return Row(section, check, OK if is_right else otherwise, str(found), str(expected), tuple(notes))
+
+
+def has_colours(stream):
+    """Whether to colour: on a terminal, unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def print_table(rows, stream=None):
+    """Prints a line a row, under the name of each section; what a row has to say follows it."""
+    stream = stream or sys.stdout
+    is_coloured = has_colours(stream)
+    widths = [max(len(getattr(row, column)) for row in rows) for column in ("check", "found")]
+    section = None
+    for row in rows:
+        if row.section != section:
+            section = row.section
+            print(f"\n{section}", file=stream)
+        status = f"{row.status:<7}"
+        if is_coloured:
+            status = f"{_COLOURS[row.status]}{status}{_END_OF_COLOUR}"
+        expected = f"  expected {row.expected}" if row.expected and row.status != OK else f"  {row.expected}"
+        print(f"  {status}  {row.check:<{widths[0]}}  {row.found:<{widths[1]}}{expected}".rstrip(), file=stream)
+        for note in row.notes[:_MAX_NOTES]:
+            print(f"           {note}", file=stream)
+        if len(row.notes) > _MAX_NOTES:
+            print(f"           and {len(row.notes) - _MAX_NOTES:,} more; --json shows all", file=stream)
+
+
+def as_json(rows, **more):
+    return json.dumps({**more, "rows": [row._asdict() for row in rows]}, indent=2)

@@ -1,0 +1,63 @@
+"""The part of a file that has arrived so far. Imported by resumable_download.py, never run."""
+
+import fcntl
+import json
+import os
+
+
+class DownloadError(Exception):
+    """The file cannot be had; the message says from where, what was found, what was expected and what to do."""
+
+
+class PartFile:
+    """The bytes of a file that have arrived so far, and what they are bytes of. Locked against a second download."""
+
+    def __init__(self, path):
+        folder, name = os.path.split(os.path.abspath(path))
+        self.path = os.path.join(folder, f".{name}.part")
+        self._origin_path = self.path + ".json"
+        self._file = open(self.path, "ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise DownloadError(f"{path}: another download is writing it; wait for that one") from None
+
+    @property
+    def size(self):
+        return os.path.getsize(self.path)
+
+    def origin(self):
+        """{"url", "etag", "last_modified", "size"} of the bytes that are there; {} if that is not known."""
+        try:
+            with open(self._origin_path) as file:
+                return json.load(file)
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def start_anew(self, origin):
+        self._file.truncate(0)
+        temporary = self._origin_path + ".tmp"
+        with open(temporary, "w") as file:
+            json.dump(origin, file)
+        os.replace(temporary, self._origin_path)
+
+    def append(self, block):
+        self._file.write(block)
+        self._file.flush()
+
+    def rename_to(self, path):
+        os.fsync(self._file.fileno())
+        os.replace(self.path, path)
+        os.remove(self._origin_path)
+
+    def remove(self):
+        for path in (self.path, self._origin_path):
+            if os.path.exists(path):
+                os.remove(path)
+
+    def close(self):
+        """Leaves the bytes for a later call; a part without any goes."""
+        if os.path.exists(self.path) and self.size == 0:
+            self.remove()
+        self._file.close()

@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""Is this the data that MLPerf published? Is every file of it whole?
+
+python3 verify_dataset.py --results=wiki/results                      # the text: part-00XXX-of-00500, eval.txt, eval.md5
+python3 verify_dataset.py --tfrecord=tfrecord --eval_10k=eval/eval_10k     # the examples
+python3 verify_dataset.py --tfrecord=quickstart_output/tfrecord/train --max_seq_length=128 --max_predictions_per_seq=20 --own_data
+
+Reads every byte, files in parallel (0.8 GB/s of records a core, 0.3 GB/s of text), and prints a table: green `ok`, red `FAILED`
+(something is broken), yellow `differs` (whole, but not as MLPerf published it). Writes nothing.
+Exit code: 0 all is well, 1 something is broken, 3 whole but not the published data, 2 a flag that does not exist.
+"""
+
+import concurrent.futures
+import concurrent.futures.process
+import functools
+import hashlib
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+from bert import check_table, cli, dataset_checks, kernels
+from bert.check_table import DIFFERS, FAILED
+from bert.example_check import check_block, make_rules
+from bert.example_pass import pass_examples
+from bert.files import DataError, list_folder_or_pattern, raise_all
+from bert.verification import eval_articles_problem, eval_digest, inspect_text, inspect_tfrecord
+from tokenization import load_vocab
+
+EXIT_CODES = {"as published": 0, "whole": 0, "not the published data": 3, "broken": 1}
+
+
+def parse_flags(argv=None):
+    parser = cli.parser_from_docstring(__doc__)
+    what = parser.add_argument_group("what to verify, one or more")
+    what.add_argument("--results", metavar="FOLDER", help="text: part-XXXXX-of-YYYYY, eval.txt and eval.md5")
+    what.add_argument("--tfrecord", metavar="FOLDER", help="training TFRecords: a folder, a glob pattern or a file")
+    what.add_argument("--eval_10k", metavar="FILE", help="the evaluation TFRecord")
+    add = parser.add_argument
+    add("--own_data", action="store_true", help="data of your own: no comparison with what MLPerf published")
+    add("--md5_list", metavar="FILE", help="compare --results with this list too, as md5sum writes it; MLPerf publishes one, "
+        "bert_reference_results_text_md5.txt (cleanup_scripts/download.py --mlperf=text)")  # fmt: skip
+    add("--vocab_file", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt"),
+        help="the vocabulary that the examples were made with (default: vocab.txt beside this script)")  # fmt: skip
+    add("--max_seq_length", type=int, default=512, help="that the examples were made with (default: %(default)s)")
+    add("--max_predictions_per_seq", type=int, default=76, help="likewise (default: %(default)s)")
+    add(
+        "--masked_lm_prob",
+        type=float,
+        default=0.15,
+        help="likewise; 0 = do not check how many are masked (default: %(default)s)",
+    )
+    add("--num_workers", type=int, default=len(os.sched_getaffinity(0)),
+        help="files read at the same time (default: all %(default)s cores)")  # fmt: skip
+    add("--json", action="store_true", help="print JSON instead of the table")
+    return parser.parse_args(argv)
+
+
+def check(flags):
+    """Returns ({"results" and "tfrecord": files}, {name: MD5} of --md5_list, vocabulary); DataError with all that is wrong."""
+    problems, paths, md5s, vocab = [], {}, {}, {}
+    if not (flags.results or flags.tfrecord or flags.eval_10k):
+        problems.append("nothing to verify: give --results, --tfrecord or --eval_10k; --help shows examples")
+    for name in ("results", "tfrecord"):
+        where = getattr(flags, name)
+        try:
+            paths[name] = list_folder_or_pattern(where) if where else []
+        except DataError as error:
+            problems.append(f"--{name}: {error}")
+    if flags.results and not os.path.isdir(flags.results):
+        problems.append(f"--results: {flags.results}: expected a folder")
+    if flags.eval_10k and not os.path.isfile(flags.eval_10k):
+        problems.append(f"--eval_10k: {flags.eval_10k}: no such file")
+    if flags.md5_list:
+        try:
+            md5s = read_md5_list(flags.md5_list)
+        except (OSError, UnicodeDecodeError, DataError) as error:
+            problems.append(f"--md5_list: {error}")
+    try:
+        vocab = load_vocab(flags.vocab_file)
+        missing = [token for token in ("[CLS]", "[SEP]", "[UNK]", "[MASK]") if token not in vocab]
+        problems += [f"--vocab_file: {flags.vocab_file} lacks {token}" for token in missing]
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"--vocab_file: {error}")
+    for name, least in (("max_seq_length", 5), ("max_predictions_per_seq", 1), ("num_workers", 1)):
+        if getattr(flags, name) < least:
+            problems.append(f"--{name}={getattr(flags, name)}: expected {least} or more")
+    if not 0 <= flags.masked_lm_prob <= 1:
+        problems.append(f"--masked_lm_prob={flags.masked_lm_prob}: expected 0 to 1")
+    raise_all(problems)
+    return paths, md5s, vocab
+
+
+def read_md5_list(path):
+    """{file name: MD5} of a list with a line `<MD5>  <file>` each; folders in the names do not count."""
+    md5s = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            words = line.split()
+            if len(words) != 2 or len(words[0]) != 32:
+                raise DataError(f"{path}: line {number} is {line.strip()[:80]!r}, expected '<MD5>  <file>'")
+            md5s[os.path.basename(words[1].lstrip("*"))] = words[0]
+    return md5s
+
+
+def ignore_interrupt():
+    """Ctrl-C reaches every process of the terminal; the parent alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def compile_kernel(rules):
+    """Once, before the processes that use it start."""
+    if not kernels.is_compiled(pass_examples):
+        print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
+    nothing = np.empty(0, np.int64)
+    check_block(np.empty(0, np.uint8), nothing, nothing, rules, str)
+
+
+def inspect_all(inspect, paths, num_workers):
+    """Calls inspect(path) for all files on several processes; returns the reports in the order of the paths."""
+    sizes, done, started = {path: os.path.getsize(path) for path in paths}, 0, time.monotonic()
+    with concurrent.futures.ProcessPoolExecutor(min(num_workers, len(paths)), initializer=ignore_interrupt) as pool:
+        jobs = {pool.submit(inspect, path): path for path in paths}
+        try:
+            for job in concurrent.futures.as_completed(jobs):
+                done += sizes[jobs[job]]
+                show_progress(done, sum(sizes.values()), time.monotonic() - started)
+            return [job.result() for job in jobs]
+        except concurrent.futures.process.BrokenProcessPool:
+            raise DataError("a process that read the files was killed (out of memory?); try a smaller --num_workers") from None
+        except BaseException:  # Ctrl-C, SIGTERM, a file that cannot be read
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def show_progress(done, total, seconds):
+    """One line on a terminal, overwritten after each file and wiped after the last."""
+    if sys.stderr.isatty():
+        rate = done / max(seconds, 1e-9)
+        line = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:,.0f} MB/s, {(total - done) / max(rate, 1):.0f} s left"
+        print(f"\r\033[K{line if done < total else ''}", end="", file=sys.stderr, flush=True)
+
+
+def verify_results(flags, paths, md5s):
+    reports = inspect_all(inspect_text, paths, flags.num_workers)
+    has_eval = {"eval.txt", "eval.md5"} <= {os.path.basename(path) for path in paths}
+    eval_problem = eval_articles_problem(flags.results) if has_eval else "eval.txt or eval.md5 is missing"
+    rows = dataset_checks.results_rows(reports, flags.own_data, eval_problem)
+    if not flags.own_data:
+        rows += dataset_checks.published_results_rows(reports)
+    if md5s:
+        rows += dataset_checks.listed_results_rows(reports, md5s)
+    return rows
+
+
+def verify_tfrecord(flags, paths, rules):
+    """Returns (rows, likely causes of differences)."""
+    reports = inspect_all(functools.partial(inspect_tfrecord, rules=rules), paths, flags.num_workers)
+    rows = [
+        dataset_checks.names_row("tfrecord", [os.path.basename(path) for path in paths], flags.own_data)
+        if os.path.isdir(flags.tfrecord)
+        else dataset_checks.chosen_files_row("tfrecord", paths),
+        *dataset_checks.example_rows("tfrecord", reports, rules),
+        dataset_checks.copies_row("tfrecord", reports),
+    ]
+    if flags.own_data:
+        return rows, []
+    with open(flags.vocab_file, "rb") as file:
+        vocab_md5 = hashlib.md5(file.read()).hexdigest()
+    published = dataset_checks.published_tfrecord_rows(reports, vocab_md5)
+    differs = any(row.status == DIFFERS for row in published)
+    return rows + published, dataset_checks.likely_causes(reports, rules) if differs else []
+
+
+def verify_eval(flags, rules):
+    report = inspect_tfrecord(flags.eval_10k, rules)
+    rows = dataset_checks.example_rows("evaluation set", [report], rules)
+    if flags.own_data:
+        return rows
+    is_readable = (
+        not report.broken_at and not report.num_damaged and not any(problem.kind == "features" for problem in report.problems)
+    )
+    return rows + dataset_checks.published_eval_rows(report, eval_digest(flags.eval_10k) if is_readable else None)
+
+
+def verdict_of(rows, own_data):
+    statuses = {row.status for row in rows}
+    if FAILED in statuses:
+        return "broken"
+    if DIFFERS in statuses:
+        return "not the published data"
+    return "whole" if own_data else "as published"
+
+
+def sentence(verdict, rows):
+    count = {status: sum(row.status == status for row in rows) for status in (FAILED, DIFFERS)}
+    return {
+        "broken": f"BROKEN: {count[FAILED]} of {len(rows)} checks failed",
+        "not the published data": f"whole, but not what MLPerf published ({count[DIFFERS]} of {len(rows)} lines differ); "
+        "for data of your own add --own_data",
+        "whole": f"whole: all {len(rows)} checks passed; not compared with what MLPerf published (--own_data)",
+        "as published": f"whole and as published: all {len(rows)} checks passed",
+    }[verdict]
+
+
+def main(argv=None):
+    flags = parse_flags(argv)
+    started = time.monotonic()
+    paths, md5s, vocab = check(flags)
+    rules = make_rules(flags.max_seq_length, flags.max_predictions_per_seq, flags.masked_lm_prob, vocab)
+    if flags.tfrecord or flags.eval_10k:
+        compile_kernel(rules)
+    rows, causes = [], []
+    if flags.results:
+        rows += verify_results(flags, paths["results"], md5s)
+    if flags.tfrecord:
+        tfrecord_rows, causes = verify_tfrecord(flags, paths["tfrecord"], rules)
+        rows += tfrecord_rows
+    if flags.eval_10k:
+        rows += verify_eval(flags, rules)
+    verdict = verdict_of(rows, flags.own_data)
+    seconds = round(time.monotonic() - started, 1)
+    if flags.json:
+        print(check_table.as_json(rows, verdict=verdict, exit_code=EXIT_CODES[verdict], likely_causes=causes, seconds=seconds))
+    else:
+        check_table.print_table(rows)
+        for cause in causes:
+            print(f"\nlikely cause: {cause}", end="")
+        print(("\n" if causes else "") + f"\n{sentence(verdict, rows)} ({seconds:.1f} s)")
+    return EXIT_CODES[verdict]
+
+
+if __name__ == "__main__":
+    cli.run(main)
