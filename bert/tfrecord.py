@@ -62,6 +62,7 @@ class TFRecordFile:
     def __init__(self, path):
         self.path = path
         self._file = open(path, "rb", buffering=0)
+        self._sizes = {}  # by header: records of one length have the same, whose checksum is compared once
         self.size = os.fstat(self._file.fileno()).st_size
         if self.size == 0:
             self._file.close()
@@ -92,7 +93,6 @@ class TFRecordFile:
         Raises DataError where `extents` does, after the block of the records before that place.
         """
         offset, wanted = 0, _BLOCK_BYTES
-        sizes = {}  # of the headers seen: records of one length have the same, which is checked once
         while offset < self.size:
             data, problem = self._read(wanted, offset), None
             if len(data) < min(wanted, self.size - offset):
@@ -103,11 +103,8 @@ class TFRecordFile:
                     header = data[at : at + HEADER_BYTES]
                     if len(header) < HEADER_BYTES and offset + len(data) < self.size:
                         break  # the next block has all of it
-                    if header not in sizes:
-                        sizes[header] = self._record_size(header, offset + at)
-                    size = sizes[header]
+                    size = self._record_size(header, offset + at)
                     if at + size > len(data):
-                        self._check_fits(offset + at, size)
                         wanted = max(_BLOCK_BYTES, size)
                         break
                     starts.append(at + HEADER_BYTES)
@@ -133,18 +130,17 @@ class TFRecordFile:
 
     def _record_size(self, header, offset):
         """The size of the record at `offset` by its header (bytes), frame included; DataError if it cannot be."""
-        if len(header) < _HEADER.size:
-            raise self._error(offset, f"the file ends {len(header)} bytes into a record header of {_HEADER.size}")
-        length, checksum = _HEADER.unpack(header)
-        if masked_crc32c(header[:8]) != checksum:
-            raise self._error(offset, "no record starts here: the length's checksum is wrong")
-        size = FRAME_BYTES + length
-        self._check_fits(offset, size)
-        return size
-
-    def _check_fits(self, offset, size):
+        size = self._sizes.get(header)
+        if size is None:
+            if len(header) < _HEADER.size:
+                raise self._error(offset, f"the file ends {len(header)} bytes into a record header of {_HEADER.size}")
+            length, checksum = _HEADER.unpack(header)
+            if masked_crc32c(header[:8]) != checksum:
+                raise self._error(offset, "no record starts here: the length's checksum is wrong")
+            size = self._sizes[header] = FRAME_BYTES + length
         if self.size - offset < size:
             raise self._error(offset, f"the file ends {self.size - offset} bytes into a record of {size}")
+        return size
 
     def _error(self, offset, problem):
         hint = ""
