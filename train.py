@@ -31,7 +31,7 @@ from bert import checkpoint, cli
 from bert.files import DataError, atomic_writer, list_folder_or_pattern, raise_all
 from bert.launch import StopRequest, control_group, join_processes
 from bert.metrics import Recorder, evaluate, plot_curves
-from bert.model import build_model, load_config, load_model, load_tokenizer, loss_sums, predict, save_model
+from bert.model import build_model, leave_out_padding, load_config, load_model, load_tokenizer, loss_sums, predict, save_model
 from bert.optimization import AdamWeightDecay, Lamb, clip_gradients, learning_rate, parameter_groups
 from bert_dali_dataloader import build_dali_eval, build_dali_train
 
@@ -65,6 +65,9 @@ def parse_flags(argv=None):
     add("--num_threads", type=int, default=4, help="loader threads per process (default: %(default)s)")
     training = parser.add_argument_group("training")
     add = training.add_argument
+    cli.add_boolean_flag(
+        training, "unpad", False, "compute nothing for padding; same losses but for rounding and dropout's draws"
+    )
     add("--train_batch_size", type=int, required=True, help="examples per step over all processes")
     add("--steps_per_update", type=int, default=1, help="gradient accumulation; 1: none (default: %(default)s)")
     add("--num_train_steps", type=int, required=True, help="optimizer steps; 0: only evaluate")
@@ -267,6 +270,8 @@ class Run:
         self.stop_request = StopRequest(self.control)
         # The same weights on every rank, then dropout of its own.
         self.module = load_model(flags.init_checkpoint, config) if flags.init_checkpoint else build_model(config)
+        if flags.unpad:
+            leave_out_padding(self.module)
         torch.manual_seed(flags.seed + 1 + dist.get_rank())
         self.booster = Booster(plugin=TorchDDPPlugin())
         self.model, self.optimizer, *_ = self.booster.boost(self.module, build_optimizer(flags, self.module))

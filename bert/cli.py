@@ -22,7 +22,10 @@ def parser_from_docstring(docstring):
     An argument @file stands for the flags in that file, several a line or one, with # comments.
     """
     return _Parser(
-        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, fromfile_prefix_chars="@"
+        description=docstring,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        fromfile_prefix_chars="@",
     )
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
+from bert import unpadded
 from bert.files import DataError
 from bert.tensorflow_checkpoint import is_tensorflow_checkpoint, load_tensorflow_checkpoint
 
@@ -95,6 +96,18 @@ def _bind_forward(model):
     # ColossalAI's policies want the exact class, so the instance gets a new forward instead of a subclass.
     model.forward = types.MethodType(_forward, model)
     return model
+
+
+def leave_out_padding(model):
+    """Has the model compute nothing at positions of padding; its results are the same but for rounding."""
+    model.forward = types.MethodType(_unpadded_forward, model)
+
+
+def _unpadded_forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
+    """As `_forward`, but for what padding costs."""
+    hidden, places = unpadded.encode(self.bert, input_ids, input_mask, segment_ids)
+    masked = hidden[places.gather(1, masked_lm_positions)]  # [B, P, H]
+    return self.cls.predictions(masked), self.cls.seq_relationship(self.bert.pooler(hidden[places[:, :1]]))
 
 
 def _forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):

@@ -16,7 +16,7 @@ import train
 from bert import optimization
 from bert.files import DataError
 from bert.metrics import evaluate
-from bert.model import build_model, correct_counts, load_config, load_model, loss_sums, predict, save_model
+from bert.model import build_model, correct_counts, leave_out_padding, load_config, load_model, loss_sums, predict, save_model
 from bert.optimization import AdamWeightDecay, Lamb, clip_gradients, learning_rate, parameter_groups
 from bert.tensorflow_checkpoint import as_parameter, parameter_name
 
@@ -184,6 +184,23 @@ def test_learning_rate():
     assert rates == [0.0, 2.0, 6.0, 6.0, 2.0, 0.0, 0.0]  # decay counts from 0: 8 * (1 - 4/16) = 6 after the warm-up
     assert learning_rate(0, 8.0, 4, 16, start_warmup_step=-2) == 4.0
     assert learning_rate(12, 8.0, 0, 16, poly_power=2.0) == 0.5
+
+
+def test_padding_left_out_changes_nothing(tiny_model, batch):
+    def run(model):
+        model.zero_grad()
+        sums = loss_sums(predict(model, batch), batch)
+        sum(sums).backward()
+        return torch.stack(sums).detach(), [parameter.grad.clone() for parameter in model.parameters()]
+
+    assert 0 < batch["input_mask"].sum() < batch["input_mask"].numel()
+    losses, gradients = run(tiny_model)
+    without = copy.deepcopy(tiny_model)
+    leave_out_padding(without)
+    other_losses, other_gradients = run(without)
+    torch.testing.assert_close(other_losses, losses, rtol=1e-6, atol=0)
+    for one, other in zip(other_gradients, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------
