@@ -1,0 +1,304 @@
+#!/usr/bin/env python3
+"""All text files -> all TFRecord files, by all cores of this machine or of a Ray cluster. Killed or stopped, it goes on where it was.
+
+python3 create_pretraining_shards.py --input_dir=results --output_dir=tfrecord --vocab_file=vocab.txt --do_lower_case=True \\
+    --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
+
+Writes for every results/part-* the file tfrecord/part-*, the same bytes as create_pretraining_data.py does, and a manifest
+tfrecord/.manifest/part-*.json: text, vocabulary, flags and output, by size and CRC32C. A second call makes what is missing or what its
+manifest says was made of another text, vocabulary or flags. A part that fails is named at the end and stops no other.
+Takes 2 seconds and 300 MB of memory for a part of 27 MB and core, and 3 seconds for Ray to start.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+from bert import cli, shards
+from bert.files import DataError, is_remote, list_folder_or_pattern, make_parent_folder, output_problems, raise_all, size_of
+from bert.generation import compile_kernels
+from bert.progress import ProgressLine, time_left
+from bert.shards import Recipe, Shard
+from create_pretraining_data import add_data_flags, announce_compilation, check_data_flags, read_problems, settings_of
+
+TRIES = 3  # of a part whose process is killed, or whose machine goes away
+OBJECT_STORE_BYTES = 80 << 20  # little more than the least that Ray takes; only manifests go through it
+
+
+def parse_flags(argv=None):
+    parser = cli.parser_from_docstring(__doc__)
+    add = parser.add_argument_group("files").add_argument
+    add("--input_dir", required=True, help="the texts: a folder, of which every part-* is taken, or a quoted pattern")
+    add("--output_dir", required=True, help="folder for the TFRecord files, made if its parent exists")
+    add(
+        "--check",
+        action="store_true",
+        help="make nothing: read all outputs and compare them with their manifests; exit code 1 if one is missing or differs",
+    )
+    add = parser.add_argument_group("workers").add_argument
+    add(
+        "--num_workers",
+        type=int,
+        help="parts made at the same time, 300 MB of memory each; not given: all cores, of this machine or of the cluster",
+    )
+    add(
+        "--ray_address",
+        help="a running Ray cluster: host:port, or auto. Every machine of it needs this folder, the texts, the vocabulary and "
+        "--output_dir under the same paths (shared storage). Not given: this machine alone",
+    )
+    add_data_flags(parser)
+    return parser.parse_args(argv)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Before any work
+
+
+def check_flags(flags):
+    """Returns (list of `Shard`, tokenizer); DataError with everything that is wrong."""
+    inputs = []
+    tokenizer, problems = check_data_flags(flags)
+    try:
+        inputs = list_folder_or_pattern(flags.input_dir, prefix="part-")
+    except (DataError, OSError) as error:
+        problems.append(f"--input_dir: {error}")
+    problems += [f"--input_dir: {problem}" for problem in read_problems(inputs)]
+    if flags.num_workers is not None and flags.num_workers < 1:
+        problems.append(f"--num_workers={flags.num_workers}: expected 1 or more")
+    output_dir = absolute(flags.output_dir)
+    plan = [Shard(absolute(path), f"{output_dir}/{os.path.basename(path)}") for path in inputs]
+    names = collections.Counter(shard.name for shard in plan)
+    problems += [f"--input_dir: {count} texts are named {name}" for name, count in names.items() if count > 1]
+    if output_dir in {absolute(os.path.dirname(shard.input)) for shard in plan}:
+        problems.append(
+            f"--output_dir: {flags.output_dir} is the folder of the texts, which would be overwritten; give another"
+        )
+    elif plan:
+        problems += [f"--output_dir: {problem}" for problem in output_problems(plan[0].output)]
+    raise_all(problems)
+    return plan, tokenizer
+
+
+def absolute(path):
+    """The path that means the same from every folder and on every machine; links followed."""
+    return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
+
+
+@contextlib.contextmanager
+def only_run_in(output_dir):
+    """DataError if another run works on the folder: it would take this one's temporary files for left-overs."""
+    lock = f"{output_dir}/{shards.MANIFEST_FOLDER}/lock"
+    make_parent_folder(lock)
+    if is_remote(output_dir):  # object stores have no locks
+        yield
+        return
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"--output_dir: another run is working on {output_dir}; wait for it or end it") from None
+        yield
+
+
+def look(plan, recipe, num_threads, reads_output):
+    """Returns the `shards.Status` of every shard, in order."""
+    started = time.monotonic()
+    verb = "checking" if reads_output else "looking at"
+    statuses = []
+    with ProgressLine() as progress, concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        jobs = [pool.submit(shards.status, shard, recipe, reads_output=reads_output) for shard in plan]
+        try:
+            for done, job in enumerate(jobs, start=1):
+                statuses.append(job.result())
+                progress.show(f"{verb} parts: {done} of {len(plan)}, {time_left(done, len(plan), time.monotonic() - started)}")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return statuses
+
+
+def announce(plan, statuses):
+    """Names what will be made again and why; parts with the same reason together."""
+    names = collections.defaultdict(list)
+    for shard, status in zip(plan, statuses):
+        if status.problem:
+            names[status.problem].append(shard.name)
+    for problem, some in names.items():
+        others = f" and {len(some) - 3} more" if len(some) > 3 else ""
+        print(f"made again: {', '.join(some[:3])}{others}: {problem}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Work
+
+
+class Outcome(NamedTuple):
+    shard: Shard
+    manifest: dict | None
+    error: str | None
+
+
+@contextlib.contextmanager
+def ray_session(flags):
+    """Starts Ray on this machine, or connects to a cluster; ends it, with all its processes and files, when the block ends."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would send statistics home
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options = {"address": flags.ray_address, "log_to_driver": False, "logging_level": "ERROR"}
+    folder = None
+    if flags.ray_address is None:
+        # Sockets lie in this folder, and their paths may have 107 bytes only.
+        folder = tempfile.mkdtemp(prefix="bert-ray-", dir="/tmp")
+        os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)  # for this run alone
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            [os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")]
+        )
+        options |= {
+            "address": "local",
+            "num_cpus": flags.num_workers or len(os.sched_getaffinity(0)),
+            "num_gpus": 0,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+            "_temp_dir": folder,
+        }
+    import ray
+
+    on_term = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**options)
+        signal.signal(signal.SIGTERM, on_term)  # Ray has put its own in the place of bert/cli.py's
+        yield ray
+    finally:
+        on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGINT, on_interrupt)
+
+
+def make_on_ray(ray, plan, recipe, num_at_a_time):
+    """Makes shards, `num_at_a_time` at the same time; yields an `Outcome` for each, and None twice a second when there is none."""
+    make = ray.remote(num_cpus=1, max_retries=TRIES - 1)(shards.make)
+    waiting, running = collections.deque(plan), {}
+    while waiting or running:
+        while waiting and len(running) < num_at_a_time:
+            shard = waiting.popleft()
+            running[make.remote(shard, recipe)] = shard
+        ready, _ = ray.wait(list(running), timeout=0.5)
+        for job in ready:
+            yield outcome(ray, running.pop(job), job)
+        if not ready:
+            yield None
+
+
+def outcome(ray, shard, job):
+    try:
+        return Outcome(shard, ray.get(job), None)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        known = isinstance(cause, (DataError, OSError))
+        return Outcome(shard, None, str(cause) if known else f"{type(cause).__name__}: {cause}")
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().partition("\n")[0]
+        return Outcome(shard, None, f"its process was killed {TRIES} times (out of memory?): {type(error).__name__}: {reason}")
+
+
+def make_all(plan, recipe, flags):
+    """Makes the shards; returns their outcomes. One line of progress: parts, bytes of records a second, time left."""
+    started, outcomes, done, written = time.monotonic(), [], 0, 0
+    sizes = {shard: size_of(shard.input) or 0 for shard in plan}
+    total = max(1, sum(sizes.values()))
+    with ProgressLine() as progress:
+        progress.show("starting Ray")
+        with ray_session(flags) as ray:
+            num_at_a_time = flags.num_workers or int(ray.cluster_resources()["CPU"])
+            for result in make_on_ray(ray, plan, recipe, num_at_a_time):
+                if result:
+                    outcomes.append(result)
+                    done += sizes[result.shard]
+                    written += result.manifest["output"]["bytes"] if result.manifest else 0
+                seconds = time.monotonic() - started
+                progress.show(
+                    f"parts: {len(outcomes)} of {len(plan)} done, {min(num_at_a_time, len(plan) - len(outcomes))} in work"
+                    + (f", {written / seconds / 1e6:,.0f} MB/s, {time_left(done, total, seconds)}" if done else "")
+                )
+    return outcomes
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# After it
+
+
+def print_summary(plan, skipped, outcomes, seconds):
+    """skipped: manifests of the parts that were done already."""
+    made = [outcome for outcome in outcomes if outcome.manifest]
+    outputs = [manifest["output"] for manifest in skipped + [outcome.manifest for outcome in made]]
+    rows = [
+        ("parts", f"{len(plan):,}: {len(made):,} made, {len(skipped):,} skipped, {len(outcomes) - len(made):,} failed"),
+        ("documents", f"{sum(output['documents'] for output in outputs):,}"),
+        ("records", f"{sum(output['records'] for output in outputs):,}"),
+        ("bytes", f"{sum(output['bytes'] for output in outputs):,}"),
+    ]
+    if made:
+        costs = {outcome.shard.name: outcome.manifest["cost"] for outcome in made}
+        longest = max(costs, key=lambda name: costs[name]["wall_seconds"])
+        rows += [
+            ("longest part", f"{longest}: {costs[longest]['wall_seconds']:.1f} s"),
+            ("CPU a part", f"{sum(cost['cpu_seconds'] for cost in costs.values()) / len(costs):.1f} s"),
+            ("peak memory", f"{max(cost['peak_megabytes'] for cost in costs.values()):,} MB of the largest process"),
+        ]
+    rows.append(("time", f"{seconds:.1f} s"))
+    for name, value in rows:
+        print(f"{name:<14}{value}")
+
+
+def check_outputs(plan, recipe, num_threads):
+    """--check: DataError that names every part that is missing or differs."""
+    statuses = look(plan, recipe, num_threads, reads_output=True)
+    good = [status.manifest for status in statuses if status.manifest]
+    print(
+        f"{len(good):,} of {len(plan):,} parts are whole: {sum(manifest['output']['records'] for manifest in good):,} records"
+    )
+    problems = [
+        f"{shard.output}: {status.problem or 'not made yet'}" for shard, status in zip(plan, statuses) if not status.manifest
+    ]
+    raise_all(problems + ["make them with the same command without --check"] if problems else [])
+
+
+def main(argv=None):
+    flags = parse_flags(argv)
+    started = time.monotonic()
+    plan, tokenizer = check_flags(flags)
+    recipe = Recipe(settings_of(flags), absolute(flags.vocab_file), shards.fingerprint(flags.vocab_file))
+    num_threads = flags.num_workers or len(os.sched_getaffinity(0))
+    if flags.check:
+        return check_outputs(plan, recipe, num_threads)
+    output_dir = absolute(flags.output_dir)
+    with only_run_in(output_dir):
+        shards.remove_leftovers(output_dir, plan)
+        statuses = look(plan, recipe, num_threads, reads_output=False)
+        announce(plan, statuses)
+        missing = [shard for shard, status in zip(plan, statuses) if not status.manifest]
+        outcomes = []
+        if missing:
+            announce_compilation()
+            compile_kernels(tokenizer, recipe.settings)  # once, and not in every process
+            try:
+                outcomes = make_all(missing, recipe, flags)
+            finally:
+                shards.remove_leftovers(output_dir, missing)
+    print_summary(plan, [status.manifest for status in statuses if status.manifest], outcomes, time.monotonic() - started)
+    raise_all([f"{outcome.shard.input}: {outcome.error}" for outcome in outcomes if outcome.error])
+
+
+if __name__ == "__main__":
+    cli.run(main)
