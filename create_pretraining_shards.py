@@ -13,7 +13,6 @@ Takes 2 seconds and 300 MB of memory for a part of 27 MB and core, and 3 seconds
 import collections
 import concurrent.futures
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -24,7 +23,7 @@ import time
 from typing import NamedTuple
 
 from bert import cli, shards
-from bert.files import DataError, is_remote, list_folder_or_pattern, make_parent_folder, output_problems, raise_all, size_of
+from bert.files import DataError, is_remote, list_folder_or_pattern, output_problems, raise_all, size_of
 from bert.generation import compile_kernels
 from bert.progress import ProgressLine, time_left
 from bert.shards import Recipe, Shard
@@ -95,18 +94,12 @@ def absolute(path):
 
 @contextlib.contextmanager
 def only_run_in(output_dir):
-    """DataError if another run works on the folder: it would take this one's temporary files for left-overs."""
-    lock = f"{output_dir}/{shards.MANIFEST_FOLDER}/lock"
-    make_parent_folder(lock)
-    if is_remote(output_dir):  # object stores have no locks
-        yield
-        return
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"--output_dir: another run is working on {output_dir}; wait for it or end it") from None
-        yield
+    """Keeps out other runs, which would take this one's temporary files for left-overs. DataError if one is at work."""
+    try:
+        with shards.lock_of_run(output_dir):
+            yield
+    except BlockingIOError:
+        raise DataError(f"--output_dir: another run is working on {output_dir}; wait for it or end it") from None
 
 
 def look(plan, recipe, num_threads, reads_output):
@@ -158,6 +151,7 @@ def ray_session(flags):
         # Sockets lie in this folder, and their paths may have 107 bytes only.
         folder = tempfile.mkdtemp(prefix="bert-ray-", dir="/tmp")
         os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)  # for this run alone
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what makes Ray take 127.0.0.1 in earnest, also on Linux
         os.environ["PYTHONPATH"] = os.pathsep.join(
             [os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")]
         )

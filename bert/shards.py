@@ -8,6 +8,8 @@ Files are told apart by size and CRC32C. Its 32 bits find any accidental change 
 on one core, MD5 0.8, SHA-256 1.4; a part has 500 MB), and object stores know it of their files.
 """
 
+import contextlib
+import fcntl
 import json
 import resource
 import time
@@ -59,40 +61,73 @@ def _conditions(recipe):
 
 
 # ---------------------------------------------------------------------------------------------------------------
+# Locks: one run at a time works on a folder. A killed run's processes finish the part that they are at; the next run waits.
+
+
+@contextlib.contextmanager
+def _lock(output_dir, name, mode):
+    """Holds a lock of the folder; BlockingIOError if it is taken and `mode` says not to wait."""
+    if files.is_remote(output_dir):  # object stores have no locks
+        yield
+        return
+    path = f"{output_dir}/{MANIFEST_FOLDER}/{name}"
+    files.make_parent_folder(path)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, mode)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks, as some of clusters are
+            pass
+        yield
+
+
+@contextlib.contextmanager
+def lock_of_run(output_dir):
+    """Held by a run. BlockingIOError if another one has it; waits for what processes of a killed run still write."""
+    with _lock(output_dir, "run.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with _lock(output_dir, "parts.lock", fcntl.LOCK_EX):
+            pass
+        yield
+
+
+def _lock_of_part(shard):
+    """Held by a process while it makes a part."""
+    return _lock(shard.output.rpartition("/")[0], "parts.lock", fcntl.LOCK_SH)
+
+
+# ---------------------------------------------------------------------------------------------------------------
 # Making
 
 
 def make(shard, recipe):
     """Makes the TFRecord file of a shard, then its manifest, which is returned. DataError or OSError if it cannot be made."""
     cpu, started = time.process_time(), time.monotonic()
-    tokenizer = FullTokenizer(
-        recipe.vocab_file, recipe.settings.do_lower_case, preserve_unused_tokens=recipe.settings.preserve_unused_tokens
-    )
+    settings = recipe.settings
+    tokenizer = FullTokenizer(recipe.vocab_file, settings.do_lower_case, preserve_unused_tokens=settings.preserve_unused_tokens)
     if fingerprint(recipe.vocab_file) != recipe.vocabulary:
         raise files.DataError(f"{recipe.vocab_file}: changed while the shards were made; run again")
     # Before the text is read: if it changes in between, the manifest tells of the older text, and the shard is made again.
     text = fingerprint(shard.input)
-    _remove_leftovers(shard)
-    files.remove(shard.manifest)
-    made = generate([shard.input], [shard.output], tokenizer, recipe.settings, wants_checksums=True)
-    manifest = {
-        "input": {"path": shard.input, **text},
-        **_conditions(recipe),
-        "output": {
+    with _lock_of_part(shard):
+        _remove_leftovers(shard)
+        files.remove(shard.manifest)
+        made = generate([shard.input], [shard.output], tokenizer, settings, wants_checksums=True)
+        output = {
             "documents": made.documents,
             "records": made.records,
             "bytes": made.bytes,
             "crc32c": f"{made.checksums[0]:08x}",
-        },
-        "cost": {
+        }
+        cost = {
             "cpu_seconds": round(time.process_time() - cpu, 3),
             "wall_seconds": round(time.monotonic() - started, 3),
             "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000,  # of the process so far
-        },
-    }
-    files.make_parent_folder(shard.manifest)
-    with files.atomic_writer(shard.manifest) as file:
-        file.write(json.dumps(manifest, indent=2).encode() + b"\n")
+        }
+        manifest = {"input": {"path": shard.input, **text}, **_conditions(recipe), "output": output, "cost": cost}
+        files.make_parent_folder(shard.manifest)
+        with files.atomic_writer(shard.manifest) as file:
+            file.write(json.dumps(manifest, indent=2).encode() + b"\n")
     return manifest
 
 
