@@ -7,30 +7,22 @@ python3 create_pretraining_shards.py --input_dir=results --output_dir=tfrecord -
 Writes for every results/part-* the file tfrecord/part-*, the same bytes as create_pretraining_data.py does, and a manifest
 tfrecord/.manifest/part-*.json: text, vocabulary, flags and output, by size and CRC32C. A second call makes what is missing or what its
 manifest says was made of another text, vocabulary or flags. A part that fails is named at the end and stops no other.
-Takes 2 seconds and 300 MB of memory for a part of 27 MB and core, and 3 seconds for Ray to start.
+Takes 2 seconds and 300 MB of memory for a part of 27 MB and core, and 5 seconds for Ray to start and end.
 """
 
 import collections
 import concurrent.futures
 import contextlib
 import os
-import secrets
-import shutil
-import signal
 import sys
-import tempfile
 import time
-from typing import NamedTuple
 
-from bert import cli, shards
+from bert import cli, ray_pool, shards
 from bert.files import DataError, is_remote, list_folder_or_pattern, output_problems, raise_all, size_of
 from bert.generation import compile_kernels
 from bert.progress import ProgressLine, time_left
 from bert.shards import Recipe, Shard
 from create_pretraining_data import add_data_flags, announce_compilation, check_data_flags, read_problems, settings_of
-
-TRIES = 3  # of a part whose process is killed, or whose machine goes away
-OBJECT_STORE_BYTES = 80 << 20  # little more than the least that Ray takes; only manifests go through it
 
 
 def parse_flags(argv=None):
@@ -134,78 +126,6 @@ def announce(plan, statuses):
 # Work
 
 
-class Outcome(NamedTuple):
-    shard: Shard
-    manifest: dict | None
-    error: str | None
-
-
-@contextlib.contextmanager
-def ray_session(flags):
-    """Starts Ray on this machine, or connects to a cluster; ends it, with all its processes and files, when the block ends."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would send statistics home
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options = {"address": flags.ray_address, "log_to_driver": False, "logging_level": "ERROR"}
-    folder = None
-    if flags.ray_address is None:
-        # Sockets lie in this folder, and their paths may have 107 bytes only.
-        folder = tempfile.mkdtemp(prefix="bert-ray-", dir="/tmp")
-        os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)  # for this run alone
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what makes Ray take 127.0.0.1 in earnest, also on Linux
-        os.environ["PYTHONPATH"] = os.pathsep.join(
-            [os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")]
-        )
-        options |= {
-            "address": "local",
-            "num_cpus": flags.num_workers or len(os.sched_getaffinity(0)),
-            "num_gpus": 0,
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "_node_ip_address": "127.0.0.1",
-            "_temp_dir": folder,
-        }
-    import ray
-
-    on_term = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(**options)
-        signal.signal(signal.SIGTERM, on_term)  # Ray has put its own in the place of bert/cli.py's
-        yield ray
-    finally:
-        on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-        signal.signal(signal.SIGINT, on_interrupt)
-
-
-def make_on_ray(ray, plan, recipe, num_at_a_time):
-    """Makes shards, `num_at_a_time` at the same time; yields an `Outcome` for each, and None twice a second when there is none."""
-    make = ray.remote(num_cpus=1, max_retries=TRIES - 1)(shards.make)
-    waiting, running = collections.deque(plan), {}
-    while waiting or running:
-        while waiting and len(running) < num_at_a_time:
-            shard = waiting.popleft()
-            running[make.remote(shard, recipe)] = shard
-        ready, _ = ray.wait(list(running), timeout=0.5)
-        for job in ready:
-            yield outcome(ray, running.pop(job), job)
-        if not ready:
-            yield None
-
-
-def outcome(ray, shard, job):
-    try:
-        return Outcome(shard, ray.get(job), None)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        known = isinstance(cause, (DataError, OSError))
-        return Outcome(shard, None, str(cause) if known else f"{type(cause).__name__}: {cause}")
-    except ray.exceptions.RayError as error:
-        reason = str(error).strip().partition("\n")[0]
-        return Outcome(shard, None, f"its process was killed {TRIES} times (out of memory?): {type(error).__name__}: {reason}")
-
-
 def make_all(plan, recipe, flags):
     """Makes the shards; returns their outcomes. One line of progress: parts, bytes of records a second, time left."""
     started, outcomes, done, written = time.monotonic(), [], 0, 0
@@ -213,16 +133,15 @@ def make_all(plan, recipe, flags):
     total = max(1, sum(sizes.values()))
     with ProgressLine() as progress:
         progress.show("starting Ray")
-        with ray_session(flags) as ray:
-            num_at_a_time = flags.num_workers or int(ray.cluster_resources()["CPU"])
-            for result in make_on_ray(ray, plan, recipe, num_at_a_time):
-                if result:
-                    outcomes.append(result)
-                    done += sizes[result.shard]
-                    written += result.manifest["output"]["bytes"] if result.manifest else 0
+        with ray_pool.started(flags.ray_address, flags.num_workers) as num_workers:
+            for outcome in ray_pool.run(shards.make, plan, recipe, num_at_a_time=num_workers):
+                if outcome:
+                    outcomes.append(outcome)
+                    done += sizes[outcome.item]
+                    written += outcome.result["output"]["bytes"] if outcome.result else 0
                 seconds = time.monotonic() - started
                 progress.show(
-                    f"parts: {len(outcomes)} of {len(plan)} done, {min(num_at_a_time, len(plan) - len(outcomes))} in work"
+                    f"parts: {len(outcomes)} of {len(plan)} done, {min(num_workers, len(plan) - len(outcomes))} in work"
                     + (f", {written / seconds / 1e6:,.0f} MB/s, {time_left(done, total, seconds)}" if done else "")
                 )
     return outcomes
@@ -234,8 +153,8 @@ def make_all(plan, recipe, flags):
 
 def print_summary(plan, skipped, outcomes, seconds):
     """skipped: manifests of the parts that were done already."""
-    made = [outcome for outcome in outcomes if outcome.manifest]
-    outputs = [manifest["output"] for manifest in skipped + [outcome.manifest for outcome in made]]
+    made = [outcome for outcome in outcomes if outcome.result]
+    outputs = [manifest["output"] for manifest in skipped + [outcome.result for outcome in made]]
     rows = [
         ("parts", f"{len(plan):,}: {len(made):,} made, {len(skipped):,} skipped, {len(outcomes) - len(made):,} failed"),
         ("documents", f"{sum(output['documents'] for output in outputs):,}"),
@@ -243,7 +162,7 @@ def print_summary(plan, skipped, outcomes, seconds):
         ("bytes", f"{sum(output['bytes'] for output in outputs):,}"),
     ]
     if made:
-        costs = {outcome.shard.name: outcome.manifest["cost"] for outcome in made}
+        costs = {outcome.item.name: outcome.result["cost"] for outcome in made}
         longest = max(costs, key=lambda name: costs[name]["wall_seconds"])
         rows += [
             ("longest part", f"{longest}: {costs[longest]['wall_seconds']:.1f} s"),
@@ -291,7 +210,7 @@ def main(argv=None):
             finally:
                 shards.remove_leftovers(output_dir, missing)
     print_summary(plan, [status.manifest for status in statuses if status.manifest], outcomes, time.monotonic() - started)
-    raise_all([f"{outcome.shard.input}: {outcome.error}" for outcome in outcomes if outcome.error])
+    raise_all([f"{outcome.item.input}: {outcome.error}" for outcome in outcomes if outcome.error])
 
 
 if __name__ == "__main__":
