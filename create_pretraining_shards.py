@@ -65,6 +65,8 @@ def check_flags(flags):
     problems += [f"--input_dir: {problem}" for problem in read_problems(inputs)]
     if flags.num_workers is not None and flags.num_workers < 1:
         problems.append(f"--num_workers={flags.num_workers}: expected 1 or more")
+    if flags.ray_address is not None:
+        problems += [f"--ray_address: {problem}" for problem in ray_pool.address_problems(flags.ray_address)]
     output_dir = absolute(flags.output_dir)
     plan = [Shard(absolute(path), f"{output_dir}/{os.path.basename(path)}") for path in inputs]
     names = collections.Counter(shard.name for shard in plan)
@@ -128,12 +130,13 @@ def announce(plan, statuses):
 
 def make_all(plan, recipe, flags):
     """Makes the shards; returns their outcomes. One line of progress: parts, bytes of records a second, time left."""
-    started, outcomes, done, written = time.monotonic(), [], 0, 0
+    outcomes, done, written = [], 0, 0
     sizes = {shard: size_of(shard.input) or 0 for shard in plan}
     total = max(1, sum(sizes.values()))
     with ProgressLine() as progress:
         progress.show("starting Ray")
         with ray_pool.started(flags.ray_address, flags.num_workers) as num_workers:
+            started = time.monotonic()
             for outcome in ray_pool.run(shards.make, plan, recipe, num_at_a_time=num_workers):
                 if outcome:
                     outcomes.append(outcome)

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 from typing import Any, NamedTuple
 
@@ -20,6 +21,20 @@ class Outcome(NamedTuple):
     item: Any
     result: Any  # None after an error
     error: str | None
+
+
+def address_problems(address):
+    """Returns what stands against connecting to a cluster, a list of messages; Ray itself would try for minutes and say nothing."""
+    if address == "auto":
+        return []
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return [f"{address}: expected host:port, or auto"]
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        return [f"{address}: nothing answers there ({error}); start a cluster with: ray start --head --port={port}"]
+    return []
 
 
 @contextlib.contextmanager
@@ -57,6 +72,9 @@ def _alone(folder, num_cpus):
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray stay on 127.0.0.1, on Linux too
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # for this run alone; else Ray would write one into the home folder
+        "MALLOC_MMAP_THRESHOLD_": str(
+            4 << 20
+        ),  # large arrays go back to the system; else a process grows by 34 MB after a part
         "PYTHONPATH": os.pathsep.join([_ROOT, os.environ.get("PYTHONPATH", "")]),
     }
     return {

@@ -252,6 +252,11 @@ class TestRefusals:
         process = make(tmp_path / "absent-*", tmp_path / "a/b/c", "--num_workers=0", "--dupe_factor=0", check=False)
         assert_refused(process, "--input_dir", "absent-*", "--num_workers=0", "--dupe_factor=0")
 
+    @pytest.mark.parametrize("address, expected", [("127.0.0.1:1", "nothing answers there"), ("head", "expected host:port")])
+    def test_no_cluster(self, texts, tmp_path, address, expected):
+        process = make(texts, tmp_path / "out", f"--ray_address={address}", check=False)
+        assert_refused(process, f"--ray_address: {address}: {expected}")
+
     def test_folder_without_parts(self, tmp_path):
         assert_refused(make(tmp_path, tmp_path / "out", check=False), "no file part-*")
 
