@@ -120,8 +120,19 @@ def announce(plan, statuses):
         if status.problem:
             names[status.problem].append(shard.name)
     for problem, some in names.items():
-        others = f" and {len(some) - 3} more" if len(some) > 3 else ""
-        print(f"made again: {', '.join(some[:3])}{others}: {problem}", file=sys.stderr)
+        print(f"made again: {first_of(some)}: {problem}", file=sys.stderr)
+
+
+def announce_strangers(output_dir, plan):
+    if names := shards.strangers(output_dir, plan):
+        print(
+            f"warning: {output_dir} also holds {first_of(names)}, of none of these texts: move what is not wanted",
+            file=sys.stderr,
+        )
+
+
+def first_of(names):
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -196,9 +207,10 @@ def main(argv=None):
     plan, tokenizer = check_flags(flags)
     recipe = Recipe(settings_of(flags), absolute(flags.vocab_file), shards.fingerprint(flags.vocab_file))
     num_threads = flags.num_workers or len(os.sched_getaffinity(0))
+    output_dir = absolute(flags.output_dir)
+    announce_strangers(output_dir, plan)
     if flags.check:
         return check_outputs(plan, recipe, num_threads)
-    output_dir = absolute(flags.output_dir)
     with only_run_in(output_dir):
         shards.remove_leftovers(output_dir, plan)
         statuses = look(plan, recipe, num_threads, reads_output=False)

@@ -144,6 +144,15 @@ def remove_leftovers(output_dir, shards):
     files.remove_leftovers(f"{output_dir}/{MANIFEST_FOLDER}", {f"{shard.name}.json" for shard in shards})
 
 
+def strangers(output_dir, shards):
+    """Returns the names of files that lie among the shards, and would be trained on with them, but are none of them."""
+    try:
+        paths = files.list_folder_or_pattern(output_dir)
+    except files.DataError:  # no folder yet, or nothing in it
+        return []
+    return sorted({path.rpartition("/")[2] for path in paths} - {shard.name for shard in shards})
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Whether a shard is done
 

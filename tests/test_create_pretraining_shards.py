@@ -125,6 +125,14 @@ def test_check_of_nothing(texts, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_files_of_other_texts_are_named(texts, tmp_path):
+    """The loader takes every file of a folder."""
+    for number in range(5):
+        (tmp_path / f"part-{number:05d}-of-00005").write_bytes(b"old")
+    process = make(texts, tmp_path, "--check", check=False)
+    assert_refused(process, "also holds part-00000-of-00005, part-00001-of-00005, part-00002-of-00005 and 2 more")
+
+
 class TestStatus:
     @pytest.fixture
     def shard(self, tmp_path):
