@@ -5,22 +5,23 @@ python3 create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
     --output_file=tfrecord/part-00000-of-00500 --vocab_file=vocab.txt --do_lower_case=True \\
     --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
 
-Input: UTF-8 text, one sentence a line, an empty line after each document. All input files of a call form one corpus.
+Input: UTF-8 text, one sentence a line, an empty line after each document. All input files of a call form one corpus. Files
+may lie elsewhere (gs://, s3://, hdfs://): TensorFlow's file access reads and writes them then.
 The same input, flags and seed give the same bytes on every machine. Takes 2 seconds for a part of 27 MB; the first call on a
 machine also compiles, for 10 seconds. tests/reference/create_pretraining_data.py is the same, readably.
 """
 
-import contextlib
 import os
 import sys
-import time
 import unicodedata
 
-import numpy as np
-
-from bert import cli, instances, kernels, wordpiece
-from bert.encoding import encode_records
-from bert.files import DataError, atomic_writer, expand_patterns, make_parent_folder, output_problems, raise_all
+from bert import cli, instances, kernels
+from bert.example import decode_example
+from bert.example_text import example_as_text
+from bert.files import DataError, expand_patterns, is_remote, output_problems, raise_all
+from bert.generation import Settings, generate
+from bert.progress import ProgressLine
+from bert.tfrecord import TFRecordFile
 from tokenization import FullTokenizer
 
 REFERENCE_UNICODE = "14.0.0"  # of CPython 3.11; other versions class newly assigned characters differently
@@ -35,8 +36,17 @@ def parse_flags(argv=None):
     files.add_argument(
         "--output_file", required=True, help="TFRecord files, comma-separated; record n goes to file n mod their count"
     )
-    files.add_argument("--vocab_file", required=True, help="vocabulary, one token per line")
+    files.add_argument(
+        "--show_examples", type=int, default=0, help="examples of the first output file to print in words; 0: none (default: 0)"
+    )
+    add_data_flags(parser)
+    return parser.parse_args(argv)
+
+
+def add_data_flags(parser):
+    """The flags that shape the data: the vocabulary, and those named like the fields of `Settings`."""
     text = parser.add_argument_group("tokenisation")
+    text.add_argument("--vocab_file", required=True, help="vocabulary, one token per line")
     cli.add_boolean_flag(text, "do_lower_case", True, "lower-case and strip accents; False for cased models")
     cli.add_boolean_flag(text, "preserve_unused_tokens", False, "leave [unusedN] of the vocabulary whole")
     shape = parser.add_argument_group("examples")
@@ -52,7 +62,6 @@ def parse_flags(argv=None):
     )
     add("--dupe_factor", type=int, default=10, help="passes over the corpus, masked differently each (default: %(default)s)")
     add("--random_seed", type=int, default=12345, help="(default: %(default)s)")
-    return parser.parse_args(argv)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -61,26 +70,50 @@ def parse_flags(argv=None):
 
 def check(flags):
     """Returns (input paths, output paths, tokenizer); DataError with everything that is wrong."""
-    problems = length_problems(flags)
-    inputs, outputs, tokenizer = [], flags.output_file.split(","), None
+    inputs, outputs = [], flags.output_file.split(",")
+    tokenizer, problems = check_data_flags(flags)
     try:
         inputs = expand_patterns(flags.input_file)
-    except DataError as error:
+    except (DataError, OSError) as error:
         problems.append(f"--input_file: {error}")
+    problems += [f"--input_file: {problem}" for problem in read_problems(inputs)]
+    for number, path in enumerate(outputs):
+        problems += [
+            f"--output_file: {problem}" for problem in output_problems(path, *inputs, flags.vocab_file, *outputs[:number])
+        ]
+    if flags.show_examples < 0:
+        problems.append(f"--show_examples={flags.show_examples}: expected 0 or more")
+    if flags.show_examples and is_remote(outputs[0]):
+        problems.append(
+            f"--show_examples: {outputs[0]} is not on this machine; leave the flag out, or write a local file first"
+        )
+    raise_all(problems)
+    return inputs, outputs, tokenizer
+
+
+def check_data_flags(flags):
+    """Returns (tokenizer, or None if it cannot be made, problems) of the flags that `add_data_flags` adds."""
+    tokenizer, problems = None, length_problems(flags)
     try:
         tokenizer = FullTokenizer(flags.vocab_file, flags.do_lower_case, preserve_unused_tokens=flags.preserve_unused_tokens)
         problems += vocabulary_problems(flags.vocab_file, tokenizer.vocab)
     except (OSError, ValueError) as error:
         problems.append(f"--vocab_file: {error}")
-    for path in inputs:
-        if not os.access(path, os.R_OK):
-            problems.append(f"--input_file: {path}: no permission to read it")
-    for number, path in enumerate(outputs):
-        problems += [
-            f"--output_file: {problem}" for problem in output_problems(path, *inputs, flags.vocab_file, *outputs[:number])
-        ]
-    raise_all(problems)
-    return inputs, outputs, tokenizer
+    if unicodedata.unidata_version != REFERENCE_UNICODE:
+        print(
+            f"warning: this Python knows Unicode {unicodedata.unidata_version}, the reference {REFERENCE_UNICODE}: "
+            "rare characters may be tokenised differently; use Python 3.11",
+            file=sys.stderr,
+        )
+    return tokenizer, problems
+
+
+def read_problems(paths):
+    return [f"{path}: no permission to read it" for path in paths if not is_remote(path) and not os.access(path, os.R_OK)]
+
+
+def settings_of(flags):
+    return Settings(**{name: getattr(flags, name) for name in Settings._fields})
 
 
 def length_problems(flags):
@@ -112,86 +145,30 @@ def vocabulary_problems(path, vocab):
     return problems
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Text -> tokens -> instances -> records
+def announce_compilation():
+    if not kernels.is_compiled(instances.instances_of_documents):
+        print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
 
 
-def read_text(path):
-    r"""Returns a UTF-8 file (bytes) without any \r, as TensorFlow's line reader, with which the reference reads, sees it."""
-    with open(path, "rb") as file:
-        data = file.read()
-    text = data.replace(b"\r", b"")
-    if not wordpiece.is_utf8(text):
-        try:
-            text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            kept = np.flatnonzero(np.frombuffer(data, np.uint8) != ord("\r"))
-            bad = int(kept[error.start])
-        line = data.count(b"\n", 0, bad) + 1
-        raise DataError(
-            f"{path}: line {line}, byte {bad}: found 0x{data[bad]:02x}, expected UTF-8; "
-            f"see it with: tail -c +{bad + 1} '{path}' | head -c 16 | xxd"
-        )
-    return text
-
-
-def read_corpus(paths, tokenizer):
-    """Returns the `Corpus` of all files: one corpus, whose documents end at empty lines only, not at the end of a file."""
-    text_tokenizer = wordpiece.TextTokenizer(tokenizer)
-    corpus = wordpiece.join([text_tokenizer.tokenize(read_text(path)) for path in paths])
-    if len(corpus.document_starts) == 1:
-        raise DataError(f"{', '.join(paths)}: no text; expected one sentence a line, empty lines between documents")
-    return corpus
-
-
-def write_records(paths, rows, encode):
-    """Writes the record of rows[n] to file n mod their count; returns the bytes written. No file appears before all are written."""
-    written = 0
-    for path in paths:
-        make_parent_folder(path)
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(atomic_writer(path)) for path in paths]
-        for n, file in enumerate(files):
-            written += sum(file.write(records) for records in encode(rows[n :: len(files)]))
-    return written
+def show_examples(path, count, tokens):
+    """Prints the first examples of a TFRecord file as it lies on the disk; tokens: list of str by id."""
+    with TFRecordFile(path) as records:
+        for number, (offset, size) in zip(range(count), records.extents()):
+            place = f"{path}: record {number} at byte {offset}"
+            print(f"*** {place} ***\n{example_as_text(decode_example(records.payload(offset, size), place), tokens)}\n")
 
 
 def main(argv=None):
     flags = parse_flags(argv)
-    started = time.monotonic()
-    if unicodedata.unidata_version != REFERENCE_UNICODE:
-        print(
-            f"warning: this Python knows Unicode {unicodedata.unidata_version}, the reference {REFERENCE_UNICODE}: "
-            "rare characters may be tokenised differently; use Python 3.11",
-            file=sys.stderr,
-        )
     inputs, outputs, tokenizer = check(flags)
-    if not kernels.is_compiled(instances.instances_of_documents):
-        print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
-    corpus = read_corpus(inputs, tokenizer)
-    generator = instances.new_generator(flags.random_seed)
-    rows, changes = instances.make_instances(
-        corpus,
-        tokenizer.vocab,
-        generator,
-        max_seq_length=flags.max_seq_length,
-        max_predictions_per_seq=flags.max_predictions_per_seq,
-        masked_lm_prob=flags.masked_lm_prob,
-        short_seq_prob=flags.short_seq_prob,
-        dupe_factor=flags.dupe_factor,
-    )
-    order = np.arange(len(rows))
-    instances.shuffle(order, generator)
-
-    def encode(rows):
-        return encode_records(
-            rows, corpus.tokens, changes, tokenizer.vocab, flags.max_seq_length, flags.max_predictions_per_seq
-        )
-
-    written = write_records(outputs, rows[order], encode)
+    announce_compilation()
+    with ProgressLine() as progress:
+        made = generate(inputs, outputs, tokenizer, settings_of(flags), report=progress.show)
+    if flags.show_examples:
+        show_examples(outputs[0], flags.show_examples, list(tokenizer.vocab))
     print(
-        f"{len(corpus.document_starts) - 1:,} documents -> {len(rows):,} records, {written:,} bytes "
-        f"in {flags.output_file} ({time.monotonic() - started:.1f} s)"
+        f"{made.documents:,} documents -> {made.records:,} records, {made.bytes:,} bytes "
+        f"in {flags.output_file} ({made.seconds:.1f} s)"
     )
 
 

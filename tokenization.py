@@ -13,6 +13,8 @@ decomposition and categories come from the interpreter; the reference is Python 
 import re
 import unicodedata
 
+from bert.files import read_bytes
+
 # Blocks of CJK ideographs (inclusive), from Google's BERT: Chinese has no spaces between words, so every
 # ideograph is a token of its own. Hangul, Hiragana and Katakana are not ideographs and stay joined.
 _CJK_BLOCKS = (
@@ -79,8 +81,7 @@ def load_vocab(vocab_file):
 
     Raises OSError if the file cannot be read, ValueError if it is not UTF-8.
     """
-    with open(vocab_file, "rb") as file:
-        data = file.read().replace(b"\r", b"")
+    data = read_bytes(vocab_file).replace(b"\r", b"")
     try:
         lines = data.decode("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:

@@ -27,7 +27,7 @@ _BUFFER_BYTES = 1 << 18  # stays in a core's own cache between encoding, checksu
 
 
 def encode_records(rows, tokens, changes, vocab, max_seq_length, max_predictions_per_seq):
-    """Yields memoryviews of whole TFRecords, one for each row, one after the other, about 256 KB at a time.
+    """Yields (memoryview of whole TFRecords, their number), one record for each row, about 256 KB at a time.
 
     rows: INSTANCE [K] and changes: CHANGE [M], as bert/instances.py makes them, but in any order. tokens: uint16 [T].
     A view is valid until the next one is asked for.
@@ -48,7 +48,7 @@ def encode_records(rows, tokens, changes, vocab, max_seq_length, max_predictions
             out, out_fours, ends, len(out) - largest,
         )  # fmt: skip
         seal_records(out, ends[:count])
-        yield memoryview(out)[: ends[count - 1]]
+        yield memoryview(out)[: ends[count - 1]], count
         first += count
 
 

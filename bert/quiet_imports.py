@@ -1,6 +1,7 @@
 """Import this before the frameworks: it keeps their banners off the user's console.
 
 Transformers would load TensorFlow (9 seconds, and its banner); ColossalAI warns of CUDA extras that BERT does not use.
+TensorFlow tells of every optimisation it has; here it only reads and writes files.
 """
 
 import logging
@@ -8,5 +9,7 @@ import os
 import warnings
 
 os.environ.setdefault("USE_TF", "0")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 warnings.filterwarnings("ignore", category=UserWarning, module=r"colossalai\.")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import create_pretraining_data
-from bert import instances, wordpiece
+from bert import generation, instances, wordpiece
 from tests.reference import create_pretraining_data as reference
 from tokenization import FullTokenizer
 
@@ -98,7 +98,7 @@ def test_lines(tmp_path, data, expected):
     (tmp_path / "text").write_bytes(data)
     assert list(reference.read_lines(tmp_path / "text")) == expected
     # The same text by the fast path: sentences of the lines that are not blank.
-    corpus = create_pretraining_data.read_corpus([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
+    corpus = generation.read_corpus([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
     tokenizer = FullTokenizer(ROOT / "vocab.txt")
     lines = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(line)) for line in expected if line]
     assert np.split(corpus.tokens, corpus.sentence_starts[1:-1])[0].tolist() == lines[0]
@@ -107,7 +107,7 @@ def test_lines(tmp_path, data, expected):
 
 def test_line_of_controls_neither_ends_a_document_nor_adds_a_sentence(tmp_path):
     (tmp_path / "text").write_bytes(b"\n\none\n\x01\ntwo\n\n \n\nthree")
-    corpus = create_pretraining_data.read_corpus([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
+    corpus = generation.read_corpus([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
     assert corpus.document_starts.tolist() == [0, 2, 3]
     assert len(reference.read_documents([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))) == 2
 
