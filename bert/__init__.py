@@ -1,4 +1,4 @@
-"""What the scripts are made of. Imported, never run."""
+"""What the commands at the root are made of: imported, never run."""
 
 import os
 

@@ -18,7 +18,7 @@ from bert import shards
 from bert.files import list_folder_or_pattern
 
 COPIES = {"part-00000-of-00004": 1, "part-00001-of-00004": 3, "part-00002-of-00004": 2, "part-00003-of-00004": 4}
-KILLED = ("--dupe_factor=150", "--max_seq_length=64")  # half a second and more for each part
+KILLED = ("--dupe_factor=600", "--max_seq_length=64")  # more than a second for each part
 
 
 @pytest.fixture(scope="module")
