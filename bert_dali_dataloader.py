@@ -255,9 +255,9 @@ def _feed(next_batch, cuda):
 
 
 def build_dali_train(train_pattern, train_idx_pattern, **options):
-    """DaliDataloader for training over the files of two patterns (folders or files will do), paired in sorted order.
+    """DaliDataloader for training over the files of two patterns (folders or files will do), paired by name.
 
-    `options` are those of DaliDataloader.
+    `options` are those of DaliDataloader. With build_missing_indexes=True the second is a folder, made if needed.
     """
     return _build(train_pattern, train_idx_pattern, training=True, **options)
 
@@ -268,4 +268,9 @@ def build_dali_eval(eval_pattern, eval_idx_pattern, **options):
 
 
 def _build(pattern, idx_pattern, **options):
-    return DaliDataloader(list_folder_or_pattern(pattern), list_folder_or_pattern(idx_pattern), **options)
+    paths = list_folder_or_pattern(pattern)
+    if options.get("build_missing_indexes"):
+        index_paths = [os.path.join(idx_pattern, f"{os.path.basename(path)}.idx") for path in paths]
+    else:
+        index_paths = list_folder_or_pattern(idx_pattern)
+    return DaliDataloader(paths, index_paths, **options)
