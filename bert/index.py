@@ -63,8 +63,9 @@ def pair_by_name(paths, index_paths):
     indexes = {_file_name(path): path for path in index_paths}
     names = [os.path.basename(path) for path in paths]
     problems = [
-        f"{path}: no index {name}.idx among the indexes; {_REPAIR}, or let the loader "
-        "do it: build_missing_indexes=True" for path, name in zip(paths, names) if name not in indexes
+        f"{path}: no index {name}.idx among the indexes; {_REPAIR}, or let the loader do it: build_missing_indexes=True"
+        for path, name in zip(paths, names)
+        if name not in indexes
     ]
     problems += [
         f"{path}: the index of no file among the TFRecords; if its file is gone on purpose: rm '{path}'"
