@@ -155,6 +155,15 @@ def test_all_seven_features(tfrecord_folder):
             assert tensor.tolist() == [row[name] for row in rows]
 
 
+def test_batches_stay_as_they_are_while_others_are_made(tfrecord_folder):
+    """DALI uses its memory again: a batch that is kept must not change."""
+    (loader,) = loaders(*tfrecord_folder([300]), 1, batch_size=7, training=False)
+    kept = list(loader)
+    assert flatten([batch["input_ids"][:, 0].tolist() for batch in kept]) == list(range(300))
+    rows = torch.cat([batch["masked_lm_ids"] for batch in kept]).tolist()
+    assert rows == [synthetic_example(number)["masked_lm_ids"] for number in range(300)]
+
+
 def test_builders_glob_and_pair(tfrecord_folder, tmp_path):
     tfrecord_folder([5, 6])
     pattern = f"{tmp_path}/part-0000[0-9]"
