@@ -18,18 +18,17 @@ import os
 import sys
 
 import torch
-from nvidia.dali import fn, pipeline_def
+from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from bert.batches import iterate_batches, rank_positions
 from bert.decoding import Decoder
-from bert.example import FEATURES, check_values, decode_example, feature_lengths
+from bert.example import check_values, decode_example, feature_lengths
 from bert.files import DataError, list_folder_or_pattern, raise_all
 from bert.index import build_missing_indexes, pair_by_name, read_indexes, read_samples
 from bert.order import EpochOrder
 
 _STATE_VERSION = 1  # another one when the order of an epoch changes
-_TORCH_TYPES = {"int64": torch.int64, "float32": torch.float32}
 
 
 class DaliDataloader:
@@ -222,35 +221,29 @@ class DaliDataloader:
                 iterator = self._start_dali()
             else:
                 iterator.reset()
-            for (batch,) in iterator:
-                yield batch
+            for (output,) in iterator:
+                yield self._decoder.split(output["integers"][0], output["weights"][0])
             # Only an iterator that was run to its end can be reset: after an error, or a `for` left early, it is gone.
             self._dali_iterator = iterator
         finally:
             self._batches.close()
 
     def _start_dali(self):
+        # A whole batch is one sample of DALI's, in two pieces of memory: 7 us of CPU a record instead of 11 us in seven.
+        options = {"batch_size": 1, "num_threads": 1, "prefetch_queue_depth": 2}
         pipeline = _feed(
-            lambda: next(self._batches), self._cuda,
-            batch_size=self.batch_size, num_threads=1, device_id=self._device_id if self._cuda else None, prefetch_queue_depth=2,
-        )  # fmt: skip
-        return DALIGenericIterator(pipeline, [feature.name for feature in FEATURES])
+            lambda _: next(self._batches), self._cuda, device_id=self._device_id if self._cuda else None, **options
+        )
+        return DALIGenericIterator(pipeline, ["integers", "weights"])
 
     def _empty_batch(self):
         device = torch.device("cuda", self._device_id) if self._cuda else torch.device("cpu")
-        return {
-            feature.name: torch.empty(
-                (0, self._decoder.lengths[feature.name]), dtype=_TORCH_TYPES[feature.dtype], device=device
-            )
-            for feature in FEATURES
-        }
+        return self._decoder.split(*(torch.empty(0, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32)))
 
 
 @pipeline_def
 def _feed(next_batch, cuda):
-    columns = fn.external_source(
-        source=lambda: [batch[feature.name] for batch in (next_batch(),) for feature in FEATURES], num_outputs=len(FEATURES)
-    )
+    columns = fn.external_source(source=next_batch, num_outputs=2, batch=False, dtype=[types.INT64, types.FLOAT])
     return tuple(column.gpu() if cuda else column for column in columns)
 
 

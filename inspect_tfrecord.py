@@ -109,8 +109,8 @@ def census_of_file(path, lengths, pieces):
             starts = offsets - offsets[0] + HEADER_BYTES
             ends = offsets - offsets[0] + sizes - CHECKSUM_BYTES
             records = Records(np.arange(number, number + len(group)), data, starts, ends)
-            batch = decoder.decode(records, slice(0, len(group)), lambda record: f"{path}: record {record}")
-            census = take_census(batch, len(pieces), mask_id)
+            batch = decoder.decode([(records, slice(0, len(group)))], lambda record: f"{path}: record {record}")
+            census = take_census(decoder.split(*batch), len(pieces), mask_id)
             total = census if total is None else total + census
             number += len(group)
     return total

@@ -71,6 +71,24 @@ def ours(paths, batch_size, threads):
     ).__iter__
 
 
+def without_dali(paths, batch_size, threads):
+    """What `DaliDataloader` gives to DALI."""
+    from bert.batches import iterate_batches, rank_positions
+    from bert.order import EpochOrder
+    from bert_dali_dataloader import DaliDataloader
+
+    indexes = [f"{path}.idx" for path in paths]
+    loader = DaliDataloader(paths, indexes, batch_size=batch_size, num_threads=threads, cuda=False)
+    decoder, positions = loader._decoder, rank_positions(0, len(loader) * batch_size, 0, 1)
+
+    def epoch():
+        order = EpochOrder(loader.num_records, 1, 0, True)
+        for batch in iterate_batches(loader._index, order, decoder, positions, batch_size, threads, 2 * threads):
+            yield decoder.split(*batch)
+
+    return epoch
+
+
 def raw_dali(paths, batch_size, threads):
     from nvidia.dali import fn, pipeline_def
     from nvidia.dali import tfrecord as dali_tfrecord
@@ -153,6 +171,7 @@ def plain_python(paths, batch_size, threads):
 LOADERS = {
     "raw_dali": (raw_dali, "DALI's TFRecord reader as it comes"),
     "ours": (ours, "`DaliDataloader`"),
+    "without_dali": (without_dali, "the same, before DALI takes the batch"),
     "tf_data": (tf_data, "tf.data as in MLPerf"),
     "tf_data_batched": (tf_data_batched, "tf.data, parsing whole batches"),
     "plain_python": (plain_python, "plain Python, one thread"),

@@ -9,8 +9,7 @@ from conftest import synthetic_example
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert import decoding
-from bert.decoding import Decoder
+from bert.decoding import Decoder, decode_rows
 from bert.example import FEATURES, decode_example, feature_lengths
 from bert.files import DataError
 from bert.reading import Records
@@ -40,17 +39,19 @@ def records_of(payloads):
 
 
 def decode(payloads, vocab_size=VOCAB):
-    return Decoder(LENGTHS, vocab_size).decode(records_of(payloads), slice(0, len(payloads)), "record {}".format)
+    decoder, records = Decoder(LENGTHS, vocab_size), records_of(payloads)
+    cut = len(payloads) // 2
+    pieces = [(records, slice(0, cut)), (records, slice(cut, len(payloads)))]
+    return decoder.split(*decoder.decode(pieces, "record {}".format))
 
 
 def takes(payload):
     """Whether the kernel itself decodes the message."""
     decoder, records = Decoder(LENGTHS, VOCAB), records_of([payload])
-    integers, weights = np.empty(sum(LENGTHS.values()), np.int64), np.empty((1, PREDICTIONS), np.float32)
-    offsets = np.concatenate(([0], np.cumsum(decoder._lengths)))
-    return 1 == decoding.decode_rows(
-        records.data, records.starts, records.ends, 0, decoder._lengths, decoder._limits, offsets, integers, weights
-    )
+    batch = decoder.split(np.empty(sum(LENGTHS.values()) - PREDICTIONS, np.int64), np.empty(PREDICTIONS, np.float32))
+    weights = batch.pop("masked_lm_weights")
+    limits = decoder._limits
+    return 1 == decode_rows(records.data, records.starts, records.ends, 0, limits, tuple(batch.values()), weights)
 
 
 def assert_equal(batch, examples):
@@ -194,4 +195,4 @@ def test_wrong_checksum_of_the_data():
     data[records.ends[1] - 1] ^= 1  # a value that would still decode
     assert data[records.ends[1] : records.ends[1] + 4].tobytes() == checksum_bytes(payloads[1])
     with pytest.raises(DataError, match="record 1: the record's data does not have its checksum"):
-        Decoder(LENGTHS).decode(records._replace(data=data), slice(0, 3), "record {}".format)
+        Decoder(LENGTHS).decode([(records._replace(data=data), slice(0, 3))], "record {}".format)
