@@ -155,6 +155,29 @@ def test_all_seven_features(tfrecord_folder):
             assert tensor.tolist() == [row[name] for row in rows]
 
 
+def test_epochs_side_by_side_do_not_mix(tfrecord_folder):
+    """Also when the one begun first is dropped while the other runs."""
+    (loader,) = loaders(*tfrecord_folder([60]), 1, batch_size=4)
+    (alone,) = loaders(*tfrecord_folder([60]), 1, batch_size=4)
+    expected = [numbers(alone) for _ in range(3)]
+    first, second = iter(loader), iter(loader)
+    pairs = [[batch["input_ids"][:, 0].tolist() for batch in pair] for pair in zip(first, second)]
+    assert [list(epoch) for epoch in zip(*pairs)] == expected[:2]
+    third, fourth = iter(loader), iter(loader)
+    found = [next(third)["input_ids"][:, 0].tolist()]
+    next(fourth)
+    del fourth
+    assert found + numbers(third) == expected[2]
+
+
+def test_batches_can_be_saved(tfrecord_folder, tmp_path):
+    (loader,) = loaders(*tfrecord_folder([8]), 1, batch_size=4)
+    batches = list(loader)
+    torch.save(batches, tmp_path / "batches")
+    for one, other in zip(batches, torch.load(tmp_path / "batches", weights_only=True), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_batches_stay_as_they_are_while_others_are_made(tfrecord_folder):
     """DALI uses its memory again: a batch that is kept must not change."""
     (loader,) = loaders(*tfrecord_folder([300]), 1, batch_size=7, training=False)
