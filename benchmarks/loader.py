@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The README's table of loaders: samples per second and CPU seconds per million samples, in one sitting.
 
-python3 benchmarks/loader.py                     # 64,000 synthetic records of MLPerf's lengths, 2 minutes
+python3 benchmarks/loader.py                     # 64,000 synthetic records of MLPerf's lengths, 3 minutes
 python3 benchmarks/loader.py --full_set          # start and memory with 157 million records in 500 files, 8 ranks, 1 minute
 python3 benchmarks/loader.py --disk=FILE         # reads of several sizes at random places of a large file, past the cache
 
@@ -69,6 +69,24 @@ def ours(paths, batch_size, threads):
     return DaliDataloader(
         paths, [f"{path}.idx" for path in paths], batch_size=batch_size, num_threads=threads, cuda=False
     ).__iter__
+
+
+def without_dali(paths, batch_size, threads):
+    """What `DaliDataloader` gives to DALI."""
+    from bert.batches import iterate_batches, rank_positions
+    from bert.order import EpochOrder
+    from bert_dali_dataloader import DaliDataloader
+
+    indexes = [f"{path}.idx" for path in paths]
+    loader = DaliDataloader(paths, indexes, batch_size=batch_size, num_threads=threads, cuda=False)
+    decoder, positions = loader._decoder, rank_positions(0, len(loader) * batch_size, 0, 1)
+
+    def epoch():
+        order = EpochOrder(loader.num_records, 1, 0, True)
+        for batch in iterate_batches(loader._index, order, decoder, positions, batch_size, threads, 2 * threads):
+            yield decoder.split(*batch)
+
+    return epoch
 
 
 def raw_dali(paths, batch_size, threads):
@@ -153,6 +171,7 @@ def plain_python(paths, batch_size, threads):
 LOADERS = {
     "raw_dali": (raw_dali, "DALI's TFRecord reader as it comes"),
     "ours": (ours, "`DaliDataloader`"),
+    "without_dali": (without_dali, "the same, before DALI takes the batch"),
     "tf_data": (tf_data, "tf.data as in MLPerf"),
     "tf_data_batched": (tf_data_batched, "tf.data, parsing whole batches"),
     "plain_python": (plain_python, "plain Python, one thread"),

@@ -4,8 +4,6 @@ import collections
 import concurrent.futures
 import contextlib
 
-import numpy as np
-
 from bert.reading import RecordReader
 
 _BLOCKS_AHEAD = 1  # read while the batches of the block before are decoded
@@ -17,7 +15,7 @@ def rank_positions(start, end, shard_id, num_shards):
 
 
 def iterate_batches(index, order, decoder, positions, batch_size, num_threads, prefetch):
-    """Yields {feature name: array [B, length]} for the positions of the epoch, `batch_size` at a time, the last maybe fewer.
+    """Yields the records at some positions of an epoch, `batch_size` at a time, as Decoder.decode returns them.
 
     index: RecordIndex. order: EpochOrder. positions: range, ascending. Up to `prefetch` batches are decoded ahead by
     `num_threads` threads. Ends its threads when it is closed or collected; what fails in them is raised here.
@@ -31,8 +29,7 @@ def iterate_batches(index, order, decoder, positions, batch_size, num_threads, p
             return reader.read(numbers[part.start - first : part.stop - first : part.step])
 
         def decode(pieces):
-            parts = [decoder.decode(records.result(), rows, reader.place) for records, rows in pieces]
-            return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            return decoder.decode([(records.result(), rows) for records, rows in pieces], reader.place)
 
         parts = _cut_by_block(positions, order.block_records)
         reads = _ahead(((reading.submit(read, *part), len(part[1])) for part in parts), _BLOCKS_AHEAD)

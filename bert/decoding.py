@@ -17,6 +17,7 @@ _NAMES = [feature.name for feature in FEATURES]
 _NAME_LENGTHS = np.array([len(name) for name in _NAMES])
 _NAME_STARTS = np.concatenate(([0], np.cumsum(_NAME_LENGTHS)))
 _NAME_LETTERS = np.frombuffer("".join(_NAMES).encode(), np.uint8)
+_INTEGERS = [name for name in _NAMES if name != "masked_lm_weights"]
 _WEIGHTS = _NAMES.index("masked_lm_weights")
 _POSITIONS = _NAMES.index("masked_lm_positions")
 _IDS = np.array([name in ("input_ids", "masked_lm_ids") for name in _NAMES])
@@ -34,36 +35,49 @@ class Decoder:
 
     def __init__(self, lengths, vocab_size=None):
         self.lengths, self.vocab_size = lengths, vocab_size
-        self._lengths = np.array([lengths[name] for name in _NAMES])
         self._limits = np.full(len(_NAMES), MAX_VALUE)
         self._limits[_IDS] = vocab_size or MAX_VALUE
         self._limits[_POSITIONS] = lengths["input_ids"]
 
-    def decode(self, records, rows, place):
-        """Returns {feature name: array [B, length], int64 or float32} of some rows of Records (bert/reading.py).
+    def split(self, integers, weights):
+        """int64 [B * their sum] and float32 [B * P], numpy or torch -> {feature name: view [B, length]}, contiguous.
 
-        rows: slice of B rows. place: function of a record's number to words, for errors. Raises DataError for a record whose
-        data does not have its checksum, or that is no example of this shape.
+        A batch is two pieces of memory: all rows of one integer feature, then of the next; and the weights.
         """
-        starts, ends = records.starts[rows], records.ends[rows]
-        self._check_checksums(records, rows, place)
-        count, is_int = len(starts), np.arange(len(_NAMES)) != _WEIGHTS
-        integers = np.empty(count * self._lengths[is_int].sum(), np.int64)
-        weights = np.empty((count, self._lengths[_WEIGHTS]), np.float32)
-        offsets = np.concatenate(([0], np.cumsum(count * self._lengths * is_int)))
-        batch = {
-            name: weights if n == _WEIGHTS else integers[offsets[n] : offsets[n + 1]].reshape(count, length)
-            for n, (name, length) in enumerate(zip(_NAMES, self._lengths))
-        }
-        row = 0
-        while (
-            row := decode_rows(records.data, starts, ends, row, self._lengths, self._limits, offsets, integers, weights)
-        ) < count:
+        count, batch, start = len(weights) // self.lengths["masked_lm_weights"], {}, 0
+        for name in _INTEGERS:
+            end = start + count * self.lengths[name]
+            batch[name] = integers[start:end].reshape(count, self.lengths[name])
+            start = end
+        return batch | {"masked_lm_weights": weights.reshape(count, self.lengths["masked_lm_weights"])}
+
+    def decode(self, pieces, place):
+        """Returns a batch as two arrays, int64 [B * sum of lengths] and float32 [B * P], which `split` cuts into features.
+
+        pieces: list of (Records of bert/reading.py, slice of their rows), B rows together. place: function of a record's
+        number to words, for errors. Raises DataError for a record whose data does not have its checksum, or that is no
+        example of this shape.
+        """
+        count = sum(rows.stop - rows.start for _, rows in pieces)
+        integers = np.empty(count * sum(self.lengths[name] for name in _INTEGERS), np.int64)
+        weights = np.empty(count * self.lengths["masked_lm_weights"], np.float32)
+        batch, first = self.split(integers, weights), 0
+        for records, rows in pieces:
+            self._check_checksums(records, rows, place)
+            end = first + rows.stop - rows.start
+            self._decode_piece(records, rows, {name: column[first:end] for name, column in batch.items()}, place)
+            first = end
+        return integers, weights
+
+    def _decode_piece(self, records, rows, batch, place):
+        """Fills `batch` ({feature name: view [K, length]}) with K rows of Records."""
+        starts, ends, row = records.starts[rows], records.ends[rows], 0
+        columns, weights = tuple(batch[name] for name in _INTEGERS), batch["masked_lm_weights"]
+        while (row := decode_rows(records.data, starts, ends, row, self._limits, columns, weights)) < len(starts):
             example = self.decode_one(records.data[starts[row] : ends[row]].tobytes(), place(records.numbers[rows][row]))
             for name, values in example.items():
                 batch[name][row] = values
             row += 1
-        return batch
 
     def decode_one(self, payload, place):
         """The readable decoder, with the same checks: payload (bytes) -> {feature name: array [length]}."""
@@ -79,7 +93,8 @@ class Decoder:
         masked = (found >> np.uint32(15) | found << np.uint32(17)) + np.uint32(0xA282EAD8)  # bert/tfrecord.py
         for row in np.flatnonzero(masked != stored)[:1]:
             raise DataError(
-                f"{place(records.numbers[rows][row])}: the record's data does not have its checksum; the file is damaged, make it again"
+                f"{place(records.numbers[rows][row])}: the record's data does not have its checksum; the file is damaged, make it again "
+                "with create_pretraining_data.py"
             )
 
 
@@ -88,11 +103,11 @@ class Decoder:
 
 
 @kernel
-def decode_rows(data, starts, ends, first_row, lengths, limits, offsets, integers, weights):
+def decode_rows(data, starts, ends, first_row, limits, columns, weights):
     """Decodes the messages data[starts[row] : ends[row]] from `first_row` on; returns the first that it cannot, or B.
 
-    data: uint8 [n]. starts, ends: int64 [B]. lengths, limits: int64 [7], number of values of each feature and what its
-    values must be below. integers: int64, feature f's rows begin at offsets[f]. weights: float32 [B, lengths[_WEIGHTS]].
+    data: uint8 [n]. starts, ends: int64 [B]. limits: int64 [7], what the values of each feature must be below. columns: a
+    tuple of int64 [B, length] for each feature but the weights, in the order of FEATURES. weights: float32 [B, P].
     """
     for row in range(first_row, len(starts)):
         end = ends[row]
@@ -114,17 +129,16 @@ def decode_rows(data, starts, ends, first_row, lengths, limits, offsets, integer
             position = _enter(data, position, entry_end, entry_end, _FIELD_1)
             if position < 0:
                 break
-            length = lengths[feature]
             if feature == _WEIGHTS:
                 is_right = _copy_floats(data[position:entry_end], weights[row])
             else:
-                start = offsets[feature] + row * length
-                is_right = _decode_integers(data[position:entry_end], integers[start : start + length], limits[feature])
+                column = columns[feature - (feature > _WEIGHTS)]
+                is_right = _decode_integers(data[position:entry_end], column[row], limits[feature])
             if not is_right:
                 break
             seen |= 1 << feature
             position = entry_end
-        if position != end or seen != (1 << len(lengths)) - 1:
+        if position != end or seen != (1 << len(limits)) - 1:
             return row
     return len(starts)
 

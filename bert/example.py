@@ -98,7 +98,7 @@ def check_values(example, lengths, vocab_size, place):
                 f"{place}: {name} holds token id {wrong[0]}, expected 0 to below vocab_size {limit}; use the vocabulary and "
                 "configuration that made the examples"
                 if is_id
-                else f"{place}: {name} holds {wrong[0]}, expected 0 to below {limit}; make the file again"
+                else f"{place}: {name} holds {wrong[0]}, expected 0 to below {limit}; make the file again with create_pretraining_data.py"
             )
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert.files import DataError, raise_all
+from bert.files import DataError, make_parent_folder, raise_all
 from bert.framing import count_newlines, scan_index
 from bert.order import records_per_chunk
 from bert.tfrecord import TFRecordFile, write_index
@@ -63,7 +63,9 @@ def pair_by_name(paths, index_paths):
     indexes = {_file_name(path): path for path in index_paths}
     names = [os.path.basename(path) for path in paths]
     problems = [
-        f"{path}: no index {name}.idx among the indexes; {_REPAIR}" for path, name in zip(paths, names) if name not in indexes
+        f"{path}: no index {name}.idx among the indexes; {_REPAIR}, or let the loader do it: build_missing_indexes=True"
+        for path, name in zip(paths, names)
+        if name not in indexes
     ]
     problems += [
         f"{path}: the index of no file among the TFRecords; if its file is gone on purpose: rm '{path}'"
@@ -103,6 +105,7 @@ def build_missing_indexes(paths, index_paths, first, num_threads):
 
 def _build_index(path, index_path):
     if not os.path.exists(index_path):
+        make_parent_folder(index_path)
         write_index(path, index_path)
 
 

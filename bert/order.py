@@ -23,7 +23,7 @@ from bert.kernels import inlined_kernel, kernel
 LANES = 384
 BLOCK_RECORDS = 192 * LANES  # 184 MB of records of 2,500 bytes, over all ranks
 FILE_ORDER_BLOCK_RECORDS = 4096  # without a shuffle nothing is gained by more
-# 160 kB of MLPerf's records: random reads of this size come at the speed of long ones (benchmarks/loader.py --disk).
+# 160 kB of MLPerf's records: random reads of this size come at nine tenths of the speed of long ones (benchmarks/loader.py --disk).
 MAX_CHUNK_RECORDS = 64
 _MIN_CHUNKS = 1 << 16  # chunks get shorter for small sets, so that these are permuted record by record
 

@@ -74,7 +74,8 @@ class TFRecordFile:
     def __exit__(self, *error):
         self._file.close()
 
-    def _read(self, size, offset):
+    def read(self, size, offset):
+        """Returns `size` bytes from byte `offset` on, fewer at the end of the file."""
         return os.pread(self._file.fileno(), size, offset)
 
     def extents(self, offset=0):
@@ -83,7 +84,7 @@ class TFRecordFile:
         Raises DataError with the byte offset where a length checksum is wrong or the file ends inside a record.
         """
         while offset < self.size:
-            size = self._record_size(self._read(_HEADER.size, offset), offset)
+            size = self._record_size(self.read(_HEADER.size, offset), offset)
             yield offset, size
             offset += size
 
@@ -94,7 +95,7 @@ class TFRecordFile:
         """
         offset, wanted = 0, _BLOCK_BYTES
         while offset < self.size:
-            data, problem = self._read(wanted, offset), None
+            data, problem = self.read(wanted, offset), None
             if len(data) < min(wanted, self.size - offset):
                 raise self._error(offset, "the file became shorter while it was read")
             starts, ends, checksums, at = [], [], [], 0
@@ -121,7 +122,7 @@ class TFRecordFile:
 
     def payload(self, offset, size):
         """Returns the payload (bytes) of the record at `offset`; DataError if its checksum is wrong."""
-        record = self._read(size, offset)
+        record = self.read(size, offset)
         payload = record[_HEADER.size : -_CHECKSUM.size]
         (checksum,) = _CHECKSUM.unpack(record[-_CHECKSUM.size :])
         if masked_crc32c(payload) != checksum:
@@ -145,7 +146,7 @@ class TFRecordFile:
     def _error(self, offset, problem):
         hint = ""
         if offset == 0:
-            start = self._read(64, 0)
+            start = self.read(64, 0)
             if start.startswith(b"version https://git-lfs"):
                 hint = " (this is a Git LFS pointer: fetch the file itself with: git lfs pull)"
             elif start.lstrip().lower().startswith((b"<!doctype", b"<html")):

@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""Look into TFRecords: an example as words, or statistics of files, as text or as a picture.
+
+python3 inspect_tfrecord.py tfrecord/part-00000-of-00500                  # the first example
+python3 inspect_tfrecord.py tfrecord/part-00000-of-00500 --record=1000 --count=3
+python3 inspect_tfrecord.py tfrecord --stats --plot=tfrecord.png         # a folder, a quoted pattern or a file
+
+In an example {[MASK]: right} and {wrong: right} stand for pieces that were replaced, {=right} for one that the model must
+predict but sees. Statistics read every record of the files and verify its checksums: about 30,000 records a second and core.
+Prints to the console; writes only the picture that --plot names.
+"""
+
+import concurrent.futures
+import itertools
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+from bert import cli
+from bert.census import take_census
+from bert.decoding import Decoder
+from bert.example import check_values, decode_example, feature_lengths
+from bert.files import DataError, atomic_writer, list_folder_or_pattern, make_parent_folder, output_problems, raise_all
+from bert.reading import Records
+from bert.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
+from bert.words import example_words
+from tokenization import load_vocab
+
+_RECORDS_AT_A_TIME = 512
+_MOST_FREQUENT = 20
+
+
+def parse_flags(argv=None):
+    parser = cli.parser_from_docstring(__doc__)
+    add = parser.add_argument
+    add("tfrecord", help="a TFRecord file; with --stats also a folder or a glob pattern")
+    add(
+        "--vocab_file",
+        default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt"),
+        help="(default: vocab.txt)",
+    )
+    add("--record", type=int, default=0, help="number of the first example shown, from 0 (default: %(default)s)")
+    add("--count", type=int, default=1, help="examples shown (default: %(default)s)")
+    cli.add_boolean_flag(parser, "stats", False, "statistics of all records instead of examples")
+    add("--plot", metavar="PNG", help="the statistics as a picture in this file; means --stats")
+    cores = len(os.sched_getaffinity(0))
+    add("--num_workers", type=int, default=cores, help="files read at the same time (default: all %(default)s cores)")
+    flags = parser.parse_args(argv)
+    flags.stats = flags.stats or flags.plot is not None
+    return flags
+
+
+def check(flags):
+    """Returns the files and the vocabulary's tokens by id; DataError with everything that is wrong."""
+    paths, vocab, problems = [], {}, []
+    try:
+        paths = list_folder_or_pattern(flags.tfrecord)
+    except DataError as error:
+        problems.append(str(error))
+    if not flags.stats and len(paths) > 1:
+        problems.append(f"{flags.tfrecord}: {len(paths)} files; name one, or ask for statistics of all with --stats")
+    try:
+        vocab = load_vocab(flags.vocab_file)
+    except (OSError, ValueError) as error:
+        problems.append(f"--vocab_file: {error}")
+    if vocab and "[MASK]" not in vocab:
+        problems.append(f"--vocab_file: {flags.vocab_file}: lacks [MASK]; is this a BERT vocabulary?")
+    for name, least in (("record", 0), ("count", 1), ("num_workers", 1)):
+        if getattr(flags, name) < least:
+            problems.append(f"--{name}={getattr(flags, name)}: expected {least} or more")
+    if flags.plot is not None:
+        problems += [f"--plot: {problem}" for problem in output_problems(flags.plot, *paths, flags.vocab_file)]
+    raise_all(problems)
+    return paths, list(vocab)
+
+
+def first_lengths(path):
+    """Returns {feature name: number of values} by the first record of a file."""
+    with TFRecordFile(path) as file:
+        example = decode_example(file.payload(*next(file.extents())), f"{path}: record 0")
+    return feature_lengths(len(example["input_ids"]), len(example["masked_lm_positions"]))
+
+
+def show_examples(path, pieces, first, count):
+    lengths, shown = first_lengths(path), 0
+    with TFRecordFile(path) as file:
+        for number, extent in itertools.islice(enumerate(file.extents()), first, first + count):
+            place = f"{path}: record {number}"
+            example = decode_example(file.payload(*extent), place)
+            check_values(example, lengths, len(pieces), place)
+            print("\n".join((f"{place} at byte {extent[0]}", *example_words(example, pieces), "")))
+            shown += 1
+        if shown < count:
+            total = sum(1 for _ in file.extents())
+            raise DataError(f"{path}: {total} records, 0 to {total - 1}; --record={first} --count={count} ends behind them")
+
+
+def census_of_file(path, lengths, pieces):
+    """Returns the Census of all records of a file; DataError for one that is damaged or has other lengths."""
+    decoder, mask_id, total, number = Decoder(lengths, len(pieces)), pieces.index("[MASK]"), None, 0
+    with TFRecordFile(path) as file:
+        extents = file.extents()
+        while group := list(itertools.islice(extents, _RECORDS_AT_A_TIME)):
+            offsets, sizes = np.array(group).T
+            data = np.frombuffer(file.read(int(sizes.sum()), int(offsets[0])), np.uint8)
+            starts = offsets - offsets[0] + HEADER_BYTES
+            ends = offsets - offsets[0] + sizes - CHECKSUM_BYTES
+            records = Records(np.arange(number, number + len(group)), data, starts, ends)
+            batch = decoder.decode([(records, slice(0, len(group)))], lambda record: f"{path}: record {record}")
+            census = take_census(decoder.split(*batch), len(pieces), mask_id)
+            total = census if total is None else total + census
+            number += len(group)
+    return total
+
+
+def census_of_files(paths, pieces, num_workers):
+    """Returns the Census of all files, read in processes of their own; shows a line of progress on a terminal."""
+    lengths, total, started = first_lengths(paths[0]), None, time.monotonic()
+    # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
+    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with concurrent.futures.ProcessPoolExecutor(min(num_workers, len(paths)), **quiet) as pool:
+        jobs = [pool.submit(census_of_file, path, lengths, pieces) for path in paths]
+        try:
+            for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
+                total = job.result() if total is None else total + job.result()
+                if sys.stderr.isatty():
+                    rate = total.records / (time.monotonic() - started)
+                    print(f"\r\033[K{done:,} of {len(paths):,} files, {rate:,.0f} records/s", end="", file=sys.stderr)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    return total
+
+
+def most_frequent(census, pieces):
+    """Returns [(piece, share of all pieces)], the most frequent first, without those that stand in every example."""
+    counts = census.pieces.copy()
+    counts[[number for number, piece in enumerate(pieces) if piece in ("[CLS]", "[SEP]", "[PAD]")]] = 0
+    return [(pieces[number], counts[number] / counts.sum()) for number in np.argsort(-counts, kind="stable")[:_MOST_FREQUENT]]
+
+
+def print_statistics(census, pieces):
+    size, bins = len(census.lengths) - 1, 8
+    print(f"{census.records:,} records of {size} tokens and {len(census.masks) - 1} predictions")
+    print(f"padding: {census.padding:.1%} of the tokens, mean length {size * (1 - census.padding):.1f}")
+    for number in range(bins):
+        low, high = size * number // bins + 1, size * (number + 1) // bins
+        count = census.lengths[low : high + 1].sum()
+        print(f"  {low:>5} to {high:>5} tokens  {count / census.records:6.1%}  {'#' * round(50 * count / census.records)}")
+    predictions = int(census.masks @ np.arange(len(census.masks)))
+    print(f"predictions: {predictions / census.records:.1f} an example, {np.flatnonzero(census.masks).max()} at most", end="")
+    print(f", {predictions / (census.records * size * (1 - census.padding)):.1%} of the tokens that are not padding")
+    masked, replaced, kept = census.changes / max(predictions, 1)
+    print(f"  {masked:.1%} [MASK], {replaced:.1%} another piece, {kept:.1%} left as they were (meant: 80 %, 10 %, 10 %)")
+    print(f"next sentence: {census.labels[1] / census.records:.1%} from another place (label 1)")
+    print("most frequent pieces: " + ", ".join(f"{piece!r} {share:.1%}" for piece, share in most_frequent(census, pieces)))
+
+
+def plot_statistics(census, pieces, title, png_path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, ((lengths, masks), (shares, frequent)) = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    figure.suptitle(f"{title}: {census.records:,} records, {census.padding:.1%} padding")
+    lengths.hist(range(len(census.lengths)), bins=32, weights=census.lengths)
+    lengths.set(title="tokens of an example", xlabel="tokens", ylabel="records")
+    masks.bar(range(len(census.masks)), census.masks, width=1.0)
+    masks.set(title="predictions of an example", xlabel="predictions", ylabel="records")
+    names = ["[MASK]", "another\npiece", "left as\nit was", "B from\nanother place"]
+    values = [*census.changes / max(census.changes.sum(), 1), census.labels[1] / census.records]
+    shares.bar_label(shares.bar(names, values), [f"{value:.1%}" for value in values])
+    shares.set(title="share of the predictions; share of the records", ylim=(0, 1))
+    names, values = zip(*most_frequent(census, pieces)[::-1])
+    frequent.barh([name.replace("$", r"\$") for name in names], values)  # else a formula begins
+    frequent.set(title="most frequent pieces", xlabel="share of all pieces")
+    make_parent_folder(png_path)
+    with atomic_writer(png_path) as file:
+        figure.savefig(file, format="png", dpi=120)
+    plt.close(figure)
+
+
+def main(argv=None):
+    flags = parse_flags(argv)
+    paths, pieces = check(flags)
+    if not flags.stats:
+        return show_examples(paths[0], pieces, flags.record, flags.count)
+    census = census_of_files(paths, pieces, flags.num_workers)
+    print_statistics(census, pieces)
+    if flags.plot is not None:
+        plot_statistics(census, pieces, flags.tfrecord, flags.plot)
+        print(f"wrote {flags.plot}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
