@@ -13,6 +13,7 @@ without CUDA it trains on the CPU over gloo. The same command again goes on from
 
 import contextlib
 import gc
+import glob
 import itertools
 import json
 import math
@@ -29,6 +30,7 @@ from colossalai.booster.plugin import TorchDDPPlugin
 
 from bert import checkpoint, cli
 from bert.files import DataError, atomic_writer, list_folder_or_pattern, raise_all
+from bert.flops import peak_flops, training_flops
 from bert.launch import StopRequest, control_group, join_processes
 from bert.metrics import Recorder, evaluate, plot_curves
 from bert.model import build_model, leave_out_padding, load_config, load_model, load_tokenizer, loss_sums, predict, save_model
@@ -58,9 +60,9 @@ def parse_flags(argv=None):
     data = parser.add_argument_group("data: folders, glob patterns or files")
     add = data.add_argument
     add("--tfrecord_train", required=True, help="training TFRecords")
-    add("--idx_train", required=True, help="their indexes (make_idx.py)")
+    add("--idx_train", help="their indexes; what is missing in a folder is made (default: <output_dir>/idx/train)")
     add("--tfrecord_eval", required=True, help="evaluation TFRecords")
-    add("--idx_eval", required=True, help="their indexes")
+    add("--idx_eval", help="their indexes, likewise (default: <output_dir>/idx/eval)")
     cli.add_boolean_flag(data, "shuffle", True, "False: training examples in file order")
     add("--num_threads", type=int, default=4, help="loader threads per process (default: %(default)s)")
     training = parser.add_argument_group("training")
@@ -127,11 +129,15 @@ def check(flags, world_size):
     ):
         if not is_fine:
             problems.append(f"--{name}={getattr(flags, name)}: expected {expected}")
-    for name in ("tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval"):
-        try:
-            list_folder_or_pattern(getattr(flags, name))
-        except DataError as error:
-            problems.append(f"--{name}: {error}")
+    for split in ("train", "eval"):
+        names = (
+            [f"tfrecord_{split}"] if is_folder_of_indexes(indexes_of(flags, split)) else [f"tfrecord_{split}", f"idx_{split}"]
+        )
+        for name in names:
+            try:
+                list_folder_or_pattern(getattr(flags, name))
+            except DataError as error:
+                problems.append(f"--{name}: {error}")
     local_processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if flags.device != "cpu" and 0 < gpus < local_processes:
         problems.append(f"{local_processes} processes on this machine, but {gpus} GPUs; use torchrun --nproc_per_node={gpus}")
@@ -182,15 +188,41 @@ def mlperf_eval_interval(batch_size):
     return math.floor(0.05 * (230.23 * batch_size + 3_000_000) / 25_000) * 25_000
 
 
+def indexes_of(flags, split):
+    """Where the indexes of "train" or "eval" are."""
+    return getattr(flags, f"idx_{split}") or os.path.join(flags.output_dir, "idx", split)
+
+
+def is_folder_of_indexes(where):
+    """Whether it is a folder, or a name for one, and no pattern or file."""
+    return os.path.isdir(where) or not (os.path.exists(where) or glob.has_magic(where))
+
+
 def build_loaders(flags, config, device):
+    idx_train, idx_eval = indexes_of(flags, "train"), indexes_of(flags, "eval")
+    for where in filter(is_folder_of_indexes, (idx_train, idx_eval)):
+        os.makedirs(where, exist_ok=True)
     options = {
         "shard_id": dist.get_rank(), "num_shards": dist.get_world_size(), "num_threads": flags.num_threads,
         "cuda": device.type == "cuda", "device_id": device.index, "seed": flags.seed, "vocab_size": config.vocab_size,
     }  # fmt: skip
     micro_batch_size = flags.train_batch_size // (dist.get_world_size() * flags.steps_per_update)
     return (
-        build_dali_train(flags.tfrecord_train, flags.idx_train, batch_size=micro_batch_size, shuffle=flags.shuffle, **options),
-        build_dali_eval(flags.tfrecord_eval, flags.idx_eval, batch_size=flags.eval_batch_size, **options),
+        build_dali_train(
+            flags.tfrecord_train,
+            idx_train,
+            batch_size=micro_batch_size,
+            shuffle=flags.shuffle,
+            build_missing_indexes=is_folder_of_indexes(idx_train),
+            **options,
+        ),
+        build_dali_eval(
+            flags.tfrecord_eval,
+            idx_eval,
+            batch_size=flags.eval_batch_size,
+            build_missing_indexes=is_folder_of_indexes(idx_eval),
+            **options,
+        ),
     )
 
 
@@ -235,8 +267,10 @@ def denominators(batches):
 
 
 def count_tokens(batches):
-    """Returns this rank's tokens that are not padding, float32 []."""
-    return torch.stack([batch["input_mask"].sum() for batch in batches]).sum().float()
+    """Returns the tokens of one update that are no padding, over all ranks, float32 []."""
+    tokens = torch.stack([batch["input_mask"].sum() for batch in batches]).sum().float()
+    dist.all_reduce(tokens)
+    return tokens
 
 
 def accumulate_gradients(booster, model, optimizer, batches, autocast):
@@ -305,8 +339,9 @@ class Run:
             with atomic_writer(flags_path(self.flags)) as file:
                 file.write(json.dumps(vars(self.flags), indent=1).encode())
         self.recorder = Recorder(
-            self.flags.output_dir, self.flags.num_train_steps, self.flags.train_batch_size, self.step + 1, metrics_bytes
-        )
+            self.flags.output_dir, self.flags.num_train_steps, self.flags.train_batch_size, self.seq_length, self._utilisation,
+            self.step + 1, metrics_bytes,
+        )  # fmt: skip
         self.recorder.say(self._description())
         if found:
             self.recorder.say(f"goes on from {path}, after step {self.step:,}")
@@ -326,11 +361,27 @@ class Run:
             self.booster.backward(sum(loss_sums(logits, batch)), self.optimizer)
         self.optimizer.zero_grad()
 
+    @property
+    def seq_length(self):
+        return len(self.train_loader.first_example["input_ids"])
+
+    def _utilisation(self, sequences_per_second, mean_tokens):
+        """MFU, counting the arithmetic that tokens need and not what padding costs, or None where the peak is not known."""
+        peak = peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" and self.use_bf16 else None
+        if peak is None:
+            return None
+        num_predictions = len(self.train_loader.first_example["masked_lm_ids"]) * mean_tokens / self.seq_length
+        flops = training_flops(self.module.config, mean_tokens, num_predictions)
+        return sequences_per_second * flops / (peak * dist.get_world_size())
+
     def _description(self):
         flags, world_size, loaders = self.flags, dist.get_world_size(), (self.train_loader, self.eval_loader)
         train_examples, eval_examples = (loader.num_records for loader in loaders)
+        num_parameters = sum(parameter.numel() for parameter in self.module.parameters())
+        flops = training_flops(self.module.config, self.seq_length, len(self.train_loader.first_example["masked_lm_ids"]))
         return (
-            f"{sum(parameter.numel() for parameter in self.module.parameters()):,} parameters | {world_size} x {self.device.type}, "
+            f"{num_parameters:,} parameters, {16 * num_parameters / 1e9:.1f} GB with gradients and optimizer, activations besides | "
+            f"{flags.train_batch_size * flops / 1e12:,.3g} TFLOPs a step | {world_size} x {self.device.type}, "
             f"{'bf16 autocast' if self.use_bf16 else 'fp32'} | batch {flags.train_batch_size} = {world_size} processes x "
             f"{flags.steps_per_update} micro-batches x {flags.train_batch_size // (world_size * flags.steps_per_update)} examples\n"
             f"{train_examples:,} training examples | {flags.num_train_steps:,} steps = "

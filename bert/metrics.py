@@ -47,10 +47,14 @@ class Recorder:
     their device until a line is due, so that no step waits for the GPU.
     """
 
-    def __init__(self, output_dir, num_steps, samples_per_step, first_step=1, kept_bytes=0):
-        """A run that goes on gives its first step, and how much of metrics.jsonl belongs to the steps before it."""
+    def __init__(self, output_dir, num_steps, samples_per_step, seq_length, utilisation, first_step=1, kept_bytes=0):
+        """A run that goes on gives its first step, and how much of metrics.jsonl belongs to the steps before it.
+
+        utilisation: function of (sequences per second, mean tokens of a sequence) -> MFU, or None where it is not known.
+        """
         self.is_main = dist.get_rank() == 0
-        self.num_steps, self.samples_per_step = num_steps, samples_per_step
+        self.num_steps, self.samples_per_step, self.seq_length = num_steps, samples_per_step, seq_length
+        self._utilisation = utilisation
         self._steps_before = first_step - 1
         self._pending = []  # (step, learning rate, examples in words, tensor of both losses, gradient norm and tokens)
         self._skipped_in_a_row = 0
@@ -75,7 +79,7 @@ class Recorder:
             print(f"\r\033[K{text}" if self._is_terminal else text, end=end, flush=True)
 
     def step(self, step, losses, gradient_norm, learning_rate, num_tokens, epoch, records):
-        """Takes float32 tensors: both losses [2], the gradient norm before clipping [], this rank's tokens without padding [].
+        """Takes float32 tensors: both losses [2], the gradient norm before clipping [], the tokens that are no padding [].
 
         epoch, records: where the loader stands behind the step's examples.
         """
@@ -145,11 +149,15 @@ class Recorder:
         seconds = max(self._last_shown - self._started - self._seconds_not_training, 1e-9)
         steps_per_second = (step - self._steps_before) / seconds
         seconds_left = (self.num_steps - step) / steps_per_second
+        sequences = (step - self._steps_before) * self.samples_per_step
+        mean_tokens = self._tokens / sequences
+        utilisation = self._utilisation(sequences / seconds, mean_tokens)
         accuracy = "" if self._last_accuracy is None else f"accuracy {self._last_accuracy:.4f} | "
         self.say(
             f"step {step:,}/{self.num_steps:,} | {step * self.samples_per_step:,} samples | loss {mlm_loss + nsp_loss:.4f} "
             f"(mlm {mlm_loss:.4f}, nsp {nsp_loss:.4f}) | {accuracy}lr {rate:.3e} | grad norm {norm:.2f} | "
-            f"{steps_per_second * self.samples_per_step:,.1f} seq/s, {self._tokens / seconds:,.0f} tokens/s | "
+            f"{sequences / seconds:,.1f} seq/s, {self._tokens / seconds:,.0f} tokens/s, padding {1 - mean_tokens / self.seq_length:.0%} | "
+            f"{'' if utilisation is None else f'MFU {utilisation:.1%} | '}"
             f"{seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left",
             end="" if self._is_terminal and step < self.num_steps else "\n",
         )

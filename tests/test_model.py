@@ -15,6 +15,7 @@ import bert.model
 import train
 from bert import optimization
 from bert.files import DataError
+from bert.flops import peak_flops, training_flops
 from bert.metrics import evaluate
 from bert.model import build_model, correct_counts, leave_out_padding, load_config, load_model, loss_sums, predict, save_model
 from bert.optimization import AdamWeightDecay, Lamb, clip_gradients, learning_rate, parameter_groups
@@ -177,6 +178,13 @@ def test_update_that_is_not_finite_is_left_out(tiny_model, optimizer_class, bad)
     for one, other in zip(run([bad, 1.0, bad, bad, 2.0]), run([1.0, 2.0]), strict=True):
         assert all(map(torch.equal, one, other))
         assert one[-1] == 2
+
+
+def test_utilisation_of_a_known_machine():
+    """MLPerf's BERT-large on an A100: 304 sequences a second of 254 tokens on average are about 48 % of its peak."""
+    flops = training_flops(load_config(ROOT / "configs" / "bert_large.json"), 254, 38)
+    assert 304 * flops / peak_flops("NVIDIA A100-SXM4-80GB") == pytest.approx(0.48, abs=0.01)
+    assert peak_flops("NVIDIA GeForce RTX 2080") is None
 
 
 def test_learning_rate():

@@ -360,8 +360,11 @@ def test_disk_full_keeps_earlier_checkpoints(training_data, tmp_path):
 
 def test_stops_at_target_accuracy(training_data, tmp_path):
     steps, evaluations = train(
-        training_data, tmp_path / "run", "--num_train_steps=200", "--eval_every_samples=160", "--target_accuracy=0.005"
-    )
+        training_data, tmp_path / "run", "--num_train_steps=200", "--eval_every_samples=160", "--target_accuracy=0.005",
+        f"--idx_train={tmp_path}/new",
+    )  # fmt: skip
+    for name in ("part-00000.idx", "part-00001.idx"):  # made, as they were missing
+        assert (tmp_path / "new" / name).read_bytes() == (training_data / "idx/train" / name).read_bytes()
     assert len(steps) == evaluations[-1]["step"] < 200
     assert (
         evaluations[-1]["masked_lm_accuracy"] >= 0.005 > max([row["masked_lm_accuracy"] for row in evaluations[:-1]], default=0)

@@ -1,0 +1,20 @@
+"""How much arithmetic a training step is, and how much of a GPU's peak that uses (MFU, model FLOPs utilisation)."""
+
+# Dense bf16 tensor-core peaks, FLOP/s, by what torch.cuda.get_device_name() contains. Source: NVIDIA's data sheets (SXM).
+_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+
+
+def training_flops(config, length, num_predictions):
+    """FLOPs of forward and backward pass for one sequence of `length` tokens with `num_predictions` masked ones (a float).
+
+    A multiplication and an addition are two; the backward pass is twice the forward. Matrix products only, as is usual.
+    """
+    hidden, intermediate = config.hidden_size, config.intermediate_size
+    layer = 2 * length * (4 * hidden**2 + 2 * hidden * intermediate) + 4 * length**2 * hidden
+    heads = 2 * num_predictions * (hidden**2 + hidden * config.vocab_size) + 2 * hidden**2
+    return 3.0 * (config.num_hidden_layers * layer + heads)
+
+
+def peak_flops(device_name):
+    """The peak of a GPU in FLOP/s, or None where it is not known."""
+    return next((peak for name, peak in _PEAKS.items() if name in device_name), None)
