@@ -9,6 +9,13 @@ import os
 import sys
 import tempfile
 
+import numba
+import numba.extending
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
 
 def _choose_cache_folder():
     """numba keeps compiled code beside the source or in the user's cache, and fails if it can write to neither."""
@@ -23,17 +30,10 @@ def _choose_cache_folder():
         f"note: {here} and {home} cannot be written to; compiled code goes to {folder} (or set NUMBA_CACHE_DIR)",
         file=sys.stderr,
     )
-    os.environ["NUMBA_CACHE_DIR"] = folder
+    numba.config.CACHE_DIR = folder
 
 
 _choose_cache_folder()
-
-import numba  # noqa: E402  reads NUMBA_CACHE_DIR when it is imported
-import numba.extending  # noqa: E402
-import numpy as np  # noqa: E402
-from llvmlite import ir  # noqa: E402
-from numba import types  # noqa: E402
-from numba.core import cgutils  # noqa: E402
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 kernel = numba.njit(**_OPTIONS)
