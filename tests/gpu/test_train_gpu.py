@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_train import train, training_data  # noqa: F401  the fixture
+from test_train import copy_of_run_as_it_was, train, training_data  # noqa: F401  the fixture
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -17,3 +17,17 @@ def test_bf16_is_close(training_data, tmp_path):  # noqa: F811
     fp32, _ = train(training_data, tmp_path / "fp32", "--device=cuda", "--precision=fp32")
     bf16, _ = train(training_data, tmp_path / "bf16", "--device=cuda")
     assert [row["loss"] for row in bf16] == pytest.approx([row["loss"] for row in fp32], rel=2e-2)
+
+
+def test_padding_left_out_changes_nothing(training_data, tmp_path):  # noqa: F811
+    padded, _ = train(training_data, tmp_path / "padded", "--device=cuda")
+    unpadded, _ = train(training_data, tmp_path / "unpadded", "--device=cuda", "--unpad=True")
+    assert [row["loss"] for row in unpadded] == pytest.approx([row["loss"] for row in padded], rel=2e-2)
+
+
+def test_goes_on_from_a_checkpoint(training_data, tmp_path):  # noqa: F811
+    more = ("--device=cuda", "--num_train_steps=6", "--save_checkpoints_steps=3", "--keep_checkpoint_max=0")
+    straight, _ = train(training_data, tmp_path / "straight", *more)
+    other = copy_of_run_as_it_was(tmp_path / "straight", 3, tmp_path / "stopped")
+    gone_on, _ = train(training_data, other, *more)
+    assert [row["loss"] for row in gone_on] == pytest.approx([row["loss"] for row in straight], rel=1e-3)
