@@ -91,7 +91,7 @@ def show_examples(path, pieces, first, count):
             place = f"{path}: record {number}"
             example = decode_example(file.payload(*extent), place)
             check_values(example, lengths, len(pieces), place)
-            print("\n".join((f"{place} at byte {extent[0]}", *example_words(example, pieces), "")))
+            print(f"{place} at byte {extent[0]}\n{example_words(example, pieces)}\n")
             shown += 1
         if shown < count:
             total = sum(1 for _ in file.extents())
