@@ -13,7 +13,6 @@ Prints to the console; writes only the picture that --plot names.
 import concurrent.futures
 import itertools
 import os
-import signal
 import sys
 import time
 
@@ -24,6 +23,7 @@ from bert.census import take_census
 from bert.decoding import Decoder
 from bert.example import check_values, decode_example, feature_lengths
 from bert.files import DataError, atomic_writer, list_folder_or_pattern, make_parent_folder, output_problems, raise_all
+from bert.processes import process_pool
 from bert.reading import Records
 from bert.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
 from bert.words import example_words
@@ -119,19 +119,13 @@ def census_of_file(path, lengths, pieces):
 def census_of_files(paths, pieces, num_workers):
     """Returns the Census of all files, read in processes of their own; shows a line of progress on a terminal."""
     lengths, total, started = first_lengths(paths[0]), None, time.monotonic()
-    # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
-    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with concurrent.futures.ProcessPoolExecutor(min(num_workers, len(paths)), **quiet) as pool:
+    with process_pool(num_workers, len(paths)) as pool:
         jobs = [pool.submit(census_of_file, path, lengths, pieces) for path in paths]
-        try:
-            for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
-                total = job.result() if total is None else total + job.result()
-                if sys.stderr.isatty():
-                    rate = total.records / (time.monotonic() - started)
-                    print(f"\r\033[K{done:,} of {len(paths):,} files, {rate:,.0f} records/s", end="", file=sys.stderr)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
+            total = job.result() if total is None else total + job.result()
+            if sys.stderr.isatty():
+                rate = total.records / (time.monotonic() - started)
+                print(f"\r\033[K{done:,} of {len(paths):,} files, {rate:,.0f} records/s", end="", file=sys.stderr)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     return total
