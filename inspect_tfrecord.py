@@ -13,7 +13,6 @@ Prints to the console; writes only the picture that --plot names.
 import concurrent.futures
 import itertools
 import os
-import sys
 import time
 
 import numpy as np
@@ -24,6 +23,7 @@ from bert.decoding import Decoder
 from bert.example import check_values, decode_example, feature_lengths
 from bert.files import DataError, atomic_writer, list_folder_or_pattern, make_parent_folder, output_problems, raise_all
 from bert.processes import process_pool
+from bert.progress import ProgressLine, time_left
 from bert.reading import Records
 from bert.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
 from bert.words import example_words
@@ -119,15 +119,13 @@ def census_of_file(path, lengths, pieces):
 def census_of_files(paths, pieces, num_workers):
     """Returns the Census of all files, read in processes of their own; shows a line of progress on a terminal."""
     lengths, total, started = first_lengths(paths[0]), None, time.monotonic()
-    with process_pool(num_workers, len(paths)) as pool:
+    with ProgressLine() as progress, process_pool(num_workers, len(paths)) as pool:
         jobs = [pool.submit(census_of_file, path, lengths, pieces) for path in paths]
         for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
             total = job.result() if total is None else total + job.result()
-            if sys.stderr.isatty():
-                rate = total.records / (time.monotonic() - started)
-                print(f"\r\033[K{done:,} of {len(paths):,} files, {rate:,.0f} records/s", end="", file=sys.stderr)
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
+            seconds = time.monotonic() - started
+            rate = f"{total.records / seconds:,.0f} records/s"
+            progress.show(f"{done:,} of {len(paths):,} files, {rate}, {time_left(done, len(paths), seconds)}")
     return total
 
 
