@@ -17,11 +17,11 @@ import unicodedata
 
 from bert import cli, instances, kernels
 from bert.example import decode_example
-from bert.example_text import example_as_text
 from bert.files import DataError, expand_patterns, is_remote, output_problems, raise_all
 from bert.generation import Settings, generate
 from bert.progress import ProgressLine
 from bert.tfrecord import TFRecordFile
+from bert.words import example_words
 from tokenization import FullTokenizer
 
 REFERENCE_UNICODE = "14.0.0"  # of CPython 3.11; other versions class newly assigned characters differently
@@ -37,7 +37,10 @@ def parse_flags(argv=None):
         "--output_file", required=True, help="TFRecord files, comma-separated; record n goes to file n mod their count"
     )
     files.add_argument(
-        "--show_examples", type=int, default=0, help="examples of the first output file to print in words; 0: none (default: 0)"
+        "--show_examples",
+        type=int,
+        default=0,
+        help="examples of the first output file to print, as inspect_tfrecord.py shows them; 0: none (default: 0)",
     )
     add_data_flags(parser)
     return parser.parse_args(argv)
@@ -155,7 +158,7 @@ def show_examples(path, count, tokens):
     with TFRecordFile(path) as records:
         for number, (offset, size) in zip(range(count), records.extents()):
             place = f"{path}: record {number} at byte {offset}"
-            print(f"*** {place} ***\n{example_as_text(decode_example(records.payload(offset, size), place), tokens)}\n")
+            print(f"*** {place} ***\n{example_words(decode_example(records.payload(offset, size), place), tokens)}\n")
 
 
 def main(argv=None):

@@ -13,8 +13,6 @@ Prints to the console; writes only the picture that --plot names.
 import concurrent.futures
 import itertools
 import os
-import signal
-import sys
 import time
 
 import numpy as np
@@ -24,6 +22,8 @@ from bert.census import take_census
 from bert.decoding import Decoder
 from bert.example import check_values, decode_example, feature_lengths
 from bert.files import DataError, atomic_writer, list_folder_or_pattern, make_parent_folder, output_problems, raise_all
+from bert.processes import process_pool
+from bert.progress import ProgressLine, time_left
 from bert.reading import Records
 from bert.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
 from bert.words import example_words
@@ -91,7 +91,7 @@ def show_examples(path, pieces, first, count):
             place = f"{path}: record {number}"
             example = decode_example(file.payload(*extent), place)
             check_values(example, lengths, len(pieces), place)
-            print("\n".join((f"{place} at byte {extent[0]}", *example_words(example, pieces), "")))
+            print(f"{place} at byte {extent[0]}\n{example_words(example, pieces)}\n")
             shown += 1
         if shown < count:
             total = sum(1 for _ in file.extents())
@@ -119,21 +119,13 @@ def census_of_file(path, lengths, pieces):
 def census_of_files(paths, pieces, num_workers):
     """Returns the Census of all files, read in processes of their own; shows a line of progress on a terminal."""
     lengths, total, started = first_lengths(paths[0]), None, time.monotonic()
-    # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
-    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with concurrent.futures.ProcessPoolExecutor(min(num_workers, len(paths)), **quiet) as pool:
+    with ProgressLine() as progress, process_pool(num_workers, len(paths)) as pool:
         jobs = [pool.submit(census_of_file, path, lengths, pieces) for path in paths]
-        try:
-            for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
-                total = job.result() if total is None else total + job.result()
-                if sys.stderr.isatty():
-                    rate = total.records / (time.monotonic() - started)
-                    print(f"\r\033[K{done:,} of {len(paths):,} files, {rate:,.0f} records/s", end="", file=sys.stderr)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
+        for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
+            total = job.result() if total is None else total + job.result()
+            seconds = time.monotonic() - started
+            rate = f"{total.records / seconds:,.0f} records/s"
+            progress.show(f"{done:,} of {len(paths):,} files, {rate}, {time_left(done, len(paths), seconds)}")
     return total
 
 

@@ -10,12 +10,14 @@ stop the others. Damage inside a record's data does not show here.
 """
 
 import concurrent.futures
+import concurrent.futures.process
 import os
-import signal
 import time
 
 from bert import cli
 from bert.files import DataError, list_folder_or_pattern, raise_all
+from bert.processes import process_pool
+from bert.progress import ProgressLine, time_left
 from bert.tfrecord import write_index
 
 
@@ -60,11 +62,6 @@ def plan(flags):
     return pairs
 
 
-def ignore_interrupt():
-    """Ctrl-C reaches every process of the terminal; the parent alone decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def main(argv=None):
     flags = parse_flags(argv)
     started = time.monotonic()
@@ -72,19 +69,18 @@ def main(argv=None):
     for folder in {os.path.dirname(index_path) for _, index_path in pairs}:
         os.makedirs(folder, exist_ok=True)
     num_records, problems = 0, []
-    with concurrent.futures.ProcessPoolExecutor(min(flags.num_workers, len(pairs)), initializer=ignore_interrupt) as pool:
+    with ProgressLine() as progress, process_pool(flags.num_workers, len(pairs)) as pool:
         jobs = {pool.submit(write_index, *pair): pair[0] for pair in pairs}
-        try:
-            for job in concurrent.futures.as_completed(jobs):
-                try:
-                    num_records += job.result()
-                except (DataError, OSError) as error:
-                    problems.append(str(error))
-                except concurrent.futures.process.BrokenProcessPool:
-                    problems.append(f"{jobs[job]}: the process reading it was killed; run again")
-        except BaseException:  # Ctrl-C, SIGTERM: finish the files in work, leave the others
-            pool.shutdown(cancel_futures=True)
-            raise
+        for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
+            try:
+                num_records += job.result()
+            except (DataError, OSError) as error:
+                problems.append(str(error))
+            except concurrent.futures.process.BrokenProcessPool:
+                problems.append(f"{jobs[job]}: the process reading it was killed; run again")
+            seconds = time.monotonic() - started
+            rate = f"{num_records / seconds:,.0f} records/s"
+            progress.show(f"{done:,} of {len(pairs):,} files, {rate}, {time_left(done, len(pairs), seconds)}")
     print(
         f"indexed {len(pairs) - len(problems):,} of {len(pairs):,} files, {num_records:,} records in {flags.output_idx} "
         f"({time.monotonic() - started:.1f} s)"

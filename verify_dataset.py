@@ -11,11 +11,9 @@ Exit code: 0 all is well, 1 something is broken, 3 whole but not the published d
 """
 
 import concurrent.futures
-import concurrent.futures.process
 import functools
 import hashlib
 import os
-import signal
 import sys
 import time
 
@@ -26,6 +24,8 @@ from bert.check_table import DIFFERS, FAILED
 from bert.example_check import check_block, make_rules
 from bert.example_pass import pass_examples
 from bert.files import DataError, list_folder_or_pattern, raise_all
+from bert.processes import process_pool
+from bert.progress import ProgressLine, time_left
 from bert.verification import eval_articles_problem, eval_digest, inspect_text, inspect_tfrecord
 from tokenization import load_vocab
 
@@ -105,11 +105,6 @@ def read_md5_list(path):
     return md5s
 
 
-def ignore_interrupt():
-    """Ctrl-C reaches every process of the terminal; the parent alone decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def compile_kernel(rules):
     """Once, before the processes that use it start."""
     if not kernels.is_compiled(pass_examples):
@@ -121,26 +116,15 @@ def compile_kernel(rules):
 def inspect_all(inspect, paths, num_workers):
     """Calls inspect(path) for all files on several processes; returns the reports in the order of the paths."""
     sizes, done, started = {path: os.path.getsize(path) for path in paths}, 0, time.monotonic()
-    with concurrent.futures.ProcessPoolExecutor(min(num_workers, len(paths)), initializer=ignore_interrupt) as pool:
+    total = sum(sizes.values())
+    with ProgressLine() as progress, process_pool(num_workers, len(paths)) as pool:
         jobs = {pool.submit(inspect, path): path for path in paths}
-        try:
-            for job in concurrent.futures.as_completed(jobs):
-                done += sizes[jobs[job]]
-                show_progress(done, sum(sizes.values()), time.monotonic() - started)
-            return [job.result() for job in jobs]
-        except concurrent.futures.process.BrokenProcessPool:
-            raise DataError("a process that read the files was killed (out of memory?); try a smaller --num_workers") from None
-        except BaseException:  # Ctrl-C, SIGTERM, a file that cannot be read
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def show_progress(done, total, seconds):
-    """One line on a terminal, overwritten after each file and wiped after the last."""
-    if sys.stderr.isatty():
-        rate = done / max(seconds, 1e-9)
-        line = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:,.0f} MB/s, {(total - done) / max(rate, 1):.0f} s left"
-        print(f"\r\033[K{line if done < total else ''}", end="", file=sys.stderr, flush=True)
+        for job in concurrent.futures.as_completed(jobs):
+            done += sizes[jobs[job]]
+            seconds = time.monotonic() - started
+            left = f", {time_left(done, total, seconds)}" if done else ""
+            progress.show(f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {done / seconds / 1e6:,.0f} MB/s{left}")
+        return [job.result() for job in jobs]
 
 
 def verify_results(flags, paths, md5s):

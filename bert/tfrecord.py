@@ -12,6 +12,7 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
+from bert.file_kinds import what_else
 from bert.files import DataError, atomic_writer
 
 _HEADER = struct.Struct("<QI")
@@ -144,14 +145,9 @@ class TFRecordFile:
         return size
 
     def _error(self, offset, problem):
-        hint = ""
-        if offset == 0:
-            start = self.read(64, 0)
-            if start.startswith(b"version https://git-lfs"):
-                hint = " (this is a Git LFS pointer: fetch the file itself with: git lfs pull)"
-            elif start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-                hint = " (this is a web page, not data: the download failed)"
-        return DataError(f"{self.path}: byte {offset}: {problem}{hint}; the file is damaged or no TFRecord, make it again")
+        kind = what_else(self.read(64, 0)) if offset == 0 else None
+        what = f"this is {kind}" if kind else "the file is damaged or no TFRecord, make it again"
+        return DataError(f"{self.path}: byte {offset}: {problem}; {what}")
 
 
 def _checked_block(data, offset, starts, ends, checksums):

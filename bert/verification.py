@@ -12,6 +12,7 @@ import numpy as np
 
 from bert.example import decode_example
 from bert.example_check import Problem, Totals, check_block
+from bert.file_kinds import what_else
 from bert.files import DataError
 from bert.tfrecord import HEADER_BYTES, TFRecordFile
 
@@ -26,17 +27,6 @@ class TextReport:
     num_bytes: int
     md5: str
     problem: str | None  # what is wrong with it, None if nothing is
-
-
-def what_else(start):
-    """What the first bytes (>= 64) of a file tell that it is instead of data; None if they tell nothing."""
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the data: fetch the file itself with: git lfs pull"
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "a web page, not the data: the download failed, repeat it"
-    if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh")):
-        return "a compressed file: unpack it"
-    return None
 
 
 def inspect_text(path):

@@ -1,4 +1,4 @@
-"""inspect_tfrecord.py: examples in words, statistics counted by hand, wrong input refused."""
+"""inspect_tfrecord.py: the records asked for, statistics counted by hand, wrong input refused."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from conftest import UNICODE_TEXT, assert_refused, create, run_script
 from bert.census import Census, take_census
 from bert.example import decode_example
 from bert.tfrecord import TFRecordFile, frame
-from bert.words import example_words, join_pieces
 from tests.reference.example import encode_example
 
 PIECES = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat", "on", "mat", "$"]
@@ -32,21 +31,6 @@ def files(tmp_path):
         (tmp_path / "data" / name).write_bytes(frame(encode_example(EXAMPLE)) * count)
     (tmp_path / "vocab.txt").write_text("\n".join(PIECES) + "\n")
     return tmp_path / "data", f"--vocab_file={tmp_path}/vocab.txt"
-
-
-def test_example_in_words():
-    example = decode_example(encode_example(EXAMPLE), "")
-    assert example_words(example, PIECES) == [
-        "A: the {[MASK]: cat} ##s",
-        "B: {on: sat} on {=the} mat",
-        "next_sentence_labels: 1, B is from another place",
-        "10 of 12 tokens, 3 of 4 to predict",
-    ]
-
-
-def test_pieces_are_joined():
-    assert join_pieces(["the", "cat", "##s", "{=on}", "##s", "##x"]) == "the cats {=on} ##sx"
-    assert join_pieces([]) == ""
 
 
 def test_census_counts():

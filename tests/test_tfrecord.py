@@ -1,5 +1,6 @@
 """bert/tfrecord.py and bert/example.py against TensorFlow, and make_idx.py against DALI's own tfrecord2idx."""
 
+import gzip
 import os
 import struct
 import subprocess
@@ -162,6 +163,7 @@ def test_folder_as_source(tfrecord_folder, tmp_path):
         (lambda data: data[:5] + b"\x01" + data[6:], ("byte 0", "checksum is wrong")),
         (lambda data: b"", ("0 bytes",)),
         (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ("byte 0", "git lfs pull")),
+        (gzip.compress, ("byte 0", "a compressed file: unpack it")),
         (lambda data: b"<!DOCTYPE html><html>Not found</html>", ("byte 0", "web page")),
     ],
 )
