@@ -8,6 +8,7 @@ All ranks must see the same folder. The functions named `save` and `newest_valid
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -33,8 +34,9 @@ def save(folder, step, shared, own, keep_max, group=None):
     rank, name = dist.get_rank(), _name(step)
     temporary = os.path.join(folder, f".{name}.tmp")
     if rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.makedirs(temporary, exist_ok=True)
+        for unfinished in glob.glob(os.path.join(glob.escape(folder), ".step-*.tmp")):  # of a run that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)
+        os.makedirs(temporary)
     dist.barrier(group)
     contents = {f"rank-{rank:05d}.pt": own} | ({_SHARED: shared} if rank == 0 else {})
     entries, error = {}, None

@@ -238,9 +238,11 @@ def long_run(training_data, tmp_path_factory):
 def test_goes_on_to_the_same_losses(training_data, long_run, tmp_path, step):
     run, more = long_run
     other = copy_of_run_as_it_was(run, step, tmp_path / "run")
+    (other / "checkpoints/.step-00000005.tmp").mkdir()  # killed while it wrote this one
     train(training_data, other, *more)
     assert metrics(other) == metrics(run)
     assert weights(other) == weights(run)
+    assert sorted(os.listdir(other / "checkpoints")) == [f"step-{saved:08d}" for saved in range(step, 13, 2)]
     examples = sum(count_records(path) for path in (training_data / "idx/train").iterdir())
     assert 12 * 256 > 2 * examples  # more than two epochs
 
