@@ -21,6 +21,7 @@ import numpy as np
 
 from bert import check_table, cli, dataset_checks, kernels
 from bert.check_table import DIFFERS, FAILED
+from bert.checksums import check_records
 from bert.example_check import check_block, make_rules
 from bert.example_pass import pass_examples
 from bert.files import DataError, list_folder_or_pattern, raise_all
@@ -105,12 +106,13 @@ def read_md5_list(path):
     return md5s
 
 
-def compile_kernel(rules):
-    """Once, before the processes that use it start."""
+def compile_kernels(rules):
+    """Once, before the processes that use them start; for arrays of the types that blocks of a file have (read-only)."""
     if not kernels.is_compiled(pass_examples):
         print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
-    nothing = np.empty(0, np.int64)
-    check_block(np.empty(0, np.uint8), nothing, nothing, rules, str)
+    no_records = np.frombuffer(bytes(64), np.uint8)
+    starts, ends, _ = check_records(no_records)
+    check_block(no_records, starts[:0], ends[:0], rules, str)
 
 
 def inspect_all(inspect, paths, num_workers):
@@ -195,7 +197,7 @@ def main(argv=None):
     paths, md5s, vocab = check(flags)
     rules = make_rules(flags.max_seq_length, flags.max_predictions_per_seq, flags.masked_lm_prob, vocab)
     if flags.tfrecord or flags.eval_10k:
-        compile_kernel(rules)
+        compile_kernels(rules)
     rows, causes = [], []
     if flags.results:
         rows += verify_results(flags, paths["results"], md5s)

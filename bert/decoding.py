@@ -5,13 +5,12 @@ with a value that is not allowed, is left to the readable decoder in bert/exampl
 allows, and names what is wrong.
 """
 
-import google_crc32c
 import numpy as np
 
+from bert.checksums import have_checksums
 from bert.example import FEATURES, FLOAT_LIST, INT64_LIST, MAX_VALUE, check_values, decode_example
 from bert.files import DataError
 from bert.kernels import inlined_kernel, kernel
-from bert.tfrecord import CHECKSUM_BYTES
 
 _NAMES = [feature.name for feature in FEATURES]
 _NAME_LENGTHS = np.array([len(name) for name in _NAMES])
@@ -86,12 +85,7 @@ class Decoder:
         return example
 
     def _check_checksums(self, records, rows, place):
-        data, bounds = records.data, list(zip(records.starts[rows].tolist(), records.ends[rows].tolist()))
-        found = np.fromiter((google_crc32c.value(data[start:end].tobytes()) for start, end in bounds), np.uint32, len(bounds))
-        stored_at = records.ends[rows][:, None] + np.arange(CHECKSUM_BYTES)
-        stored = data[stored_at].view("<u4")[:, 0]
-        masked = (found >> np.uint32(15) | found << np.uint32(17)) + np.uint32(0xA282EAD8)  # bert/tfrecord.py
-        for row in np.flatnonzero(masked != stored)[:1]:
+        for row in np.flatnonzero(~have_checksums(records.data, records.starts[rows], records.ends[rows]))[:1]:
             raise DataError(
                 f"{place(records.numbers[rows][row])}: the record's data does not have its checksum; the file is damaged, make it again "
                 "with create_pretraining_data.py"

@@ -7,10 +7,8 @@ CRC32C of the payload (uint32). Source: TensorFlow, `core/lib/io/record_writer.h
 import contextlib
 import os
 import struct
-from typing import NamedTuple
 
 import google_crc32c
-import numpy as np
 
 from bert.file_kinds import what_else
 from bert.files import DataError, atomic_writer
@@ -19,24 +17,13 @@ _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES, CHECKSUM_BYTES = _HEADER.size, _CHECKSUM.size
 FRAME_BYTES = HEADER_BYTES + CHECKSUM_BYTES
-_BLOCK_BYTES = 1 << 20  # stays in the cache between reading, checksum and what the caller does
-_MASK_DELTA = 0xA282EAD8
-
-
-class CheckedBlock(NamedTuple):
-    """Whole records of a file, one after the other, read at once."""
-
-    data: np.ndarray  # uint8 [bytes]: the records, and perhaps the beginning of one more
-    offset: int  # of data[0] in the file, bytes
-    starts: np.ndarray  # int64 [K]: where each payload begins in data
-    ends: np.ndarray  # int64 [K]: where it ends
-    is_whole: np.ndarray  # bool [K]: whether the payload has its checksum
+MASK_DELTA = 0xA282EAD8
 
 
 def masked_crc32c(data):
     """CRC32C of `data`, rotated right by 15 bits plus a constant (TensorFlow, `core/lib/hash/crc32c.h`)."""
     crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 
 def header_bytes(length):
@@ -89,38 +76,6 @@ class TFRecordFile:
             yield offset, size
             offset += size
 
-    def checked_blocks(self):
-        """Yields a CheckedBlock for each MB of the file: whole records, both checksums of each compared.
-
-        Raises DataError where `extents` does, after the block of the records before that place.
-        """
-        offset, wanted = 0, _BLOCK_BYTES
-        while offset < self.size:
-            data, problem = self.read(wanted, offset), None
-            if len(data) < min(wanted, self.size - offset):
-                raise self._error(offset, "the file became shorter while it was read")
-            starts, ends, checksums, at = [], [], [], 0
-            try:
-                while at < len(data):
-                    header = data[at : at + HEADER_BYTES]
-                    if len(header) < HEADER_BYTES and offset + len(data) < self.size:
-                        break  # the next block has all of it
-                    size = self._record_size(header, offset + at)
-                    if at + size > len(data):
-                        wanted = max(_BLOCK_BYTES, size)
-                        break
-                    starts.append(at + HEADER_BYTES)
-                    ends.append(at + size - CHECKSUM_BYTES)
-                    checksums.append(google_crc32c.value(data[starts[-1] : ends[-1]]))
-                    at += size
-            except DataError as error:
-                problem = error
-            if starts:
-                yield _checked_block(data, offset, starts, ends, checksums)
-            if problem is not None:
-                raise problem
-            offset += at
-
     def payload(self, offset, size):
         """Returns the payload (bytes) of the record at `offset`; DataError if its checksum is wrong."""
         record = self.read(size, offset)
@@ -148,15 +103,6 @@ class TFRecordFile:
         kind = what_else(self.read(64, 0)) if offset == 0 else None
         what = f"this is {kind}" if kind else "the file is damaged or no TFRecord, make it again"
         return DataError(f"{self.path}: byte {offset}: {problem}; {what}")
-
-
-def _checked_block(data, offset, starts, ends, checksums):
-    """Compares CRC32Cs, a list of int not yet masked, with those that stand behind the payloads."""
-    octets = np.frombuffer(data, np.uint8)
-    starts, ends, crc = np.array(starts), np.array(ends), np.array(checksums, np.uint32)
-    masked = (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(_MASK_DELTA)
-    stored = octets[ends[:, None] + np.arange(CHECKSUM_BYTES)].view("<u4")[:, 0]
-    return CheckedBlock(octets, offset, starts, ends, stored == masked)
 
 
 def write_index(tfrecord_path, index_path):

@@ -7,16 +7,19 @@ import codecs
 import hashlib
 import os
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
+from bert.checksums import check_records
 from bert.example import decode_example
 from bert.example_check import Problem, Totals, check_block
 from bert.file_kinds import what_else
 from bert.files import DataError
-from bert.tfrecord import HEADER_BYTES, TFRecordFile
+from bert.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
 
 SKETCH_SIZE = 256  # hashes kept of a file: two files that share a tenth of their examples share some 26 of them
+_BLOCK_BYTES = 1 << 20  # stays in the cache between reading, checksum and what the caller does
 _SMALLEST_SKETCH = 16
 _MAX_PROBLEMS = 100  # examples of a file that are told to be bad before the others are left unread
 
@@ -74,13 +77,44 @@ class TFRecordReport:
     sketch: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # the smallest distinct hashes, sorted
 
 
+class CheckedBlock(NamedTuple):
+    """Whole records of a file, one after the other, read at once."""
+
+    data: np.ndarray  # uint8 [bytes]: the records, and perhaps the beginning of one more
+    offset: int  # of data[0] in the file, bytes
+    starts: np.ndarray  # int64 [K]: where each payload begins in data
+    ends: np.ndarray  # int64 [K]: where it ends
+    is_whole: np.ndarray  # bool [K]: whether the payload has its checksum
+
+
+def checked_blocks(records):
+    """Yields a CheckedBlock for each MB of a TFRecordFile: whole records, both checksums of each compared.
+
+    Raises DataError where `extents` does, after the block of the records before that place.
+    """
+    offset, wanted = 0, _BLOCK_BYTES
+    while offset < records.size:
+        data = records.read(wanted, offset)
+        if len(data) < min(wanted, records.size - offset):
+            raise DataError(f"{records.path}: byte {offset}: the file became shorter while it was read; make it again")
+        data = np.frombuffer(data, np.uint8)
+        block = CheckedBlock(data, offset, *check_records(data))
+        if len(block.starts):
+            yield block
+            offset, wanted = offset + int(block.ends[-1]) + CHECKSUM_BYTES, _BLOCK_BYTES
+        else:  # a record larger than a block, or none
+            _, wanted = next(records.extents(offset))
+            if wanted <= len(data):
+                raise DataError(f"{records.path}: byte {offset}: the file changed while it was read; read it again")
+
+
 def inspect_tfrecord(path, rules):
     """Returns the TFRecordReport of a file; `rules` are those of its examples, as bert.example_check.make_rules makes them."""
     report = TFRecordReport(path, os.path.getsize(path))
     hashes = [np.empty(0, np.uint64)]  # 8 bytes an example, a three hundredth of the file
     try:
         with TFRecordFile(path) as records:
-            for block in records.checked_blocks():
+            for block in checked_blocks(records):
                 _add_block(report, block, rules, hashes)
     except DataError as error:
         report.broken_at = str(error)

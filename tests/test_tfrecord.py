@@ -44,6 +44,32 @@ def test_many_records_sealed_at_once(payloads):
     assert sealed(payloads) == b"".join(map(frame, payloads))
 
 
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=9), st.integers(0, 500), st.integers(1, 255))
+def test_many_records_checked_at_once(payloads, place, change):
+    def found(data):
+        starts, ends, is_right = checksums.check_records(np.frombuffer(data, np.uint8))
+        return [data[start:end] for start, end in zip(starts, ends)], is_right.tolist()
+
+    data = bytearray(sealed(payloads))
+    assert found(bytes(data)) == (payloads, [True] * len(payloads))
+    sizes = np.cumsum([16 + len(payload) for payload in payloads])
+    place %= len(data)
+    damaged, in_record = record_at(sizes, place)
+    assert found(bytes(data[:place]))[0] == payloads[:damaged]
+    data[place] ^= change
+    some, is_right = found(bytes(data))
+    if in_record < HEADER_BYTES:
+        assert (some, is_right) == (payloads[:damaged], [True] * damaged)
+    else:
+        assert len(some) == len(payloads) and is_right == [k != damaged for k in range(len(payloads))]
+
+
+def record_at(sizes, place):
+    """Returns the number of the record that byte `place` lies in, and the byte in that record; sizes: running sums."""
+    number = int(np.searchsorted(sizes, place, side="right"))
+    return number, place - (int(sizes[number - 1]) if number else 0)
+
+
 def test_checksums_without_the_cpus_instruction(tmp_path):
     """A process that thinks its CPU has no SSE 4.2 uses the tables."""
     code = """
@@ -52,10 +78,11 @@ real = llvmlite.binding.get_host_cpu_features
 llvmlite.binding.get_host_cpu_features = lambda: type(real())({**real(), "sse4.2": False})
 from bert import checksums
 llvmlite.binding.get_host_cpu_features = real
-from tests.test_tfrecord import frame, sealed
+from tests.test_tfrecord import frame, np, sealed
 assert checksums._add_8_bytes is checksums._add_by_tables
 payloads = [bytes((k * k + n) % 251 for k in range(n)) for n in (0, 1, 7, 8, 9, 2700)]
 assert sealed(payloads) == b"".join(map(frame, payloads))
+assert checksums.check_records(np.frombuffer(sealed(payloads), np.uint8))[2].tolist() == [True] * 6
 """
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

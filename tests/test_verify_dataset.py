@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from test_tfrecord import as_tensorflow_example
 
 import verify_dataset
-from bert import dataset_checks, published, tfrecord
+from bert import dataset_checks, published, verification
 from bert.check_table import print_table
 from bert.example import FEATURES, decode_example
 from bert.example_check import Totals, add_to_totals, check_block, hash_of, make_rules, problem_of
 from bert.files import DataError
 from bert.tfrecord import TFRecordFile, frame
-from bert.verification import TFRecordReport, eval_digest, inspect_text, inspect_tfrecord, shared_part
+from bert.verification import TFRecordReport, checked_blocks, eval_digest, inspect_text, inspect_tfrecord, shared_part
 from tests.reference.example import encode_example
 
 SEQ_LENGTH, PREDICTIONS, VOCAB_SIZE = 32, 4, 30522
@@ -224,11 +224,11 @@ def write_records(path, seeds, encode=encode_example):
 
 @pytest.mark.parametrize("block_bytes", [12, 1000, 1 << 20])
 def test_checked_blocks_are_the_records(tmp_path, monkeypatch, block_bytes):
-    monkeypatch.setattr(tfrecord, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(verification, "_BLOCK_BYTES", block_bytes)
     path = write_records(tmp_path / "records", range(30))
     with TFRecordFile(path) as records:
         payloads = [records.payload(*extent) for extent in records.extents()]
-        blocks = list(records.checked_blocks())
+        blocks = list(checked_blocks(records))
         found = [block.data[a:b].tobytes() for block in blocks for a, b in zip(block.starts, block.ends)]
     assert found == payloads == [encode_example(valid_example(seed)) for seed in range(30)]
     assert all(block.is_whole.all() for block in blocks)
@@ -246,7 +246,7 @@ def test_checked_blocks_are_the_records(tmp_path, monkeypatch, block_bytes):
     ],
 )
 def test_broken_framing_is_told_with_its_place(tmp_path, monkeypatch, block_bytes, damage, text):
-    monkeypatch.setattr(tfrecord, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(verification, "_BLOCK_BYTES", block_bytes)
     path = write_records(tmp_path / "records", range(20))
     with TFRecordFile(path) as records:
         extents = list(records.extents())
