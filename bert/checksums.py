@@ -1,6 +1,6 @@
 """CRC32C of many TFRecords at once, by the processor's own instruction where it has one.
 
-Kernels compiled by numba, which open no files. For one record, bert/tfrecord.py's `masked_crc32c` is enough, and says the same. All kernels stand in
+Kernels compiled by numba. For one record, bert/tfrecord.py's `masked_crc32c` is enough, and says the same. All kernels stand in
 this file because numba's cache notices changes in a kernel's own file only.
 """
 

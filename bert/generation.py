@@ -14,6 +14,7 @@ import numpy as np
 
 from bert import instances, wordpiece
 from bert.encoding import encode_records
+from bert.file_kinds import what_else
 from bert.files import DataError, atomic_writer, make_parent_folder, read_bytes
 from bert.progress import time_left
 
@@ -84,6 +85,8 @@ def compile_kernels(tokenizer, settings):
 def read_text(path):
     r"""Returns a UTF-8 file (bytes) without any \r, as TensorFlow's line reader, with which the reference reads, sees it."""
     data = read_bytes(path)
+    if found := what_else(data[:64]):
+        raise DataError(f"{path}: {found}")
     text = data.replace(b"\r", b"")
     if not wordpiece.is_utf8(text):
         try:

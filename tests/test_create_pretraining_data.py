@@ -128,6 +128,15 @@ class TestRefusals:
         )  # fmt: skip
         assert_refused(process, "absent-*", "[SEP] [MASK]", "--max_seq_length=4", "--dupe_factor=0", "--masked_lm_prob=15.0")
 
+    @pytest.mark.parametrize(
+        "text, told",
+        [("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"), ("<!DOCTYPE html>\n<p>gone", "a web page")],
+    )
+    def test_what_is_no_text(self, tmp_path, text, told):
+        (tmp_path / "text").write_text(text)
+        assert_refused(create(tmp_path / "text", tmp_path / "out", check=False), tmp_path / "text", told)
+        assert not (tmp_path / "out").exists()
+
     def test_bad_utf8_names_file_line_and_byte(self, tmp_path):
         (tmp_path / "text").write_bytes(b"fine\n\rso\r \r\xffbad\n")
         process = create(tmp_path / "text", tmp_path / "out", check=False)
