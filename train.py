@@ -130,9 +130,9 @@ def check(flags, world_size):
         if not is_fine:
             problems.append(f"--{name}={getattr(flags, name)}: expected {expected}")
     for split in ("train", "eval"):
-        names = (
-            [f"tfrecord_{split}"] if is_folder_of_indexes(indexes_of(flags, split)) else [f"tfrecord_{split}", f"idx_{split}"]
-        )
+        names = [f"tfrecord_{split}"]
+        if not is_folder_of_indexes(indexes_of(flags, split)):
+            names.append(f"idx_{split}")
         for name in names:
             try:
                 list_folder_or_pattern(getattr(flags, name))
@@ -199,30 +199,23 @@ def is_folder_of_indexes(where):
 
 
 def build_loaders(flags, config, device):
-    idx_train, idx_eval = indexes_of(flags, "train"), indexes_of(flags, "eval")
-    for where in filter(is_folder_of_indexes, (idx_train, idx_eval)):
-        os.makedirs(where, exist_ok=True)
-    options = {
+    """Returns the loaders of training and evaluation."""
+    common = {
         "shard_id": dist.get_rank(), "num_shards": dist.get_world_size(), "num_threads": flags.num_threads,
         "cuda": device.type == "cuda", "device_id": device.index, "seed": flags.seed, "vocab_size": config.vocab_size,
     }  # fmt: skip
+
+    def build(build_dali, split, **options):
+        indexes = indexes_of(flags, split)
+        if is_folder := is_folder_of_indexes(indexes):
+            os.makedirs(indexes, exist_ok=True)
+        files = getattr(flags, f"tfrecord_{split}")
+        return build_dali(files, indexes, build_missing_indexes=is_folder, **options, **common)
+
     micro_batch_size = flags.train_batch_size // (dist.get_world_size() * flags.steps_per_update)
     return (
-        build_dali_train(
-            flags.tfrecord_train,
-            idx_train,
-            batch_size=micro_batch_size,
-            shuffle=flags.shuffle,
-            build_missing_indexes=is_folder_of_indexes(idx_train),
-            **options,
-        ),
-        build_dali_eval(
-            flags.tfrecord_eval,
-            idx_eval,
-            batch_size=flags.eval_batch_size,
-            build_missing_indexes=is_folder_of_indexes(idx_eval),
-            **options,
-        ),
+        build(build_dali_train, "train", batch_size=micro_batch_size, shuffle=flags.shuffle),
+        build(build_dali_eval, "eval", batch_size=flags.eval_batch_size),
     )
 
 

@@ -70,6 +70,21 @@ def tensorflow_digest(path):
     return {"records": records, "bytes": size, "sha256": digest.hexdigest()}
 
 
+# An example for a person to read, and its vocabulary.
+PIECES = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat", "on", "mat", "$"]
+THE, CATS, S, SAT, ON, MAT = range(4, 10)
+# [CLS] the cat ##s [SEP] sat on the mat [SEP]: "cat" masked, "sat" replaced by "on", "the" of B left as it was
+EXAMPLE = {
+    "input_ids": [1, THE, 3, S, 2, ON, ON, THE, MAT, 2, 0, 0],
+    "input_mask": [1] * 10 + [0] * 2,
+    "segment_ids": [0] * 5 + [1] * 5 + [0] * 2,
+    "masked_lm_positions": [2, 5, 7, 0],
+    "masked_lm_ids": [CATS, SAT, THE, 0],
+    "masked_lm_weights": [1.0, 1.0, 1.0, 0.0],
+    "next_sentence_labels": [1],
+}
+
+
 def synthetic_example(number, seq_length=16, predictions=3, vocab_size=1000):
     """An example that tells its number: input_ids[0]."""
     ids = [number] + [(7 * number + i) % vocab_size for i in range(seq_length - 1)]

@@ -2,25 +2,12 @@
 
 import numpy as np
 import pytest
-from conftest import UNICODE_TEXT, assert_refused, create, run_script
+from conftest import EXAMPLE, PIECES, UNICODE_TEXT, assert_refused, create, run_script
 
 from bert.census import Census, take_census
 from bert.example import decode_example
 from bert.tfrecord import TFRecordFile, frame
 from tests.reference.example import encode_example
-
-PIECES = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat", "on", "mat", "$"]
-THE, CATS, S, SAT, ON, MAT = range(4, 10)
-# [CLS] the cat ##s [SEP] sat on the mat [SEP]: "cat" masked, "sat" replaced by "on", "the" of B left as it was
-EXAMPLE = {
-    "input_ids": [1, THE, 3, S, 2, ON, ON, THE, MAT, 2, 0, 0],
-    "input_mask": [1] * 10 + [0] * 2,
-    "segment_ids": [0] * 5 + [1] * 5 + [0] * 2,
-    "masked_lm_positions": [2, 5, 7, 0],
-    "masked_lm_ids": [CATS, SAT, THE, 0],
-    "masked_lm_weights": [1.0, 1.0, 1.0, 0.0],
-    "next_sentence_labels": [1],
-}
 
 
 @pytest.fixture

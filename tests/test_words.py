@@ -3,25 +3,12 @@
 import re
 
 import pytest
-from conftest import ROOT, UNICODE_TEXT, create
+from conftest import EXAMPLE, MAT, ON, PIECES, ROOT, THE, UNICODE_TEXT, S, create
 
 from bert.example import decode_example
 from bert.tfrecord import TFRecordFile
 from bert.words import example_words, join_pieces
 from tests.reference.example import encode_example
-
-PIECES = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat", "on", "mat"]
-THE, CATS, S, SAT, ON, MAT = range(4, 10)
-# [CLS] the cat ##s [SEP] sat on the mat [SEP]: "cat" masked, "sat" replaced by "on", "the" of B left as it was
-EXAMPLE = {
-    "input_ids": [1, THE, 3, S, 2, ON, ON, THE, MAT, 2, 0, 0],
-    "input_mask": [1] * 10 + [0] * 2,
-    "segment_ids": [0] * 5 + [1] * 5 + [0] * 2,
-    "masked_lm_positions": [2, 5, 7, 0],
-    "masked_lm_ids": [CATS, SAT, THE, 0],
-    "masked_lm_weights": [1.0, 1.0, 1.0, 0.0],
-    "next_sentence_labels": [1],
-}
 
 
 def words(**changed):
