@@ -4,7 +4,7 @@
     <folder>/step-00001200/rank-00000.pt   what is a rank's own: random number generators, shards
     <folder>/step-00001200/manifest.json   size and SHA-256 of the files above, written last
 
-All ranks must see the same folder. The functions named `save` and `newest_valid` are collective: every rank calls them.
+All ranks must see the same folder. `save` and `newest_valid` are collective: every rank calls them.
 """
 
 import contextlib
@@ -75,27 +75,42 @@ def save(folder, step, shared, own, keep_max, group=None):
 
 
 def newest_valid(folder, group=None):
-    """Returns (path, number of ranks that wrote it) of the newest checkpoint whose files are as its manifest says, or None.
-
-    Rank 0 looks, and tells on stderr of those that are damaged.
-    """
-    found = [None]
-    if dist.get_rank() == 0:
-        for step in sorted(_steps(folder), reverse=True):
-            path = os.path.join(folder, _name(step))
-            problem = _problem_of(path)
-            if problem is None:
-                with open(os.path.join(path, _MANIFEST)) as file:
-                    found[0] = path, json.load(file)["ranks"]
-                break
-            print(f"warning: {path}: {problem}: the checkpoint is damaged and passed over", file=sys.stderr)
+    """`find_newest_valid` by rank 0, for every rank."""
+    found = [find_newest_valid(folder) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found, src=0, group=group)
     return found[0]
 
 
+def find_newest_valid(folder):
+    """Returns (path, number of ranks that wrote it) of the newest checkpoint whose files are as its manifest says, or None.
+
+    Tells on stderr of those that are damaged.
+    """
+    for step in sorted(_steps(folder), reverse=True):
+        path = os.path.join(folder, _name(step))
+        problem = _problem_of(path)
+        if problem is None:
+            with open(os.path.join(path, _MANIFEST)) as file:
+                return path, json.load(file)["ranks"]
+        print(f"warning: {path}: {problem}: the checkpoint is damaged and passed over", file=sys.stderr)
+    return None
+
+
+def is_checkpoint(path):
+    return os.path.isfile(os.path.join(path, _MANIFEST))
+
+
+def load_weights(path):
+    """Returns the model's weights in a checkpoint, {parameter's name: float32 tensor}; DataError if it is damaged."""
+    problem = _problem_of(path)
+    if problem:
+        raise DataError(f"{path}: {problem}: the checkpoint is damaged; take another")
+    return load_shared(path)["model"]["weights"]
+
+
 def load_shared(path):
     """Returns the dict that all ranks share, on the CPU."""
-    return _read(os.path.join(path, _SHARED))
+    return _read(os.path.join(path, _SHARED), mmap=True)  # one copy in memory for all processes of a machine
 
 
 def load_own(path):
@@ -143,9 +158,9 @@ def _write(path, content):
     return [os.path.getsize(path), _digest(path)]
 
 
-def _read(path):
+def _read(path, mmap=False):
     # weights_only: nothing but tensors and plain values is made, so a foreign file can run no code.
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _digest(path):

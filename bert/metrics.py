@@ -5,6 +5,8 @@ import math
 import os
 import sys
 import time
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
@@ -14,8 +16,8 @@ from bert.model import correct_counts, loss_sums, predict
 
 
 @torch.no_grad()
-def evaluate(model, loader, device):
-    """Returns the evaluation metrics over all examples of all ranks: sums are pooled, then divided once.
+def evaluate(model, loader, device, data_group=None):
+    """Returns the evaluation metrics over all examples of all ranks of a group: sums are pooled, then divided once.
 
     `model` is the bare module, not its data-parallel wrapper: ranks may have different numbers of batches.
     """
@@ -26,7 +28,7 @@ def evaluate(model, loader, device):
         counts = (batch["masked_lm_weights"].sum(), torch.tensor(len(batch["input_ids"]), device=device))
         sums += torch.stack([value.double() for value in (*correct_counts(logits, batch), *loss_sums(logits, batch), *counts)])
     model.train()
-    dist.all_reduce(sums)
+    dist.all_reduce(sums, group=data_group)
     masked_lm_right, next_sentence_right, masked_lm_loss, next_sentence_loss, predictions, examples = sums.tolist()
     return {
         "masked_lm_accuracy": masked_lm_right / predictions,
@@ -38,6 +40,19 @@ def evaluate(model, loader, device):
 
 
 MAX_SKIPPED_IN_A_ROW = 5
+MIN_LOSS_SCALE = 1.0  # below it, not the scale is to blame for an overflow
+
+
+@dataclass
+class _Step:
+    """A step whose results are still on their device: `values` are float32 [6], in the order of VALUES."""
+
+    number: int
+    learning_rate: float
+    examples: str
+    values: torch.Tensor
+
+    VALUES: ClassVar = ("mlm_loss", "nsp_loss", "mlm_accuracy", "grad_norm", "tokens", "loss_scale")
 
 
 class Recorder:
@@ -56,9 +71,9 @@ class Recorder:
         self.num_steps, self.samples_per_step, self.seq_length = num_steps, samples_per_step, seq_length
         self._utilisation = utilisation
         self._steps_before = first_step - 1
-        self._pending = []  # (step, learning rate, examples in words, tensor of both losses, gradient norm and tokens)
+        self._pending = []
         self._skipped_in_a_row = 0
-        self._last_accuracy = None
+        self._last_accuracy = None  # on the evaluation set
         self._is_terminal = sys.stdout.isatty()
         self._interval = 0.5 if self._is_terminal else 10.0  # seconds
         self._started = self._last_shown = time.monotonic()
@@ -78,15 +93,16 @@ class Recorder:
         if self.is_main:
             print(f"\r\033[K{text}" if self._is_terminal else text, end=end, flush=True)
 
-    def step(self, step, losses, gradient_norm, learning_rate, num_tokens, epoch, records):
-        """Takes float32 tensors: both losses [2], the gradient norm before clipping [], the tokens that are no padding [].
+    def step(self, step, results, gradient_norm, learning_rate, num_tokens, loss_scale, epoch, records):
+        """Takes float32 tensors: both losses and the accuracy [3], the gradient norm before clipping [], real tokens [].
 
-        epoch, records: where the loader stands behind the step's examples.
+        loss_scale: that of the next step, float32 [], or None. epoch, records: where the loader stands behind the step.
         """
         if not self.is_main:
             return
-        values = torch.cat((losses, gradient_norm.reshape(1), num_tokens.reshape(1)))
-        self._pending.append((step, learning_rate, f"the last before record {records:,} of epoch {epoch}'s order", values))
+        loss_scale = torch.ones_like(gradient_norm) if loss_scale is None else loss_scale
+        values = torch.cat((results, torch.stack((gradient_norm, num_tokens, loss_scale))))
+        self._pending.append(_Step(step, learning_rate, f"the last before record {records:,} of epoch {epoch}'s order", values))
         if step == self.num_steps or time.monotonic() - self._last_shown >= self._interval:
             self._flush()
 
@@ -114,52 +130,64 @@ class Recorder:
         """Writes the steps since the last call and shows the newest; DataError if too many in a row were left out."""
         if not self._pending:
             return
-        all_values = torch.stack([values for *_, values in self._pending]).tolist()
+        all_values = torch.stack([step.values for step in self._pending]).tolist()
         pending, self._pending = self._pending, []
-        for (step, rate, examples, _), (mlm_loss, nsp_loss, norm, tokens) in zip(pending, all_values):
-            self._write_step(step, rate, examples, mlm_loss, nsp_loss, norm)
-            self._tokens += tokens
+        for step, values in zip(pending, all_values):
+            values = dict(zip(_Step.VALUES, values))
+            self._tokens += values["tokens"]
+            self._write_step(step, values)
         self._last_shown = time.monotonic()
-        self._show(step, rate, mlm_loss, nsp_loss, norm)
+        self._show(step, values)
 
-    def _write_step(self, step, rate, examples, mlm_loss, nsp_loss, norm):
-        row = {"step": step, "loss": mlm_loss + nsp_loss, "mlm_loss": mlm_loss, "nsp_loss": nsp_loss, "learning_rate": rate}
-        if math.isfinite(norm):
+    def _write_step(self, step, values):
+        row = {"step": step.number, "loss": values["mlm_loss"] + values["nsp_loss"], "learning_rate": step.learning_rate}
+        row |= {name: values[name] for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "grad_norm")}
+        if math.isfinite(values["grad_norm"]):
             self._skipped_in_a_row = 0
-            self._write(**row, grad_norm=norm)
+            self._write(**row)
             return
         # JSON has no NaN.
-        self._write(
-            **{name: value if math.isfinite(value) else None for name, value in row.items()}, grad_norm=None, skipped=True
-        )
-        self._skipped_in_a_row += 1
+        self._write(**{name: value if math.isfinite(value) else None for name, value in row.items()}, skipped=True)
+        self._note_skipped(step, values, is_overflow=values["loss_scale"] != 1.0 and math.isfinite(row["loss"]))
+
+    def _note_skipped(self, step, values, is_overflow):
+        """Warns of an update that was left out; DataError if there is no end to them."""
         what = (
-            f"step {step}: masked LM loss {mlm_loss}, next-sentence loss {nsp_loss}, gradient norm {norm}, rate {rate:.3e}, "
-            f"examples: {examples}"
+            f"step {step.number}: masked LM loss {values['mlm_loss']}, next-sentence loss {values['nsp_loss']}, "
+            f"gradient norm {values['grad_norm']}, rate {step.learning_rate:.3e}, examples: {step.examples}"
         )
+        advice = "training has diverged; lower --learning_rate, lengthen --num_warmup_steps, or try --precision=fp32"
+        if is_overflow:
+            # Usual in fp16: the scale is halved until nothing overflows.
+            if values["loss_scale"] < MIN_LOSS_SCALE:
+                raise DataError(f"{what}; the loss scale has fallen under {MIN_LOSS_SCALE:g}: {advice}")
+            self.say(f"{what}: too large for fp16, the update is left out and the loss scale lowered to {values['loss_scale']:g}")
+            return
+        self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise DataError(
-                f"{what}; {self._skipped_in_a_row} updates in a row were not finite: training has diverged; lower "
-                "--learning_rate, lengthen --num_warmup_steps, or try --precision=fp32; the weights are those of step "
-                f"{step - self._skipped_in_a_row}"
+                f"{what}; {self._skipped_in_a_row} updates in a row were not finite: {advice}; the weights are those of step "
+                f"{step.number - self._skipped_in_a_row}"
             )
         self.say(f"warning: {what}: the update is not finite and left out")
 
-    def _show(self, step, rate, mlm_loss, nsp_loss, norm):
+    def _show(self, step, values):
+        number = step.number
         seconds = max(self._last_shown - self._started - self._seconds_not_training, 1e-9)
-        steps_per_second = (step - self._steps_before) / seconds
-        seconds_left = (self.num_steps - step) / steps_per_second
-        sequences = (step - self._steps_before) * self.samples_per_step
+        steps_per_second = (number - self._steps_before) / seconds
+        seconds_left = (self.num_steps - number) / steps_per_second
+        sequences = (number - self._steps_before) * self.samples_per_step
         mean_tokens = self._tokens / sequences
         utilisation = self._utilisation(sequences / seconds, mean_tokens)
-        accuracy = "" if self._last_accuracy is None else f"accuracy {self._last_accuracy:.4f} | "
+        evaluated = "" if self._last_accuracy is None else f" (evaluated {self._last_accuracy:.4f})"
         self.say(
-            f"step {step:,}/{self.num_steps:,} | {step * self.samples_per_step:,} samples | loss {mlm_loss + nsp_loss:.4f} "
-            f"(mlm {mlm_loss:.4f}, nsp {nsp_loss:.4f}) | {accuracy}lr {rate:.3e} | grad norm {norm:.2f} | "
+            f"step {number:,}/{self.num_steps:,} | {number * self.samples_per_step:,} samples | "
+            f"loss {values['mlm_loss'] + values['nsp_loss']:.4f} (mlm {values['mlm_loss']:.4f}, nsp {values['nsp_loss']:.4f}) | "
+            f"accuracy {values['mlm_accuracy']:.4f}{evaluated} | lr {step.learning_rate:.3e} | grad norm {values['grad_norm']:.2f} | "
             f"{sequences / seconds:,.1f} seq/s, {self._tokens / seconds:,.0f} tokens/s, padding {1 - mean_tokens / self.seq_length:.0%} | "
             f"{'' if utilisation is None else f'MFU {utilisation:.1%} | '}"
             f"{seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left",
-            end="" if self._is_terminal and step < self.num_steps else "\n",
+            end="" if self._is_terminal and number < self.num_steps else "\n",
         )
 
 

@@ -8,11 +8,12 @@ import os
 import shutil
 import types
 
+import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
-from bert import unpadded
+from bert import checkpoint, unpadded
 from bert.files import DataError
 from bert.tensorflow_checkpoint import is_tensorflow_checkpoint, load_tensorflow_checkpoint
 
@@ -62,15 +63,33 @@ def build_model(config):
 
 
 def load_model(where, config):
-    """Returns a model with the weights of a TensorFlow checkpoint (its prefix) or a Hugging Face folder.
+    """Returns a model with the weights of a TensorFlow checkpoint (its prefix), a Hugging Face folder or a run's checkpoint.
 
-    Dropout is that of `config`. DataError if there is neither, or if its shape or activation is not that of `config`.
+    Dropout is that of `config`. DataError if there is none, or if its shape or activation is not that of `config`.
     """
     if is_tensorflow_checkpoint(where):
         model = build_model(config)
         load_tensorflow_checkpoint(where, model)
         return model
+    if checkpoint.is_checkpoint(where):
+        return _load_own(where, config)
     return _load_folder(where, config)
+
+
+def _load_own(path, config):
+    """The weights of a checkpoint that train.py wrote: a folder such as <output_dir>/checkpoints/step-00001000."""
+    model, weights = build_model(config), checkpoint.load_weights(path)
+    parameters = dict(model.named_parameters())
+    differences = [
+        f"{name} is {list(weights[name].shape) if name in weights else 'missing'} there and "
+        f"{list(parameters[name].shape) if name in parameters else 'missing'} in the configuration"
+        for name in sorted(parameters.keys() | weights.keys())
+        if name not in weights or name not in parameters or weights[name].shape != parameters[name].shape
+    ]
+    if differences:
+        raise DataError(f"{path}: another model: {differences[0]} (and {len(differences) - 1} more)")
+    model.load_state_dict(weights, strict=False)  # the tied output weights have no name of their own
+    return model
 
 
 def _load_folder(folder, config):
@@ -96,6 +115,13 @@ def _bind_forward(model):
     # ColossalAI's policies want the exact class, so the instance gets a new forward instead of a subclass.
     model.forward = types.MethodType(_forward, model)
     return model
+
+
+def compile_layers(model):
+    """Has torch.compile translate the encoder's layers, all alike and so in one go, and the masked LM head."""
+    for layer in model.bert.encoder.layer:
+        layer.compile()
+    model.cls.predictions.compile()
 
 
 def leave_out_padding(model):
@@ -159,11 +185,15 @@ def load_tokenizer(vocab_file, do_lower_case, config):
     return tokenizer
 
 
-def save_model(model, folder, tokenizer=None):
+def save_model(config, weights, folder, tokenizer=None):
     """Writes a Hugging Face folder (config.json, model.safetensors, tokenizer), whole or not at all; replaces an older one.
 
-    DataError if it cannot be written.
+    weights: {parameter's name: float32 tensor}. DataError if it cannot be written.
     """
+    with torch.device("meta"):
+        model = BertForPreTraining(config)
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_weights()
     temporary = f"{folder}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:

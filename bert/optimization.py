@@ -1,6 +1,7 @@
 """LAMB and AdamW by MLPerf's rules, gradient clipping, warm-up and decay."""
 
 import torch
+import torch.distributed as dist
 
 # Tensors with one of these in their name are neither decayed nor scaled by a trust ratio (MLPerf's BERT reference).
 EXCEPTED = ("LayerNorm", "layer_norm", "bias")
@@ -22,36 +23,59 @@ class AdamWeightDecay(torch.optim.Optimizer):
 
     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  w -= lr * (m / (sqrt(v) + eps) + wd * w)
 
-    With bias correction m / (1 - b1^t) and v / (1 - b2^t) take the places of m and v in the last formula.
+    With bias correction m / (1 - b1^t) and v / (1 - b2^t) take the places of m and v in the last formula. g is the gradient
+    clipped to a total norm of `max_grad_norm` (0: not clipped). An update whose gradients are not finite is left out, t
+    included. Parameters may be parts of tensors that several ranks share: see `split_over`.
     """
 
-    def __init__(self, groups, lr=0.0, betas=(0.9, 0.999), eps=1e-6, bias_correction=False):
+    def __init__(self, groups, lr=0.0, betas=(0.9, 0.999), eps=1e-6, bias_correction=False, max_grad_norm=0.0, loss_scale=None):
+        """loss_scale: a LossScale by which the gradients are too large, or None."""
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "bias_correction": bias_correction})
+        self.max_grad_norm, self.loss_scale = max_grad_norm, loss_scale
+        self.gradient_norm = None  # of the last step, before clipping: float32 []
+        self._splits = []  # (process group, ids of the parameters that it shares, masks by the lists they are for)
+
+    def split_over(self, group, parameters):
+        """Tells that each of these parameters is one part of a tensor, whose others the other ranks of `group` hold."""
+        self._splits.append((group, {id(parameter) for parameter in parameters}, {}))
 
     @torch.no_grad()
-    def step(self, closure=None, is_finite=True):
-        """One update of all weights; none at all, also of m, v and t, if `is_finite` (bool [], on their device) is False.
-
-        The gradients must then be 0. Nothing here waits for a GPU.
-        """
+    def step(self, closure=None):
+        """One update of all weights; their gradients are used up. Nothing here waits for a GPU."""
+        is_finite = self._clip_gradients()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if weights:
-                is_applied = torch.as_tensor(is_finite, device=weights[0].device)
-                updates = self._updates(weights, group, is_applied)
-                self._scale(updates, weights, group, is_applied)
+                updates = self._updates(weights, group, is_finite)
+                torch._foreach_mul_(updates, is_finite.to(updates[0].dtype))
+                self._adapt(updates, weights, group)
                 torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
-    def _updates(self, weights, group, is_applied):
+    def _clip_gradients(self):
+        """Scales all gradients, or makes them 0 if one of them is not finite; returns whether they are, bool []."""
+        weights = [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
+        gradients = [weight.grad for weight in weights]
+        scale = 1.0 if self.loss_scale is None else self.loss_scale.value
+        self.gradient_norm = self._squared_norms(weights, gradients).sum().sqrt() / scale
+        is_finite = self.gradient_norm.isfinite()
+        factor = (self.max_grad_norm / self.gradient_norm).clamp(max=1.0) if self.max_grad_norm > 0 else 1.0
+        torch._foreach_mul_(gradients, self.gradient_norm.new_ones(()) * factor / scale)
+        for gradient in gradients:
+            gradient.masked_fill_(~is_finite, 0.0)  # 0 * infinity would not be 0
+        if self.loss_scale is not None:
+            self.loss_scale.update(is_finite)
+        return is_finite
+
+    def _updates(self, weights, group, is_finite):
         """Brings m, v and t up to date; returns the direction of each weight's update."""
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight] |= {"m": torch.zeros_like(weight), "v": torch.zeros_like(weight), "t": weight.new_zeros(())}
         gradients = [weight.grad for weight in weights]
         m, v, t = ([self.state[weight][name] for weight in weights] for name in "mvt")
-        torch._foreach_add_(t, is_applied.to(t[0].dtype))  # counts updates with learning rate 0 too
+        torch._foreach_add_(t, is_finite.to(t[0].dtype))  # counts updates with learning rate 0 too
         for moments, beta in zip((m, v), group["betas"]):
-            torch._foreach_mul_(moments, torch.where(is_applied, beta, 1.0))
+            torch._foreach_mul_(moments, torch.where(is_finite, beta, 1.0))
         torch._foreach_add_(m, gradients, alpha=1 - group["betas"][0])
         torch._foreach_addcmul_(v, gradients, gradients, value=1 - group["betas"][1])
         if group["bias_correction"]:
@@ -64,8 +88,21 @@ class AdamWeightDecay(torch.optim.Optimizer):
         torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         return updates
 
-    def _scale(self, updates, weights, group, is_applied):
-        torch._foreach_mul_(updates, is_applied.to(updates[0].dtype))
+    def _adapt(self, updates, weights, group):
+        """Scales each weight's update in place."""
+
+    def _squared_norms(self, weights, *lists):
+        """Squared Euclidean norms, over whole tensors, of one or more lists of tensors like `weights`: float32 [lists * T]."""
+        squares = torch.cat([squared_norms(tensors) for tensors in lists])
+        for group, ids, masks in self._splits:
+            key = tuple(map(id, weights)), len(lists)
+            if key not in masks:  # the same few lists at each step
+                masks[key] = torch.tensor([id(weight) in ids for weight in weights] * len(lists), device=squares.device)
+            is_part = masks[key]
+            sums = squares * is_part
+            dist.all_reduce(sums, group=group)
+            squares = torch.where(is_part, sums, squares)
+        return squares
 
 
 class Lamb(AdamWeightDecay):
@@ -77,33 +114,46 @@ class Lamb(AdamWeightDecay):
     def __init__(self, groups, **options):
         super().__init__(groups, bias_correction=True, **options)
 
-    def _scale(self, updates, weights, group, is_applied):
-        super()._scale(updates, weights, group, is_applied)
+    def _adapt(self, updates, weights, group):
         if group["layer_adaptation"]:
-            for update, weight in zip(updates, weights):
-                weight_norm, update_norm = norm(weight), norm(update)
-                is_usable = (weight_norm > 0) & (update_norm > 0)
-                update.mul_(torch.where(is_usable, weight_norm / update_norm, 1.0))
+            weight_norms, update_norms = self._squared_norms(weights, weights, updates).sqrt().chunk(2)
+            is_usable = (weight_norms > 0) & (update_norms > 0)
+            torch._foreach_mul_(updates, torch.where(is_usable, weight_norms / update_norms, 1.0).unbind())
 
 
-def norm(tensor):
-    """Euclidean norm; torch's own CPU norms of large float32 tensors are off by up to 1e-3."""
-    return tensor.float().pow(2).sum().sqrt()
+def squared_norms(tensors):
+    """Squared Euclidean norm of each tensor, float32 [T]."""
+    if tensors[0].is_cuda:
+        return torch.stack(torch._foreach_norm(tensors)).float().square()
+    # torch's own CPU norms of large float32 tensors are off by up to 1e-3.
+    return torch.stack([tensor.float().pow(2).sum() for tensor in tensors])
 
 
-@torch.no_grad()
-def clip_gradients(parameters, max_norm):
-    """Scales all gradients by min(1, max_norm / total norm), in place; max_norm 0: no clipping.
+class LossScale:
+    """The factor by which losses are multiplied in fp16, lest small gradients vanish: halved when one overflows.
 
-    Returns the total norm before (0-d tensor) and whether it is finite (bool []); if it is not, all gradients become 0.
+    Doubled again after 2,000 updates in a row without overflow, as torch.amp.GradScaler does it; that class would have to see
+    gradients which ColossalAI's optimizers keep to themselves.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    total_norm = torch.stack([gradient.float().pow(2).sum() for gradient in gradients]).sum().sqrt()
-    is_finite = total_norm.isfinite()
-    scale = (max_norm / total_norm).clamp(max=1.0) if max_norm > 0 else total_norm.new_ones(())
-    for gradient in gradients:
-        gradient.mul_(scale).masked_fill_(~is_finite, 0.0)
-    return total_norm, is_finite
+
+    INITIAL, GROWTH_INTERVAL = 2.0**16, 2000
+
+    def __init__(self, device):
+        self.value = torch.tensor(self.INITIAL, device=device)  # float32 []
+        self._good_updates = torch.zeros((), device=device)
+
+    def update(self, is_finite):
+        """Takes whether the gradients of an update were finite, bool [] on the scale's device."""
+        good_updates = (self._good_updates + 1) * is_finite
+        is_due = good_updates >= self.GROWTH_INTERVAL
+        self.value = torch.where(is_finite, torch.where(is_due, self.value * 2, self.value), self.value / 2)
+        self._good_updates = torch.where(is_due, 0.0, good_updates)
+
+    def state_dict(self):
+        return {"value": self.value, "good_updates": self._good_updates}
+
+    def load_state_dict(self, state):
+        self.value, self._good_updates = (state[name].to(self.value.device) for name in ("value", "good_updates"))
 
 
 def learning_rate(step, base, num_warmup_steps, num_train_steps, poly_power=1.0, start_warmup_step=0):
