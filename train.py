@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 from bert import checkpoint, cli
 from bert.files import DataError
-from bert.launch import join_processes
+from bert.launch import join_processes, plain_errors
 from bert.model import correct_counts, load_config, load_tokenizer, loss_sums, predict, save_model
 from bert.optimization import learning_rate
 from bert.parallel import DTYPES, PLUGINS
@@ -219,7 +219,8 @@ def main(argv=None):
     check(flags, int(os.environ.get("WORLD_SIZE", 1)))
     config = load_config(flags.bert_config_file)
     device = join_processes(flags.device, flags.seed)
-    train(flags, config, device)
+    with plain_errors():
+        train(flags, config, device)
     # The data-parallel model must be gone before the process group: its destructor would otherwise end the group while it
     # holds the interpreter's lock, and wait for ever for gloo's threads, which want that lock too (seen in 3 of 8 runs).
     # After an error the group is left to the end of the process, which comes at once.

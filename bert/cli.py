@@ -49,12 +49,21 @@ def _boolean(text):
 def run(main):
     """Runs `main()` as a command: problems on stderr in words, exit code 1; clean ends for Ctrl-C and SIGTERM."""
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    rank = int(os.environ.get("RANK", 0))
     try:
         sys.exit(main())
     except (DataError, OSError) as error:
-        # Under torchrun usually every rank has the same error. The others wait, and are ended when rank 0 has told it.
-        rank = int(os.environ.get("RANK", 0))
-        time.sleep(5.0 if rank else 0.0)
+        _let_rank_0_speak(rank)
         sys.exit(f"error: {error}" if rank == 0 else f"error on rank {rank}: {error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except Exception:
+        _let_rank_0_speak(rank)
+        raise
+
+
+def _let_rank_0_speak(rank):
+    """Under torchrun usually every rank has the same error: the others wait, and are ended when rank 0 has told it."""
+    if rank:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(5.0)

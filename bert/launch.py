@@ -2,14 +2,18 @@
 
 import contextlib
 import ctypes
+import datetime
 import os
 import signal
 import socket
+import time
 
 import colossalai
 import torch
 import torch.distributed as dist
 from colossalai.accelerator import set_accelerator
+
+from bert.files import DataError
 
 
 def join_processes(device, seed):
@@ -49,6 +53,36 @@ def keep_freed_memory():
 def control_group():
     """Returns a gloo group of all processes, for what the CPU has to know without waiting for a GPU."""
     return dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
+def limit_waiting(seconds, groups):
+    """Has a rank that waits longer than this for the others, in one of these process groups, end with an error."""
+    for group in groups:
+        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds), group)
+
+
+@contextlib.contextmanager
+def plain_errors():
+    """Turns what torch raises when another rank is gone, hangs, or memory is short, into a DataError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DataError(
+            f"the GPU's memory is too small: {str(error).splitlines()[0]}; raise --steps_per_update, or use --unpad, "
+            "--gradient_checkpointing or --plugin=zero1"
+        ) from None
+    except RuntimeError as error:
+        if "Timed out waiting" in str(error):
+            raise DataError(
+                "waited longer than --collective_timeout for another rank, which hangs or is gone; look at the machines' other "
+                "output, then give the same command again"
+            ) from None
+        if any(words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")):
+            # That rank has more to tell than this one, which is ended by torchrun meanwhile.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(5.0)
+            raise DataError("lost the connection to another rank, which has ended") from None
+        raise
 
 
 class StopRequest:

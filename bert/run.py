@@ -10,7 +10,7 @@ import torch.distributed as dist
 from bert import checkpoint
 from bert.files import DataError, atomic_writer
 from bert.flops import peak_flops, training_flops
-from bert.launch import StopRequest, control_group
+from bert.launch import StopRequest, control_group, limit_waiting
 from bert.metrics import Recorder, evaluate, plot_curves
 from bert.model import (
     build_model,
@@ -51,6 +51,7 @@ class Run:
         self.parallel = parallelize(
             flags.plugin, module, self._build_optimizer(module), device, self.precision, flags.tp_size
         )
+        limit_waiting(flags.collective_timeout, (dist.group.WORLD, self.control, *self.parallel.groups))
         self.optimizer = self.parallel.optimizer
         self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
         self.step, self.best_accuracy = 0, -1.0

@@ -1,9 +1,10 @@
 """For tests only: lets ColossalAI's ZeRO and tensor parallelism, which ask for CUDA, run on the CPU over gloo.
 
-torchrun tests/colossalai_on_cpu.py ...    is train.py with the flags that follow
+torchrun tests/colossalai_on_cpu.py <flags of train.py> -- <flags of train.py> ...    one run after the other
 """
 
 import contextlib
+import itertools
 import os
 import sys
 
@@ -14,9 +15,12 @@ from bert import quiet_imports  # noqa: E402, F401  before the frameworks
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from colossalai.accelerator import CpuAccelerator, set_accelerator  # noqa: E402
+from colossalai.utils import set_seed  # noqa: E402
 from colossalai.zero.low_level.low_level_optim import LowLevelZeroOptimizer  # noqa: E402
 
 import bert.launch  # noqa: E402
+import train  # noqa: E402
+from bert import cli, run_checks  # noqa: E402
 
 
 class FinishedStream:
@@ -30,6 +34,9 @@ class FinishedStream:
 
 
 class SynchronousCpu(CpuAccelerator):
+    def device_count(self):
+        return 1
+
     def get_rng_state(self, device=None):
         return torch.get_rng_state()
 
@@ -51,15 +58,28 @@ class SynchronousCpu(CpuAccelerator):
 
 def install():
     bert.launch.set_accelerator = lambda name: set_accelerator(SynchronousCpu())
+    run_checks.CPU_PLUGINS |= {"zero1", "hybrid"}
     LowLevelZeroOptimizer._sanity_checks = lambda self: None  # "device is required"
     dist.Backend.HCCL = "hccl"
     dist.is_hccl_available = lambda: False
 
 
-if __name__ == "__main__":
-    import train
-    from bert import cli, run_checks
-
+def main(runs):
+    """Trains once for each list of flags, in one process group, as joining takes longer than these runs."""
     install()
-    run_checks.CPU_PLUGINS |= {"zero1", "hybrid"}
-    cli.run(train.main)
+    leave, dist.destroy_process_group = dist.destroy_process_group, lambda group=None: None
+    for flags in runs:
+        train.main(flags)
+        train.join_processes = join_again
+    leave()
+
+
+def join_again(device, seed):
+    set_seed(seed)
+    return torch.device("cpu")
+
+
+if __name__ == "__main__":
+    groups = itertools.groupby(sys.argv[1:], key=lambda flag: flag == "--")
+    runs = [list(flags) for is_separator, flags in groups if not is_separator]
+    cli.run(lambda: main(runs))

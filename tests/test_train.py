@@ -48,17 +48,32 @@ def flags(data, output, *more):
     ]  # fmt: skip
 
 
+def torchrun(processes, script, *arguments):
+    """Runs a script under torchrun; returns the process that has ended."""
+    return subprocess.run(
+        [TORCHRUN, "--standalone", f"--nproc_per_node={processes}", script, *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},  # silences torchrun
+    )  # fmt: skip
+
+
 def train(data, output, *more, processes=1):
     """Runs train.py; returns (step rows, evaluation rows) of its metrics.jsonl."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # silences torchrun
-    process = subprocess.run(
-        [TORCHRUN, "--standalone", f"--nproc_per_node={processes}", "train.py", *flags(data, output, *more)],
-        cwd=ROOT, capture_output=True, text=True, env=environment, timeout=120,
-    )  # fmt: skip
+    process = torchrun(processes, "train.py", *flags(data, output, *more))
     assert process.returncode == 0, process.stdout + process.stderr
     assert process.stderr == ""  # no banners
-    rows = [json.loads(line) for line in open(f"{output}/metrics.jsonl")]
-    return [row for row in rows if "loss" in row], [row for row in rows if "masked_lm_accuracy" in row]
+    return steps_of(output), evaluations_of(output)
+
+
+def rows_of(run):
+    return [json.loads(line) for line in open(f"{run}/metrics.jsonl")]
+
+
+def steps_of(run):
+    return [row for row in rows_of(run) if "loss" in row]
+
+
+def evaluations_of(run):
+    return [row for row in rows_of(run) if "masked_lm_accuracy" in row]
 
 
 def losses(rows):
