@@ -91,7 +91,9 @@ def _parse(path, text):
             samples.append(point[0])
             accuracies.append(point[1])
     if len(lines) - 1 < MIN_POINTS:
-        problems.append(f"{path}: {len(lines) - 1} points, expected {MIN_POINTS} or more; add evaluations of a run that went well")
+        problems.append(
+            f"{path}: {len(lines) - 1} points, expected {MIN_POINTS} or more; add evaluations of a run that went well"
+        )
     return samples, accuracies, problems
 
 

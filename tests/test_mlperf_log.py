@@ -1,6 +1,8 @@
 """MLPerf's log, judged by the compliance checker of the package mlperf-logging."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from mlperf_logging.compliance_checker import mlp_compliance
@@ -71,6 +73,14 @@ def test_closed_run_that_reaches_the_target(path):
     assert complaints(write_complete(path)) == ""
 
 
+def test_the_checkers_own_command(path, tmp_path):
+    command = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--usage", "training", "--ruleset", "4.1.0"]
+    command += ["--log_output", tmp_path / "judgement.log"]
+    for accuracy, code, word in ((0.7214, 0, "SUCCESS"), (0.6, 1, "FAILED")):
+        process = subprocess.run([*command, write_complete(path, accuracy)], capture_output=True, text=True)
+        assert (process.returncode, word in process.stderr) == (code, True), process.stderr
+
+
 def test_open_run_with_adamw_below_the_target(path):
     write_complete(path, accuracy=0.6, kind="open", optimizer="adamw")
     assert complaints(path) == ""
@@ -132,7 +142,8 @@ def test_a_run_stopped_and_resumed_is_one_log(path):
     train_and_evaluate(log, 200_704, 300_032, 0.7214)
     log.run_stop("success", 300_032)
     assert complaints(path) == ""
-    assert [keys(path).count(key) for key in ("run_start", "run_resumed", "block_start", "block_stop", "eval_start")] == [1, 1, 2, 2, 2]
+    counts = {"run_start": 1, "run_resumed": 1, "block_start": 2, "block_stop": 2, "eval_start": 2}
+    assert {key: keys(path).count(key) for key in counts} == counts
 
 
 def test_a_run_that_says_it_was_aborted_can_be_resumed(path):
