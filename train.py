@@ -96,9 +96,13 @@ def parse_flags(argv=None):
         "processes (default: %(default)s)",
     )
     add("--tp_size", type=int, default=1, help="processes over which a layer is cut; 1: none (default: %(default)s)")
-    cli.add_boolean_flag(machine, "unpad", False, "compute nothing for padding; same losses but for rounding and dropout's draws")
+    cli.add_boolean_flag(
+        machine, "unpad", False, "compute nothing for padding; same losses but for rounding and dropout's draws"
+    )
     cli.add_boolean_flag(machine, "compile", False, "torch.compile the layers")
-    cli.add_boolean_flag(machine, "gradient_checkpointing", False, "keep no activations inside layers: less memory, a third slower")
+    cli.add_boolean_flag(
+        machine, "gradient_checkpointing", False, "keep no activations inside layers: less memory, a third slower"
+    )
     add(
         "--collective_timeout",
         type=float,
@@ -115,6 +119,7 @@ def parse_flags(argv=None):
     add("--eval_batch_size", type=int, default=32, help="examples per evaluation batch of a process (default: %(default)s)")
     add("--eval_every_samples", type=int, help="training examples between evaluations (default: MLPerf's formula)")
     cli.add_boolean_flag(evaluation, "eval_at_start", False, "evaluate before the first step too")
+    add("--expected_curve", help="warn where accuracy leaves this curve, such as configs/curves/mosaicml_448_adamw.csv")
     add("--target_accuracy", type=float, help="stop at this masked LM accuracy, such as MLPerf's 0.720; leave out to train on")
     return parser.parse_args(argv)
 
@@ -177,8 +182,7 @@ def train(flags, config, device):
             flags.poly_power,
             flags.start_warmup_step,
         )
-        run.set_learning_rate(rate)
-        run.optimizer.zero_grad()
+        run.begin_update(rate)
         batches = list(itertools.islice(examples, flags.steps_per_update))
         results = accumulate_gradients(run.parallel, batches)
         run.optimizer.step()
@@ -186,8 +190,7 @@ def train(flags, config, device):
         run.record(results, rate, count_tokens(batches, run.parallel.data_group))
 
         is_last = run.step == flags.num_train_steps
-        samples = run.step * flags.train_batch_size
-        if is_last or samples // run.eval_every_samples > (samples - flags.train_batch_size) // run.eval_every_samples:
+        if run.is_evaluation_due:
             run.evaluate()
         stopped_by = run.stop_request.agreed()
         is_save_due = flags.save_checkpoints_steps > 0 and run.step % flags.save_checkpoints_steps == 0

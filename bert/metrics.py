@@ -1,4 +1,4 @@
-"""What a run shows: evaluation over all ranks, metrics.jsonl, the progress line, the curves."""
+"""What a run shows: evaluation over all ranks, metrics.jsonl, TensorBoard, the progress line, the curves."""
 
 import json
 import math
@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from bert.files import DataError, atomic_writer
 from bert.model import correct_counts, loss_sums, predict
+from bert.tensorboard_log import TensorboardLog
 
 
 @torch.no_grad()
@@ -56,20 +57,23 @@ class _Step:
 
 
 class Recorder:
-    """Rank 0's metrics.jsonl and console; the other ranks' recorders do nothing.
+    """Rank 0's metrics.jsonl, TensorBoard events and console; the other ranks' recorders do nothing.
 
     The console gets one progress line: rewritten on a terminal, a new one every 10 seconds elsewhere. Losses stay on
     their device until a line is due, so that no step waits for the GPU.
     """
 
-    def __init__(self, output_dir, num_steps, samples_per_step, seq_length, utilisation, first_step=1, kept_bytes=0):
+    def __init__(
+        self, output_dir, num_steps, samples_per_step, seq_length, utilisation, expected_curve=None, first_step=1, kept_bytes=0
+    ):
         """A run that goes on gives its first step, and how much of metrics.jsonl belongs to the steps before it.
 
         utilisation: function of (sequences per second, mean tokens of a sequence) -> MFU, or None where it is not known.
+        expected_curve: an ExpectedCurve with which evaluations are compared, or None.
         """
         self.is_main = dist.get_rank() == 0
         self.num_steps, self.samples_per_step, self.seq_length = num_steps, samples_per_step, seq_length
-        self._utilisation = utilisation
+        self._utilisation, self._expected_curve = utilisation, expected_curve
         self._steps_before = first_step - 1
         self._pending = []
         self._skipped_in_a_row = 0
@@ -81,6 +85,8 @@ class Recorder:
         if self.is_main:
             self._log = open(os.path.join(output_dir, "metrics.jsonl"), "a", buffering=1)
             self._log.truncate(kept_bytes)
+            is_new = first_step == 1
+            self._tensorboard = TensorboardLog(os.path.join(output_dir, "tensorboard"), 0 if is_new else first_step)
 
     def bytes_written(self):
         """Returns the size of metrics.jsonl (0 on other ranks than 0), after all steps so far are in it."""
@@ -111,6 +117,7 @@ class Recorder:
             return
         self._flush()
         self._write(step=step, **metrics)
+        self._tensorboard.evaluation(step, metrics)
         self._last_accuracy = metrics["masked_lm_accuracy"]
         self.pause(seconds)
         self.say(
@@ -118,6 +125,10 @@ class Recorder:
             f"loss {metrics['masked_lm_loss']:.4f} | next_sentence_accuracy {metrics['next_sentence_accuracy']:.4f} | "
             f"{metrics['examples']:,} examples, {seconds:.1f} s"
         )
+        samples = step * self.samples_per_step
+        warning = self._expected_curve and self._expected_curve.warning(samples, metrics["masked_lm_accuracy"])
+        if warning:
+            self.say(f"warning: {warning}")
 
     def pause(self, seconds):
         """Time that is not spent on training steps, and does not count for their speed."""
@@ -136,6 +147,7 @@ class Recorder:
             values = dict(zip(_Step.VALUES, values))
             self._tokens += values["tokens"]
             self._write_step(step, values)
+        self._tensorboard.flush()
         self._last_shown = time.monotonic()
         self._show(step, values)
 
@@ -144,11 +156,15 @@ class Recorder:
         row |= {name: values[name] for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "grad_norm")}
         if math.isfinite(values["grad_norm"]):
             self._skipped_in_a_row = 0
-            self._write(**row)
+            self._write_row(row)
             return
         # JSON has no NaN.
-        self._write(**{name: value if math.isfinite(value) else None for name, value in row.items()}, skipped=True)
+        self._write_row({name: value if math.isfinite(value) else None for name, value in row.items()} | {"skipped": True})
         self._note_skipped(step, values, is_overflow=values["loss_scale"] != 1.0 and math.isfinite(row["loss"]))
+
+    def _write_row(self, row):
+        self._write(**row)
+        self._tensorboard.step(row["step"], {name: value for name, value in row.items() if name != "step"})
 
     def _note_skipped(self, step, values, is_overflow):
         """Warns of an update that was left out; DataError if there is no end to them."""
@@ -161,7 +177,9 @@ class Recorder:
             # Usual in fp16: the scale is halved until nothing overflows.
             if values["loss_scale"] < MIN_LOSS_SCALE:
                 raise DataError(f"{what}; the loss scale has fallen under {MIN_LOSS_SCALE:g}: {advice}")
-            self.say(f"{what}: too large for fp16, the update is left out and the loss scale lowered to {values['loss_scale']:g}")
+            self.say(
+                f"{what}: too large for fp16, the update is left out and the loss scale lowered to {values['loss_scale']:g}"
+            )
             return
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:

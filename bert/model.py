@@ -57,6 +57,11 @@ def load_config(path):
     return BertConfig(**values, layer_norm_eps=1e-12)
 
 
+def config_values(config):
+    """The values of a configuration file, under its keys."""
+    return {key: getattr(config, key) for key in _CONFIG_TYPES}
+
+
 def build_model(config):
     """Returns a freshly initialised model; its `forward` is `_forward` below."""
     return _bind_forward(BertForPreTraining(config))

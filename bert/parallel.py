@@ -113,7 +113,9 @@ class DataParallel:
     @property
     def bytes_per_process(self):
         """Weights, gradients and optimizer state."""
-        own, masters = (sum(tensor.numel() for tensor in tensors) for tensors in zip(*((p.weight, p.master) for p in self._parts)))
+        own, masters = (
+            sum(tensor.numel() for tensor in tensors) for tensors in zip(*((p.weight, p.master) for p in self._parts))
+        )
         weights = 2 * own * self._parts[0].weight.element_size()  # and their gradients
         moments = 2 * masters * 4
         has_masters = self._parts[0].weight is not self._parts[0].master
@@ -219,7 +221,9 @@ class Hybrid(_CastModel):
         for name, weight in self.module.named_parameters():
             shape, master = self._whole_shapes[name], masters.get(id(weight), weight)
             is_cut = weight.shape != shape
-            parts.append(SlicePart(name, shape, weight, master, self._tp_group) if is_cut else Part(name, shape, weight, master))
+            parts.append(
+                SlicePart(name, shape, weight, master, self._tp_group) if is_cut else Part(name, shape, weight, master)
+            )
         self.inner_optimizer.split_over(self._tp_group, [part.master for part in parts if isinstance(part, SlicePart)])
         return parts
 

@@ -8,10 +8,12 @@ import torch
 import torch.distributed as dist
 
 from bert import checkpoint
+from bert.expected_curve import ExpectedCurve
 from bert.files import DataError, atomic_writer
 from bert.flops import peak_flops, training_flops
 from bert.launch import StopRequest, control_group, limit_waiting
 from bert.metrics import Recorder, evaluate, plot_curves
+from bert.mlperf_log import MLPerfLog, division, hyper_parameters
 from bert.model import (
     build_model,
     compile_layers,
@@ -48,9 +50,7 @@ class Run:
         self.precision = flags.precision if flags.precision != "auto" else "bf16" if device.type == "cuda" else "fp32"
         module = self._build_module()  # the same weights on every rank, then dropout of its own
         torch.manual_seed(flags.seed + 1 + self._shard_id)
-        self.parallel = parallelize(
-            flags.plugin, module, self._build_optimizer(module), device, self.precision, flags.tp_size
-        )
+        self.parallel = parallelize(flags.plugin, module, self._build_optimizer(module), device, self.precision, flags.tp_size)
         limit_waiting(flags.collective_timeout, (dist.group.WORLD, self.control, *self.parallel.groups))
         self.optimizer = self.parallel.optimizer
         self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
@@ -109,13 +109,13 @@ class Run:
         """Goes on from the newest valid checkpoint, if there is one; opens the recorder."""
         random_state = checkpoint.random_state(self.device)
         self._settle_buckets()
-        metrics_bytes, found = 0, checkpoint.newest_valid(self.checkpoints, self.control)
+        log_bytes, found = {}, checkpoint.newest_valid(self.checkpoints, self.control)
         if found:
             path, num_ranks = found
             shared = checkpoint.load_shared(path)
             self.parallel.load_state_dict(shared["model"])
             self.train_loader.load_state_dict(shared["loader"])
-            self.step, self.best_accuracy, metrics_bytes = (shared[name] for name in ("step", "best_accuracy", "metrics_bytes"))
+            self.step, self.best_accuracy, log_bytes = (shared[name] for name in ("step", "best_accuracy", "log_bytes"))
             if num_ranks == dist.get_world_size():
                 random_state = checkpoint.load_own(path)["random"]
         checkpoint.restore_random_state(random_state, self.device)
@@ -123,13 +123,36 @@ class Run:
             os.makedirs(self.flags.output_dir, exist_ok=True)
             with atomic_writer(flags_path(self.flags)) as file:
                 file.write(as_recorded(self.flags, self.config))
-        self.recorder = Recorder(
-            self.flags.output_dir, self.flags.num_train_steps, self.flags.train_batch_size, self.seq_length, self._utilisation,
-            self.step + 1, metrics_bytes,
-        )  # fmt: skip
+        self._open_logs(log_bytes)
         self.recorder.say(self._description())
         if found:
             self.recorder.say(f"goes on from {path}, after step {self.step:,}")
+
+    def _open_logs(self, kept_bytes):
+        """kept_bytes: {log: how much of it belongs to the checkpoint from which the run goes on}."""
+        flags = self.flags
+        self.recorder = Recorder(
+            flags.output_dir, flags.num_train_steps, flags.train_batch_size, self.seq_length, self._utilisation,
+            ExpectedCurve.read(flags.expected_curve) if flags.expected_curve else None,
+            self.step + 1, kept_bytes.get("metrics", 0),
+        )  # fmt: skip
+        path = os.path.join(flags.output_dir, "mlperf.log")
+        self.mlperf_log = MLPerfLog(path, self.recorder.is_main, kept_bytes.get("mlperf", 0))
+        shape = self.seq_length, self._num_predictions
+        self.mlperf_log.init_start(division(flags.optimizer, flags.target_accuracy, *shape, bool(flags.init_checkpoint)))
+        self.mlperf_log.hyper_parameters(
+            hyper_parameters(
+                optimizer=flags.optimizer, learning_rate=flags.learning_rate, beta_1=flags.lamb_beta_1, beta_2=flags.lamb_beta_2,
+                epsilon=10**flags.log_epsilon, weight_decay=flags.lamb_weight_decay_rate, max_grad_norm=flags.max_grad_norm,
+                poly_power=flags.poly_power, training_steps=flags.num_train_steps, warmup_steps=flags.num_warmup_steps,
+                start_warmup_step=flags.start_warmup_step, global_batch_size=flags.train_batch_size,
+                gradient_accumulation_steps=flags.steps_per_update, max_sequence_length=self.seq_length,
+                max_predictions_per_seq=self._num_predictions, seed=flags.seed, train_samples=self.train_loader.num_records,
+                eval_samples=self.eval_loader.num_records,
+            )
+        )  # fmt: skip
+        self.mlperf_log.init_stop()
+        self.mlperf_log.run_start()
 
     def _settle_buckets(self):
         """Two forward and backward passes without an update.
@@ -193,9 +216,24 @@ class Run:
     # -----------------------------------------------------------------------------------------------------------
     # What it does beside steps
 
-    def set_learning_rate(self, rate):
+    @property
+    def samples(self):
+        """Training examples up to here."""
+        return self.step * self.flags.train_batch_size
+
+    @property
+    def is_evaluation_due(self):
+        """Whether the last step reached or passed a multiple of the interval, or was the last of all."""
+        is_last = self.step == self.flags.num_train_steps
+        return is_last or self.samples % self.eval_every_samples < self.flags.train_batch_size
+
+    def begin_update(self, rate):
+        """Sets the learning rate and forgets the gradients of the last update."""
+        due = (self.samples // self.eval_every_samples + 1) * self.eval_every_samples
+        self.mlperf_log.block_start(self.samples, due - self.samples)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.optimizer.zero_grad()
 
     def record(self, results, rate, num_tokens):
         """Records the step just done: float32 [3], both losses and the accuracy over its examples; its rate; its tokens."""
@@ -207,10 +245,13 @@ class Run:
 
     def evaluate(self):
         started = time.monotonic()
+        self.mlperf_log.eval_start(self.samples)
         with self.parallel.autocast():
             metrics = evaluate(self.parallel.module, self.eval_loader, self.device, self.parallel.data_group)
         if metrics["examples"] != self.eval_loader.num_records:
             raise DataError(f"{metrics['examples']} examples were evaluated, there are {self.eval_loader.num_records}")
+        self.mlperf_log.eval_accuracy(self.samples, metrics["masked_lm_accuracy"])
+        self.mlperf_log.eval_stop(self.samples)
         self.recorder.evaluation(self.step, metrics, time.monotonic() - started)
         if self.step > 0 and metrics["masked_lm_accuracy"] > self.best_accuracy:
             self.best_accuracy = metrics["masked_lm_accuracy"]
@@ -225,7 +266,8 @@ class Run:
         started = time.monotonic()
         shared = {
             "model": self.parallel.state_dict(), "loader": self.train_loader.state_dict(), "step": self.step,
-            "best_accuracy": self.best_accuracy, "metrics_bytes": self.recorder.bytes_written(),
+            "best_accuracy": self.best_accuracy,
+            "log_bytes": {"metrics": self.recorder.bytes_written(), "mlperf": self.mlperf_log.bytes_written()},
         }  # fmt: skip
         own = {"random": checkpoint.random_state(self.device)}
         checkpoint.save(self.checkpoints, self.step, shared, own, self.flags.keep_checkpoint_max, self.control)
@@ -234,6 +276,7 @@ class Run:
     def finish(self):
         """Writes the model and the curves, and says what there is."""
         folder = self.flags.output_dir
+        self.mlperf_log.run_stop("success" if self.is_target_reached else "aborted", self.samples)
         if self.step > 0:
             self._save_model("model")
         if not self.recorder.is_main:

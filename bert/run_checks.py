@@ -8,8 +8,9 @@ import os
 import torch
 
 from bert.example import decode_example
+from bert.expected_curve import ExpectedCurve
 from bert.files import DataError, list_folder_or_pattern, raise_all
-from bert.model import load_config, load_tokenizer
+from bert.model import config_values, load_config, load_tokenizer
 from bert.tfrecord import TFRecordFile
 
 # What may differ when a run goes on. Data are compared by the names and sizes of the files, wherever they lie, and
@@ -68,7 +69,9 @@ def _wrong_numbers(flags):
 def _wrong_combinations(flags, world_size):
     problems = []
     if flags.tp_size > 1 and flags.plugin != "hybrid":
-        problems.append(f"--tp_size={flags.tp_size} is tensor parallelism: it needs --plugin=hybrid, found --plugin={flags.plugin}")
+        problems.append(
+            f"--tp_size={flags.tp_size} is tensor parallelism: it needs --plugin=hybrid, found --plugin={flags.plugin}"
+        )
     if flags.tp_size >= 1 and world_size % flags.tp_size:
         problems.append(f"--tp_size={flags.tp_size} does not divide the {world_size} processes")
     elif flags.tp_size >= 1 and flags.steps_per_update >= 1:
@@ -105,12 +108,14 @@ def _against_config(flags, config):
     problems, _ = _attempt("--vocab_file", load_tokenizer, flags.vocab_file, flags.do_lower_case, config)
     for name in ("num_attention_heads", "hidden_size", "intermediate_size"):
         if flags.tp_size > 1 and getattr(config, name) % flags.tp_size:
-            problems.append(f"{flags.bert_config_file}: {name} {getattr(config, name)} is not divisible by --tp_size={flags.tp_size}")
+            problems.append(
+                f"{flags.bert_config_file}: {name} {getattr(config, name)} is not divisible by --tp_size={flags.tp_size}"
+            )
     return problems
 
 
 def _wrong_files(flags, config):
-    problems = []
+    problems = _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0] if flags.expected_curve else []
     for split in ("train", "eval"):
         found, files = _attempt(f"--tfrecord_{split}", list_folder_or_pattern, getattr(flags, f"tfrecord_{split}"))
         problems += found
@@ -155,7 +160,7 @@ def flags_path(flags):
 
 def as_recorded(flags, config):
     """What flags.json of a run holds: bytes."""
-    return json.dumps({"flags": vars(flags), "bert_config": config.to_diff_dict()}, indent=1).encode()
+    return json.dumps({"flags": vars(flags), "bert_config": config_values(config)}, indent=1).encode()
 
 
 def _other_than_before(flags, config):
@@ -177,11 +182,10 @@ def _other_than_before(flags, config):
         if name not in CHANGEABLE_FLAGS and value != earlier.get(name)
     ]
     if config:
-        found = json.loads(as_recorded(flags, config))["bert_config"]
         problems += [
-            _changed(flags, f"{flags.bert_config_file}: {name} {found.get(name)}", earlier_config.get(name))
-            for name in sorted(found.keys() | earlier_config.keys())
-            if found.get(name) != earlier_config.get(name)
+            _changed(flags, f"{flags.bert_config_file}: {name} {value}", earlier_config.get(name))
+            for name, value in config_values(config).items()
+            if value != earlier_config.get(name)
         ]
     return problems
 

@@ -123,3 +123,30 @@ def tfrecord_folder(tmp_path):
 @pytest.fixture(scope="session")
 def recorded():
     return json.loads((GOLDEN / "pretraining_data.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def training_data(tmp_path_factory):
+    """A folder with train/, eval/, their indexes in idx/ and a small model's config.json."""
+    folder = tmp_path_factory.mktemp("training_data")
+    shape = ("--max_seq_length=32", "--max_predictions_per_seq=5")
+    create(UNICODE_TEXT, folder / "train/part-00000", *shape, "--dupe_factor=1")
+    create(UNICODE_TEXT, folder / "train/part-00001", *shape, "--dupe_factor=1", "--random_seed=1")
+    create(UNICODE_TEXT, folder / "eval/all", *shape, "--dupe_factor=1", "--random_seed=2")
+    run_script(
+        "make_idx.py", f"--tfrecord_train={folder}/train", f"--tfrecord_eval={folder}/eval", f"--output_idx={folder}/idx"
+    )
+    config = json.loads((ROOT / "configs" / "bert_tiny.json").read_text())
+    config |= {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dropout_config(training_data):
+    """The path of the small model's configuration with dropout."""
+    config = json.loads((training_data / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    path = training_data / "dropout.json"
+    path.write_text(json.dumps(config))
+    return path

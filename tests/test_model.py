@@ -18,7 +18,7 @@ from bert.files import DataError
 from bert.flops import peak_flops, training_flops
 from bert.metrics import evaluate
 from bert.model import build_model, correct_counts, leave_out_padding, load_config, load_model, loss_sums, predict, save_model
-from bert.optimization import AdamWeightDecay, Lamb, clip_gradients, learning_rate, parameter_groups
+from bert.optimization import AdamWeightDecay, Lamb, LossScale, learning_rate, parameter_groups
 from bert.tensorflow_checkpoint import as_parameter, parameter_name
 
 
@@ -94,8 +94,8 @@ def test_wrong_configuration_is_refused(tmp_path, change, words):
 def test_saved_model_is_hugging_faces(tiny_model, batch, tmp_path):
     from transformers import BertForPreTraining
 
-    save_model(tiny_model, f"{tmp_path}/model")
-    save_model(tiny_model, f"{tmp_path}/model")  # replaces
+    for _ in range(2):  # the second replaces
+        save_model(tiny_model.config, dict(tiny_model.named_parameters()), f"{tmp_path}/model")
     expected = predict(tiny_model, batch)
     assert all(map(torch.equal, predict(load_model(f"{tmp_path}/model", tiny_model.config).eval(), batch), expected))
     plain = BertForPreTraining.from_pretrained(tmp_path / "model").eval()
@@ -149,14 +149,39 @@ def test_optimizers_follow_the_formulas(optimizer_class):
             )
 
 
-def test_clipping():
-    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))]
-    for max_norm, scale in ((1.0, 0.2), (0.0, 1.0), (50.0, 1.0)):
-        parameters[0].grad, parameters[1].grad = torch.tensor([0.0, 3.0]), torch.tensor([4.0])
-        norm, is_finite = clip_gradients(parameters, max_norm)
-        assert norm.item() == 5.0 and is_finite
-        assert parameters[0].grad.tolist() == pytest.approx([0.0, 3.0 * scale])
-        assert parameters[1].grad.item() == pytest.approx(4.0 * scale)
+@pytest.mark.parametrize("scale", [None, 2.0**16])
+def test_clipping(scale):
+    """By the update of an optimizer without momentum and with a large epsilon: 1 / eps times the clipped gradient."""
+    for max_norm, factor in ((1.0, 0.2), (0.0, 1.0), (50.0, 1.0)):
+        parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 1, 1)]
+        loss_scale = LossScale("cpu") if scale else None
+        optimizer = AdamWeightDecay(
+            [{"params": parameters, "weight_decay": 0.0}], lr=1e6, betas=(0.0, 0.0), eps=1e6, max_grad_norm=max_norm,
+            loss_scale=loss_scale,
+        )  # fmt: skip
+        parameters[0].grad, parameters[1].grad = (torch.tensor(values) * (scale or 1) for values in ([0.0, 3.0], [4.0]))
+        optimizer.step()
+        assert optimizer.gradient_norm.item() == 5.0
+        assert parameters[0].tolist() == pytest.approx([0.0, -3.0 * factor], rel=1e-4)
+        assert parameters[1].item() == pytest.approx(-4.0 * factor, rel=1e-4)
+
+
+def test_loss_scale():
+    scale = LossScale("cpu")
+    scale.update(torch.tensor(False))
+    scale.update(torch.tensor(False))
+    assert scale.value == 2.0**14
+    for _ in range(LossScale.GROWTH_INTERVAL - 1):
+        scale.update(torch.tensor(True))
+    other = LossScale("cpu")
+    other.load_state_dict(scale.state_dict())
+    for each in (scale, other):
+        assert each.value == 2.0**14
+        each.update(torch.tensor(True))
+        assert each.value == 2.0**15
+        for good in (True, False, *[True] * (LossScale.GROWTH_INTERVAL - 1)):
+            each.update(torch.tensor(good))
+        assert each.value == 2.0**14
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -166,13 +191,13 @@ def test_update_that_is_not_finite_is_left_out(tiny_model, optimizer_class, bad)
 
     def run(values_of_first_gradient):
         model = copy.deepcopy(tiny_model)
-        optimizer = optimizer_class(parameter_groups(model, 0.1), lr=0.01)
+        optimizer = optimizer_class(parameter_groups(model, 0.1), lr=0.01, max_grad_norm=1.0)
         for value in values_of_first_gradient:
             for number, parameter in enumerate(model.parameters()):
                 parameter.grad = torch.full_like(parameter, 0.01 * number)
             next(model.parameters()).grad.view(-1)[3] = value
-            _, is_finite = clip_gradients(model.parameters(), 1.0)
-            optimizer.step(is_finite=is_finite)
+            optimizer.step()
+            assert optimizer.gradient_norm.isfinite() == math.isfinite(value)
         return [(weight, *(optimizer.state[weight][name] for name in "mvt")) for weight in model.parameters()]
 
     for one, other in zip(run([bad, 1.0, bad, bad, 2.0]), run([1.0, 2.0]), strict=True):
@@ -305,14 +330,17 @@ def process_group(tmp_path):
     torch.distributed.destroy_process_group()
 
 
-class PlainBooster:
-    """What train.accumulate_gradients needs of ColossalAI's Booster, without parallelism."""
+class NoParallelism:
+    """What train.accumulate_gradients needs of bert/parallel.py, in one process."""
 
-    def backward(self, loss, optimizer):
+    data_group = None
+    autocast = no_sync = staticmethod(contextlib.nullcontext)
+
+    def __init__(self, model):
+        self.model = model
+
+    def backward(self, loss):
         loss.backward()
-
-    def no_sync(self, model, optimizer):
-        return contextlib.nullcontext()
 
 
 def test_evaluation_pools_over_batches(process_group, tiny_model, batch):
@@ -432,6 +460,7 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0)
         parameter_groups(model, hyper["lamb_weight_decay_rate"]),
         betas=(hyper["lamb_beta_1"], hyper["lamb_beta_2"]),
         eps=hyper["epsilon"],
+        max_grad_norm=max_grad_norm,
     )
     for step, (batch, expected) in enumerate(zip(batches, golden["steps"], strict=True)):
         rate = learning_rate(
@@ -444,8 +473,7 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0)
         )
         optimizer.zero_grad()
         parts = [dict(zip(batch, columns)) for columns in zip(*(column.chunk(micro_batches) for column in batch.values()))]
-        masked_lm, next_sentence = train.accumulate_gradients(PlainBooster(), model, optimizer, parts, contextlib.nullcontext())
-        norm, _ = clip_gradients(model.parameters(), max_grad_norm)
+        masked_lm, next_sentence, _ = train.accumulate_gradients(NoParallelism(model), parts)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
@@ -453,7 +481,7 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0)
         assert math.isclose(rate, expected["lr"], rel_tol=1e-6)
         assert math.isclose((masked_lm + next_sentence).item(), expected["total_loss"], rel_tol=1e-6)
         assert math.isclose(next_sentence.item(), expected["nsp_loss"], rel_tol=1e-5)
-        assert math.isclose(norm.item(), expected["global_grad_norm"], rel_tol=3e-5)
+        assert math.isclose(optimizer.gradient_norm.item(), expected["global_grad_norm"], rel_tol=3e-5)
     after = evaluate(model, batches, torch.device("cpu"))
     for name in ("masked_lm_loss", "next_sentence_loss"):
         assert math.isclose(after[name], golden["eval_after"][name], rel_tol=1e-5)

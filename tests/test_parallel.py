@@ -1,30 +1,28 @@
 """ZeRO-1, tensor parallelism and fp16 make the updates of plain data parallelism; a run goes on under any of them."""
 
-import json
-import os
 import shutil
 
 import pytest
 import torch
-from conftest import ROOT, assert_refused, run_script
 from safetensors.torch import load_file
-from test_train import copy_of_run_as_it_was, evaluations_of, flags, losses, metrics, steps_of, torchrun, training_data, weights  # noqa: F401, E501
+from training_runs import copy_of_run_as_it_was, evaluations_of, flags, losses, metrics, steps_of, torchrun, weights
 
 ON_CPU = "tests/colossalai_on_cpu.py"
+ROUNDING = {"rel": 2e-6, "weights_rel": 2e-6}  # seen: 1e-7 and 3e-7
 
 
-def train_several(data, runs, processes):
+def train_several(data, runs, processes, **environment):
     """Trains several runs, {output folder: its flags}, one after the other in one set of processes."""
     arguments = []
     for output, more in runs.items():
         arguments += [*flags(data, output, *more), "--"]
-    process = torchrun(processes, ON_CPU, *arguments)
+    process = torchrun(processes, ON_CPU, *arguments, **environment)
     assert process.returncode == 0, process.stdout + process.stderr
     return process
 
 
 @pytest.fixture(scope="module")
-def runs(training_data, tmp_path_factory):  # noqa: F811
+def runs(training_data, tmp_path_factory):
     """A folder with a run for each plugin and precision, from the same weights."""
     folder = tmp_path_factory.mktemp("parallel")
     common = ("--train_batch_size=32", "--num_train_steps=5", "--steps_per_update=2", "--eval_at_start=True")
@@ -39,8 +37,11 @@ def runs(training_data, tmp_path_factory):  # noqa: F811
         for kind in ("ddp", "zero1", "hybrid"):
             kinds[f"{kind}_{precision}"] = (*kinds[kind], f"--precision={precision}")
     train_several(training_data, {folder / kind: (*common, *more) for kind, more in kinds.items()}, processes=2)
-    more = {folder / "four": (*common, *tensor), folder / "four_zero1": (*common, "--plugin=zero1")}
-    train_several(training_data, more, processes=4)
+    four = {"four": tensor, "four_zero1": ("--plugin=zero1",)}
+    train_several(training_data, {folder / kind: (*common, *more) for kind, more in four.items()}, processes=4)
+    wrong = {"wrong_zero1": ("--plugin=zero1",), "wrong_hybrid": tensor}
+    runs = {folder / kind: (*common, *more) for kind, more in wrong.items()}
+    train_several(training_data, runs, processes=2, BERT_TEST_NORMS_OF_PARTS="1")
     return folder
 
 
@@ -48,20 +49,92 @@ def assert_same_run(folder, other, rel, weights_rel):
     assert losses(steps_of(other)) == [pytest.approx(row, rel=rel) for row in losses(steps_of(folder))]
     for found, expected in zip(evaluations_of(other), evaluations_of(folder), strict=True):
         assert found == pytest.approx(expected, rel=rel)
-    start = load_file(folder / "../start.safetensors") if (folder / "../start.safetensors").exists() else None
-    assert start is None
     found, expected = (load_file(path / "model/model.safetensors") for path in (other, folder))
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
+        if "key.bias" in name:  # its true gradient is 0; what it becomes is round-off
+            continue
         assert found[name].dtype == torch.float32 and found[name].shape == tensor.shape, name
         assert (found[name] - tensor).norm() <= weights_rel * max(tensor.norm(), 1e-3), name
 
 
 @pytest.mark.parametrize("kind", ["zero1", "hybrid", "hybrid_unpad", "four", "four_zero1"])
 def test_lamb_is_the_same_under_all_plugins(runs, kind):
-    assert_same_run(runs / "ddp", runs / kind, rel=2e-6, weights_rel=1e-4)
+    assert_same_run(runs / "ddp", runs / kind, **ROUNDING)
+
+
+@pytest.mark.parametrize("kind", ["wrong_zero1", "wrong_hybrid"])
+def test_norms_of_parts_are_noticed(runs, kind):
+    """An optimizer that takes each rank's part of a tensor for the whole fails the comparison above."""
+    with pytest.raises(AssertionError):
+        assert_same_run(runs / "ddp", runs / kind, **ROUNDING)
 
 
 @pytest.mark.parametrize("kind", ["zero1", "hybrid"])
 def test_adamw_is_the_same_under_all_plugins(runs, kind):
-    assert_same_run(runs / "ddp_adamw", runs / f"{kind}_adamw", rel=2e-6, weights_rel=1e-4)
+    assert_same_run(runs / "ddp_adamw", runs / f"{kind}_adamw", **ROUNDING)
+
+
+@pytest.mark.parametrize("kind", ["checkpointed", "checkpointed_unpad"])
+def test_gradient_checkpointing_changes_nothing(runs, kind):
+    assert_same_run(runs / "ddp", runs / kind, **ROUNDING)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["ddp", "zero1", "hybrid"])
+def test_low_precision_is_close(runs, kind, precision):
+    assert_same_run(runs / "ddp", runs / f"{kind}_{precision}", rel={"bf16": 5e-3, "fp16": 1e-3}[precision], weights_rel=0.02)
+    assert losses(steps_of(runs / f"{kind}_{precision}")) != losses(steps_of(runs / "ddp"))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# A run that goes on
+
+SAVED, DONE = 3, 6
+
+
+@pytest.fixture(scope="module")
+def straight_runs(training_data, dropout_config, tmp_path_factory):
+    """A folder with runs that were never stopped and kept all checkpoints, and {kind: its flags}; dropout is on."""
+    folder = tmp_path_factory.mktemp("straight")
+    common = (f"--bert_config_file={dropout_config}", f"--num_train_steps={DONE}", f"--save_checkpoints_steps={SAVED}")
+    kinds = {
+        "ddp": ("--optimizer=adamw",), "zero1": ("--plugin=zero1", "--precision=bf16"),
+        "zero1_adamw": ("--plugin=zero1", "--precision=bf16", "--optimizer=adamw"),
+        "hybrid": ("--plugin=hybrid", "--tp_size=2", "--precision=bf16", "--unpad"), "fp16": ("--precision=fp16",),
+    }  # fmt: skip
+    flags_of = {kind: (*common, *more, "--keep_checkpoint_max=0") for kind, more in kinds.items()}
+    train_several(training_data, {folder / kind: more for kind, more in flags_of.items()}, processes=2)
+    return folder, flags_of
+
+
+@pytest.fixture(scope="module")
+def continued_runs(training_data, straight_runs, tmp_path_factory):
+    """A folder with the same runs, but stopped behind a checkpoint and gone on with, in other processes."""
+    straight, flags_of = straight_runs
+    folder = tmp_path_factory.mktemp("continued")
+    runs = {copy_of_run_as_it_was(straight / kind, SAVED, folder / kind): more for kind, more in flags_of.items()}
+    train_several(training_data, runs, processes=2)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["ddp", "zero1", "zero1_adamw", "hybrid", "fp16"])
+def test_goes_on_to_the_same_losses(straight_runs, continued_runs, kind):
+    straight = straight_runs[0] / kind
+    assert len(steps_of(straight)) == DONE
+    assert metrics(continued_runs / kind) == metrics(straight)
+    assert weights(continued_runs / kind) == weights(straight)
+
+
+def test_goes_on_under_another_plugin(training_data, tmp_path):
+    """DDP, then tensor parallelism, then ZeRO-1, two steps each: as under DDP alone."""
+    common = ("--train_batch_size=32", "--num_train_steps=6", "--steps_per_update=2", "--save_checkpoints_steps=2")
+    train_several(training_data, {tmp_path / "straight": (*common, "--keep_checkpoint_max=0")}, processes=2)
+    run = copy_of_run_as_it_was(tmp_path / "straight", 2, tmp_path / "run")
+    stages = (("--plugin=hybrid", "--tp_size=2"), ("--plugin=zero1",))
+    for step, more in zip((4, 6), stages):
+        process = train_several(training_data, {run: (*common, *more)}, processes=2)
+        assert f"after step {step - 2}" in process.stdout
+        for later in run.glob(f"checkpoints/step-0000000[{step + 1}-9]"):
+            shutil.rmtree(later)
+    assert_same_run(tmp_path / "straight", run, **ROUNDING)

@@ -11,73 +11,14 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, UNICODE_TEXT, assert_refused, create, run_script
+from conftest import ROOT, assert_refused, run_script
+from training_runs import STEPS, copy_of_run_as_it_was, flags, losses, metrics, torchrun, train, weights
 from transformers import AutoTokenizer
 
 import bert.quiet_imports  # noqa: F401  before transformers
 from bert.checkpoint import load_shared
 from tokenization import FullTokenizer
 from train import parse_flags
-
-STEPS = 4
-TORCHRUN = os.path.join(os.path.dirname(sys.executable), "torchrun")
-
-
-@pytest.fixture(scope="session")
-def training_data(tmp_path_factory):
-    """A folder with train/, eval/, their indexes in idx/ and a small model's config.json."""
-    folder = tmp_path_factory.mktemp("training_data")
-    shape = ("--max_seq_length=32", "--max_predictions_per_seq=5")
-    create(UNICODE_TEXT, folder / "train/part-00000", *shape, "--dupe_factor=1")
-    create(UNICODE_TEXT, folder / "train/part-00001", *shape, "--dupe_factor=1", "--random_seed=1")
-    create(UNICODE_TEXT, folder / "eval/all", *shape, "--dupe_factor=1", "--random_seed=2")
-    run_script(
-        "make_idx.py", f"--tfrecord_train={folder}/train", f"--tfrecord_eval={folder}/eval", f"--output_idx={folder}/idx"
-    )
-    config = json.loads((ROOT / "configs" / "bert_tiny.json").read_text())
-    config |= {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 64}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def flags(data, output, *more):
-    return [
-        f"--bert_config_file={data}/config.json", f"--output_dir={output}",
-        f"--tfrecord_train={data}/train", f"--idx_train={data}/idx/train", f"--tfrecord_eval={data}/eval", f"--idx_eval={data}/idx/eval",
-        "--train_batch_size=16", "--learning_rate=1e-2", f"--num_train_steps={STEPS}", "--num_warmup_steps=2", "--num_threads=1", *more,
-    ]  # fmt: skip
-
-
-def torchrun(processes, script, *arguments):
-    """Runs a script under torchrun; returns the process that has ended."""
-    return subprocess.run(
-        [TORCHRUN, "--standalone", f"--nproc_per_node={processes}", script, *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},  # silences torchrun
-    )  # fmt: skip
-
-
-def train(data, output, *more, processes=1):
-    """Runs train.py; returns (step rows, evaluation rows) of its metrics.jsonl."""
-    process = torchrun(processes, "train.py", *flags(data, output, *more))
-    assert process.returncode == 0, process.stdout + process.stderr
-    assert process.stderr == ""  # no banners
-    return steps_of(output), evaluations_of(output)
-
-
-def rows_of(run):
-    return [json.loads(line) for line in open(f"{run}/metrics.jsonl")]
-
-
-def steps_of(run):
-    return [row for row in rows_of(run) if "loss" in row]
-
-
-def evaluations_of(run):
-    return [row for row in rows_of(run) if "masked_lm_accuracy" in row]
-
-
-def losses(rows):
-    return [(row["mlm_loss"], row["nsp_loss"], row["grad_norm"]) for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -180,15 +121,7 @@ def test_everything_wrong_is_told_at_once(training_data, plain_run):
 
 
 def test_errors_under_torchrun_are_told_once_and_first(training_data, tmp_path):
-    command = [
-        TORCHRUN,
-        "--standalone",
-        "--nproc_per_node=2",
-        "train.py",
-        *flags(training_data, tmp_path / "run", "--learning_rate=-1"),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=120)
+    process = torchrun(2, "train.py", *flags(training_data, tmp_path / "run", "--learning_rate=-1"))
     assert process.returncode != 0
     assert process.stderr.startswith("error: --learning_rate=-1.0: expected 0 or more\n")
     assert process.stderr.count("--learning_rate=-1.0: expected") == 1
@@ -217,32 +150,12 @@ def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
 # A run that goes on
 
 
-def copy_of_run_as_it_was(run, step, folder):
-    """What a run had left if it had been killed some steps after its checkpoint of `step`."""
-    (folder / "checkpoints").mkdir(parents=True)
-    for name in ("flags.json", "metrics.jsonl"):
-        shutil.copy(run / name, folder / name)
-    shutil.copytree(run / f"checkpoints/step-{step:08d}", folder / f"checkpoints/step-{step:08d}")
-    return folder
-
-
-def metrics(folder):
-    return (folder / "metrics.jsonl").read_text()
-
-
-def weights(folder):
-    return (folder / "model/model.safetensors").read_bytes()
-
-
 @pytest.fixture(scope="module")
-def long_run(training_data, tmp_path_factory):
+def long_run(training_data, dropout_config, tmp_path_factory):
     """A run with dropout over the ends of epochs, that keeps all checkpoints; and its flags."""
-    config = json.loads((training_data / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     folder = tmp_path_factory.mktemp("long")
-    (folder / "config.json").write_text(json.dumps(config))
     more = (
-        f"--bert_config_file={folder}/config.json", "--train_batch_size=256", "--num_train_steps=12", "--save_checkpoints_steps=2",
+        f"--bert_config_file={dropout_config}", "--train_batch_size=256", "--num_train_steps=12", "--save_checkpoints_steps=2",
         "--keep_checkpoint_max=0", "--eval_every_samples=1280",
     )  # fmt: skip
     train(training_data, folder / "run", *more)
@@ -302,10 +215,7 @@ def test_finished_run_is_left_as_it_is(training_data, long_run):
 def test_other_number_of_ranks_goes_on(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 8, tmp_path / "run")
-    process = subprocess.run(
-        [TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py", *flags(training_data, other, *more)],
-        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120,
-    )  # fmt: skip
+    process = torchrun(2, "train.py", *flags(training_data, other, *more))
     assert process.returncode == 0, process.stderr
     assert "num_shards 2 instead of 1" in process.stderr
     assert metrics(other).splitlines()[:8] == metrics(run).splitlines()[:8]

@@ -2,30 +2,30 @@
 
 import pytest
 import torch
-from test_train import copy_of_run_as_it_was, train, training_data  # noqa: F401  the fixture
+from training_runs import copy_of_run_as_it_was, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-def test_fp32_losses_equal_those_on_the_cpu(training_data, tmp_path):  # noqa: F811
+def test_fp32_losses_equal_those_on_the_cpu(training_data, tmp_path):
     cpu, _ = train(training_data, tmp_path / "cpu", "--device=cpu")
     gpu, _ = train(training_data, tmp_path / "gpu", "--device=cuda", "--precision=fp32")
     assert [row["loss"] for row in gpu] == pytest.approx([row["loss"] for row in cpu], rel=1e-3)
 
 
-def test_bf16_is_close(training_data, tmp_path):  # noqa: F811
+def test_bf16_is_close(training_data, tmp_path):
     fp32, _ = train(training_data, tmp_path / "fp32", "--device=cuda", "--precision=fp32")
     bf16, _ = train(training_data, tmp_path / "bf16", "--device=cuda")
     assert [row["loss"] for row in bf16] == pytest.approx([row["loss"] for row in fp32], rel=2e-2)
 
 
-def test_padding_left_out_changes_nothing(training_data, tmp_path):  # noqa: F811
+def test_padding_left_out_changes_nothing(training_data, tmp_path):
     padded, _ = train(training_data, tmp_path / "padded", "--device=cuda")
     unpadded, _ = train(training_data, tmp_path / "unpadded", "--device=cuda", "--unpad=True")
     assert [row["loss"] for row in unpadded] == pytest.approx([row["loss"] for row in padded], rel=2e-2)
 
 
-def test_goes_on_from_a_checkpoint(training_data, tmp_path):  # noqa: F811
+def test_goes_on_from_a_checkpoint(training_data, tmp_path):
     more = ("--device=cuda", "--num_train_steps=6", "--save_checkpoints_steps=3", "--keep_checkpoint_max=0")
     straight, _ = train(training_data, tmp_path / "straight", *more)
     other = copy_of_run_as_it_was(tmp_path / "straight", 3, tmp_path / "stopped")

@@ -1,0 +1,70 @@
+"""Running train.py in tests as users do, on the examples of the fixture `training_data`, and reading what a run left."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from conftest import ROOT
+
+STEPS = 4  # optimizer steps, unless the flags say otherwise
+TORCHRUN = os.path.join(os.path.dirname(sys.executable), "torchrun")
+
+
+def flags(data, output, *more):
+    return [
+        f"--bert_config_file={data}/config.json", f"--output_dir={output}",
+        f"--tfrecord_train={data}/train", f"--idx_train={data}/idx/train", f"--tfrecord_eval={data}/eval", f"--idx_eval={data}/idx/eval",
+        "--train_batch_size=16", "--learning_rate=1e-2", f"--num_train_steps={STEPS}", "--num_warmup_steps=2", "--num_threads=1", *more,
+    ]  # fmt: skip
+
+
+def torchrun(processes, script, *arguments, **environment):
+    """Runs a script under torchrun; returns the process that has ended."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment  # the first silences torchrun
+    return subprocess.run(
+        [TORCHRUN, "--standalone", f"--nproc_per_node={processes}", script, *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment,
+    )  # fmt: skip
+
+
+def train(data, output, *more, processes=1):
+    """Runs train.py; returns (step rows, evaluation rows) of its metrics.jsonl."""
+    process = torchrun(processes, "train.py", *flags(data, output, *more))
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stderr == ""  # no banners
+    return steps_of(output), evaluations_of(output)
+
+
+def rows_of(run):
+    return [json.loads(line) for line in open(f"{run}/metrics.jsonl")]
+
+
+def steps_of(run):
+    return [row for row in rows_of(run) if "loss" in row]
+
+
+def evaluations_of(run):
+    return [row for row in rows_of(run) if "masked_lm_accuracy" in row]
+
+
+def losses(rows):
+    return [(row["mlm_loss"], row["nsp_loss"], row["grad_norm"]) for row in rows]
+
+
+def copy_of_run_as_it_was(run, step, folder):
+    """What a run had left if it had been killed some steps after its checkpoint of `step`."""
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("flags.json", "metrics.jsonl", "mlperf.log"):
+        shutil.copy(run / name, folder / name)
+    shutil.copytree(run / f"checkpoints/step-{step:08d}", folder / f"checkpoints/step-{step:08d}")
+    return folder
+
+
+def metrics(folder):
+    return (folder / "metrics.jsonl").read_text()
+
+
+def weights(folder):
+    return (folder / "model/model.safetensors").read_bytes()
