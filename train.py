@@ -221,7 +221,7 @@ def main(argv=None):
         return
     check(flags, int(os.environ.get("WORLD_SIZE", 1)))
     config = load_config(flags.bert_config_file)
-    device = join_processes(flags.device, flags.seed)
+    device = join_processes(flags.device, flags.seed, flags.collective_timeout)
     with plain_errors():
         train(flags, config, device)
     # The data-parallel model must be gone before the process group: its destructor would otherwise end the group while it

@@ -16,11 +16,15 @@ from colossalai.accelerator import set_accelerator
 from bert.files import DataError
 
 
-def join_processes(device, seed):
+def join_processes(device, seed, timeout):
     """Joins the process group that torchrun's environment describes; returns this process's torch.device.
 
     device: "auto" (CUDA if there is any), "cpu" or "cuda". Without torchrun, a group of one is made.
+    timeout: seconds after which a process that waits for the others, in this or a later group, ends with an error.
     """
+    # ColossalAI's launch and its plugins take no timeout; what they do not say is looked up here.
+    c10d = dist.distributed_c10d
+    c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = datetime.timedelta(seconds=timeout)
     if "RANK" not in os.environ:  # a plain `python3 train.py`
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -53,12 +57,6 @@ def keep_freed_memory():
 def control_group():
     """Returns a gloo group of all processes, for what the CPU has to know without waiting for a GPU."""
     return dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-
-
-def limit_waiting(seconds, groups):
-    """Has a rank that waits longer than this for the others, in one of these process groups, end with an error."""
-    for group in groups:
-        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds), group)
 
 
 @contextlib.contextmanager

@@ -88,13 +88,13 @@ def _gather(tensor, group, dimension):
 class DataParallel:
     """`--plugin=ddp`: every process holds everything; float32 weights, arithmetic in bf16 or fp16 by autocast.
 
-    module: the model itself. data_group: the processes that together have all examples once. groups: all process groups made.
+    module: the model itself. data_group: the processes that together have all examples once.
     """
 
     def __init__(self, module, optimizer, device, precision, tp_size):
         """module, optimizer: as built, on the CPU, the same on every process; the optimizer is one of bert/optimization.py."""
         self.module, self.inner_optimizer, self.device, self.precision = module, optimizer, device, DTYPES[precision]
-        self.data_group, self.groups = dist.group.WORLD, ()
+        self.data_group = dist.group.WORLD
         self._booster = Booster(plugin=self._plugin(precision, tp_size))
         self.model, self.optimizer, *_ = self._booster.boost(module, optimizer)
         self.model.train()
@@ -209,7 +209,7 @@ class Hybrid(_CastModel):
 
     def _plugin(self, precision, tp_size):
         plugin = HybridParallelPlugin(tp_size=tp_size, pp_size=1, zero_stage=0, precision=precision, parallel_output=False)
-        self.data_group, self._tp_group = self.groups = (plugin.dp_group, plugin.tp_group)
+        self.data_group, self._tp_group = plugin.dp_group, plugin.tp_group
         return plugin
 
     def _make_parts(self):

@@ -11,7 +11,7 @@ from bert import checkpoint
 from bert.expected_curve import ExpectedCurve
 from bert.files import DataError, atomic_writer
 from bert.flops import peak_flops, training_flops
-from bert.launch import StopRequest, control_group, limit_waiting
+from bert.launch import StopRequest, control_group
 from bert.metrics import Recorder, evaluate, plot_curves
 from bert.mlperf_log import MLPerfLog, division, hyper_parameters
 from bert.model import (
@@ -51,7 +51,6 @@ class Run:
         module = self._build_module()  # the same weights on every rank, then dropout of its own
         torch.manual_seed(flags.seed + 1 + self._shard_id)
         self.parallel = parallelize(flags.plugin, module, self._build_optimizer(module), device, self.precision, flags.tp_size)
-        limit_waiting(flags.collective_timeout, (dist.group.WORLD, self.control, *self.parallel.groups))
         self.optimizer = self.parallel.optimizer
         self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
         self.step, self.best_accuracy = 0, -1.0

@@ -77,7 +77,7 @@ def main(runs):
     leave()
 
 
-def join_again(device, seed):
+def join_again(device, seed, timeout):
     set_seed(seed)
     return torch.device("cpu")
 

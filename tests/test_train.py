@@ -33,7 +33,8 @@ def count_records(index):
 
 def test_what_a_run_leaves(training_data, plain_run):
     output, steps, evaluations = plain_run
-    assert sorted(os.listdir(output)) == ["best", "checkpoints", "curves.png", "flags.json", "metrics.jsonl", "model"]
+    names = ["best", "checkpoints", "curves.png", "flags.json", "metrics.jsonl", "mlperf.log", "model", "tensorboard"]
+    assert sorted(os.listdir(output)) == names
     assert os.listdir(output / "checkpoints") == [f"step-{STEPS:08d}"]
     assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
     assert [row["learning_rate"] for row in steps] == pytest.approx([0.0, 0.5e-2, 0.5e-2, 0.25e-2])
@@ -102,22 +103,40 @@ def test_divergence_stops_the_run(training_data, tmp_path):
     # The steps that were left out changed nothing that was saved.
     last_good = len(rows) - 5
     newest, good = (load_shared(tmp_path / f"run/checkpoints/step-{step:08d}") for step in (last_good + 2, last_good))
-    assert all(map(torch.equal, newest["model"].values(), good["model"].values()))
+    for kind in ("weights", "m", "v"):
+        assert all(map(torch.equal, newest["model"][kind].values(), good["model"][kind].values()))
     assert not (tmp_path / "run/model").exists()
 
 
-def test_everything_wrong_is_told_at_once(training_data, plain_run):
-    wrong = (
-        "--train_batch_size=10",
-        "--steps_per_update=4",
-        "--start_warmup_step=3",
-        "--eval_every_samples=0",
-        "--bert_config_file=absent",
-    )
+def test_everything_wrong_is_told_at_once(training_data, plain_run, tmp_path):
+    config = json.loads((training_data / "config.json").read_text()) | {
+        "vocab_size": 1000,
+        "hidden_size": 33,
+        "num_attention_heads": 3,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    wrong = {
+        "--start_warmup_step=3": "0 or less", "--eval_every_samples=0": "1 or more", "--learning_rate=-1": "0 or more",
+        "--max_seq_length=128": "examples of 32 tokens, but --max_seq_length=128",
+        "--max_predictions_per_seq=20": "examples of 5 predictions, but", "--plugin=zero1": "CUDA GPUs only",
+        "--tp_size=2": "num_attention_heads 3 is not divisible by --tp_size=2", "--compile": "--compile does not go together with --unpad",
+        "--unpad": "--unpad", "--expected_curve=absent.csv": "absent.csv: no such file",
+        f"--bert_config_file={tmp_path}/config.json": "vocab.txt has 30522 tokens, the configuration has vocab_size 1000",
+        "--seed=3": "was begun with 12345",
+    }  # fmt: skip
     process = run_script("train.py", *flags(training_data, plain_run[0], *wrong), check=False)
-    assert_refused(
-        process, "--train_batch_size=10", "--start_warmup_step=3", "--eval_every_samples=0", "absent", "was begun with 16"
-    )
+    assert_refused(process, *wrong.values(), "hidden_size 33", "was begun with 32", "--tp_size=2 is tensor parallelism")
+    assert "--tp_size=2 does not divide the 1 processes" in process.stderr
+    other = ("--bert_config_file=absent", "--train_batch_size=10", "--steps_per_update=4")
+    process = run_script("train.py", *flags(training_data, plain_run[0], *other), check=False)
+    assert_refused(process, "--bert_config_file", "absent", "not divisible by 1 processes x --steps_per_update=4")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_damaged_record_of_flags_is_refused(training_data, tmp_path, content):
+    (tmp_path / "flags.json").write_text(content)
+    process = run_script("train.py", *flags(training_data, tmp_path), check=False)
+    assert_refused(process, f"{tmp_path}/flags.json: not the flags of a run", "choose another --output_dir")
 
 
 def test_errors_under_torchrun_are_told_once_and_first(training_data, tmp_path):
@@ -130,10 +149,12 @@ def test_errors_under_torchrun_are_told_once_and_first(training_data, tmp_path):
 def test_ids_beyond_the_model_are_refused(training_data, tmp_path):
     config = json.loads((training_data / "config.json").read_text()) | {"vocab_size": 1000}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    process = run_script(
-        "train.py", *flags(training_data, tmp_path / "run", f"--bert_config_file={tmp_path}/config.json"), check=False
-    )
+    (tmp_path / "vocab.txt").write_text("".join((ROOT / "vocab.txt").read_text().splitlines(keepends=True)[:1000]))
+    more = [f"--bert_config_file={tmp_path}/config.json", f"--vocab_file={tmp_path}/vocab.txt"]
+    process = run_script("train.py", *flags(training_data, tmp_path / "run", *more), check=False)
     assert_refused(process, "token id", "vocab_size 1000")
+    process = run_script("train.py", *flags(training_data, tmp_path / "run", more[0]), check=False)
+    assert_refused(process, "vocab.txt has 30522 tokens, the configuration has vocab_size 1000")
     assert not (tmp_path / "run").exists()
 
 
