@@ -1,5 +1,6 @@
 """ZeRO-1, tensor parallelism and fp16 make the updates of plain data parallelism; a run goes on under any of them."""
 
+import json
 import shutil
 
 import pytest
@@ -85,6 +86,16 @@ def test_gradient_checkpointing_changes_nothing(runs, kind):
 def test_low_precision_is_close(runs, kind, precision):
     assert_same_run(runs / "ddp", runs / f"{kind}_{precision}", rel={"bf16": 5e-3, "fp16": 1e-3}[precision], weights_rel=0.02)
     assert losses(steps_of(runs / f"{kind}_{precision}")) != losses(steps_of(runs / "ddp"))
+
+
+def test_compiled_layers_compute_the_same(training_data, tmp_path):
+    one_layer = tmp_path / "config.json"
+    one_layer.write_text(json.dumps(json.loads((training_data / "config.json").read_text()) | {"num_hidden_layers": 1}))
+    kinds = {"plain": (), "ddp": ("--compile",), "zero1": ("--compile", "--plugin=zero1")}
+    common = (f"--bert_config_file={one_layer}", "--num_train_steps=3")
+    train_several(training_data, {tmp_path / kind: (*common, *more) for kind, more in kinds.items()}, processes=1)
+    for kind in ("ddp", "zero1"):
+        assert_same_run(tmp_path / "plain", tmp_path / kind, rel=1e-5, weights_rel=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ import time
 import pytest
 import torch
 from conftest import ROOT, assert_refused, run_script
-from training_runs import STEPS, copy_of_run_as_it_was, flags, losses, metrics, torchrun, train, weights
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_mlperf_log import complaints
+from training_runs import STEPS, copy_of_run_as_it_was, evaluations_of, flags, losses, metrics, torchrun, train, weights
 from transformers import AutoTokenizer
 
 import bert.quiet_imports  # noqa: F401  before transformers
@@ -251,14 +254,11 @@ def test_another_run_in_the_same_folder_is_refused(training_data, long_run):
     assert_refused(process, "--learning_rate=0.003", "begun with 0.01", "--optimizer=adamw", "--output_dir")
 
 
-def start(data, output, *more):
+def start(data, output, *more, **environment):
     return subprocess.Popen(
         [sys.executable, "train.py", *flags(data, output, *more)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
+    )  # fmt: skip
 
 
 def wait_for(condition):
@@ -296,6 +296,46 @@ def test_signals_save_and_stop(training_data, tmp_path):
     assert steps == sorted(set(steps))
 
 
+@pytest.fixture
+def two_ranks(training_data, tmp_path):
+    """Two processes in the middle of one run, started as a cluster does it, without torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+        }
+    more = ("--num_train_steps=100000", "--save_checkpoints_steps=2", "--collective_timeout=5")
+    ranks = [
+        start(training_data, tmp_path / "run", *more, RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1", **shared)
+        for rank in range(2)
+    ]
+    wait_for((tmp_path / "run/checkpoints/step-00000002").exists)
+    yield ranks
+    for process in ranks:
+        process.kill()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_that_waits_too_long_says_so(two_ranks, rank):
+    waiting, hanging = two_ranks[rank], two_ranks[1 - rank]
+    hanging.send_signal(signal.SIGSTOP)
+    _, errors = waiting.communicate(timeout=60)
+    assert waiting.returncode == 1
+    assert "waited longer than --collective_timeout for another rank" in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_that_loses_the_other_says_so_in_a_line(two_ranks, rank):
+    left, lost = two_ranks[rank], two_ranks[1 - rank]
+    lost.kill()
+    _, errors = left.communicate(timeout=60)
+    assert left.returncode == 1
+    assert "lost the connection to another rank" in errors and len(errors.splitlines()) == 1
+
+
 def test_disk_full_keeps_earlier_checkpoints(training_data, tmp_path):
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731  bytes of a file
     process = subprocess.run(
@@ -318,6 +358,53 @@ def test_stops_at_target_accuracy(training_data, tmp_path):
         evaluations[-1]["masked_lm_accuracy"] >= 0.005 > max([row["masked_lm_accuracy"] for row in evaluations[:-1]], default=0)
     )
     assert (tmp_path / "run/model").exists()
+
+
+def test_export_writes_the_newest_checkpoints_model(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 12, tmp_path / "run")
+    before = metrics(other)
+    process = run_script("train.py", *flags(training_data, other, *more, "--export=True"))
+    assert process.stdout == f"{other}/model: the model of {other}/checkpoints/step-00000012\n"
+    assert weights(other) == weights(run) and metrics(other) == before
+    process = run_script("train.py", *flags(training_data, tmp_path / "none", *more, "--export"), check=False)
+    assert_refused(process, f"{tmp_path}/none holds no checkpoint")
+
+
+def test_begins_with_the_weights_of_a_checkpoint(training_data, long_run, tmp_path):
+    run, _ = long_run
+    saved = run / "checkpoints/step-00000012"
+    _, (evaluation,) = train(training_data, tmp_path / "run", f"--init_checkpoint={saved}", "--num_train_steps=0")
+    expected = [row for row in evaluations_of(run) if row["step"] == 12]
+    assert evaluation == pytest.approx({**expected[0], "step": 0}, rel=1e-6)
+    damaged = shutil.copytree(saved, tmp_path / "damaged")
+    with open(damaged / "shared.pt", "r+b") as file:
+        file.write(b"x")
+    more = (f"--init_checkpoint={damaged}",)
+    process = run_script("train.py", *flags(training_data, tmp_path / "other", *more), check=False)
+    assert_refused(process, str(damaged), "damaged")
+    config = json.loads((training_data / "config.json").read_text()) | {"intermediate_size": 48}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    more = (f"--init_checkpoint={saved}", f"--bert_config_file={tmp_path}/config.json")
+    process = run_script("train.py", *flags(training_data, tmp_path / "other", *more), check=False)
+    assert_refused(process, str(saved), "another model", "intermediate.dense.bias is [64] there and [48] in the configuration")
+
+
+def test_logs_for_others(plain_run):
+    """The curve off which the run was is told, MLPerf's checker takes the log, TensorBoard finds the losses."""
+    output, steps, evaluations = plain_run
+    assert complaints(output / "mlperf.log") == ""
+    events = EventAccumulator(str(output / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx([row["loss"] for row in steps])
+    found = [event.value for event in events.Scalars("evaluation/masked_lm_loss")]
+    assert found == pytest.approx([row["masked_lm_loss"] for row in evaluations])
+
+
+def test_accuracy_off_the_expected_curve_is_told(training_data, tmp_path):
+    (tmp_path / "curve.csv").write_text("samples,masked_lm_accuracy\n16,0.5\n64,0.6\n")
+    more = (f"--expected_curve={tmp_path}/curve.csv",)
+    process = run_script("train.py", *flags(training_data, tmp_path / "run", *more))
+    assert "warning: after 64 samples masked_lm_accuracy is 0.0" in process.stdout and "expected 0.6000" in process.stdout
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "configs/recipes").iterdir()), ids=lambda path: path.stem)
