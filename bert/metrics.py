@@ -106,7 +106,7 @@ class Recorder:
         """
         if not self.is_main:
             return
-        loss_scale = torch.ones_like(gradient_norm) if loss_scale is None else loss_scale
+        loss_scale = torch.zeros_like(gradient_norm) if loss_scale is None else loss_scale
         values = torch.cat((results, torch.stack((gradient_norm, num_tokens, loss_scale))))
         self._pending.append(_Step(step, learning_rate, f"the last before record {records:,} of epoch {epoch}'s order", values))
         if step == self.num_steps or time.monotonic() - self._last_shown >= self._interval:
@@ -160,7 +160,7 @@ class Recorder:
             return
         # JSON has no NaN.
         self._write_row({name: value if math.isfinite(value) else None for name, value in row.items()} | {"skipped": True})
-        self._note_skipped(step, values, is_overflow=values["loss_scale"] != 1.0 and math.isfinite(row["loss"]))
+        self._note_skipped(step, values, is_overflow=values["loss_scale"] > 0 and math.isfinite(row["loss"]))
 
     def _write_row(self, row):
         self._write(**row)

@@ -1,0 +1,58 @@
+"""What the recorder makes of steps that went wrong."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from bert.files import DataError
+from bert.metrics import Recorder
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A function that records a step of a gradient norm, loss and loss scale; its `rows()` are those of metrics.jsonl."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    recorder = Recorder(str(tmp_path), 1000, 8, 32, utilisation=lambda speed, tokens: None)
+    steps = iter(range(1, 1000))
+
+    def record_step(norm, loss=2.0, scale=None):
+        results = torch.tensor([loss, 0.5, 0.25])
+        scale = None if scale is None else torch.tensor(scale)
+        recorder.step(next(steps), results, torch.tensor(norm), 1e-3, torch.tensor(100.0), scale, 3, 4096)
+        recorder.bytes_written()  # nothing waits any longer
+
+    record_step.rows = lambda: [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    yield record_step
+    torch.distributed.destroy_process_group()
+
+
+def test_five_in_a_row_end_the_run(record, capsys):
+    for norm in (1.0, *[math.nan] * 4, 1.0, *[math.inf] * 4):
+        record(norm, loss=norm)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert len(warnings) == 8 and "step 2: masked LM loss nan" in warnings[0] and "before record 4,096 of epoch 3" in warnings[0]
+    with pytest.raises(DataError, match="step 11: .* 5 updates in a row .* lower --learning_rate.* the weights are those of step 6"):
+        record(math.nan, loss=math.nan)
+    rows = record.rows()
+    assert [row.get("skipped", False) for row in rows] == [False, *[True] * 4, False, *[True] * 5]
+    assert rows[0]["grad_norm"] == 1.0 and rows[0]["mlm_accuracy"] == 0.25 and rows[1]["loss"] is rows[1]["grad_norm"] is None
+
+
+def test_overflows_lower_the_loss_scale_until_it_is_not_to_blame(record, capsys):
+    scale = 2.0**16
+    while scale > 1.0:
+        scale /= 2
+        record(math.inf, scale=scale)  # more than 5 in a row
+    record(1.0, scale=scale)
+    assert "too large for fp16, the update is left out and the loss scale lowered to 32768" in capsys.readouterr().out
+    with pytest.raises(DataError, match="loss scale has fallen under 1"):
+        record(math.inf, scale=0.5)
+
+
+def test_a_loss_that_is_not_finite_is_no_matter_of_scale(record):
+    for _ in range(4):
+        record(math.nan, loss=math.nan, scale=1024.0)
+    with pytest.raises(DataError, match="5 updates in a row"):
+        record(math.nan, loss=math.nan, scale=1024.0)
