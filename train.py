@@ -25,7 +25,7 @@ import torch.distributed as dist
 from bert import checkpoint, cli
 from bert.files import DataError
 from bert.launch import join_processes, plain_errors
-from bert.model import correct_counts, load_config, load_tokenizer, loss_sums, predict, save_model
+from bert.model import count_right, load_config, load_tokenizer, loss_sums, predict, save_model
 from bert.optimization import learning_rate
 from bert.parallel import DTYPES, PLUGINS
 from bert.run import Run
@@ -162,8 +162,8 @@ def accumulate_gradients(parallel, batches):
             # The plugin averages gradients over the ranks; the losses are already shares of the sum over ranks.
             parallel.backward(losses.sum() * dist.get_world_size(parallel.data_group))
         with torch.no_grad():
-            right, _ = correct_counts(logits, batch)
-            totals = totals + torch.cat((losses.detach(), (right / divisors[0]).reshape(1)))
+            accuracy = count_right(logits[0], batch) / divisors[0]
+            totals = totals + torch.cat((losses.detach(), accuracy.reshape(1)))
     dist.all_reduce(totals, group=parallel.data_group)
     return totals
 

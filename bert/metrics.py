@@ -83,8 +83,7 @@ class Recorder:
         self._started = self._last_shown = time.monotonic()
         self._tokens = self._seconds_not_training = 0.0
         if self.is_main:
-            self._log = open(os.path.join(output_dir, "metrics.jsonl"), "a", buffering=1)
-            self._log.truncate(kept_bytes)
+            self._log = _open_at(os.path.join(output_dir, "metrics.jsonl"), kept_bytes)
             is_new = first_step == 1
             self._tensorboard = TensorboardLog(os.path.join(output_dir, "tensorboard"), 0 if is_new else first_step)
 
@@ -93,6 +92,7 @@ class Recorder:
         if not self.is_main:
             return 0
         self._flush()
+        os.fsync(self._log.fileno())
         return os.fstat(self._log.fileno()).st_size
 
     def say(self, text, end="\n"):
@@ -207,6 +207,19 @@ class Recorder:
             f"{seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left",
             end="" if self._is_terminal and number < self.num_steps else "\n",
         )
+
+
+def _open_at(path, kept_bytes):
+    """Opens a text file to be continued behind its first `kept_bytes`; DataError if it has fewer."""
+    file = open(path, "a", buffering=1)
+    size = os.fstat(file.fileno()).st_size
+    if size < kept_bytes:
+        raise DataError(
+            f"{path}: {size:,} bytes, expected at least the {kept_bytes:,} that belong to the checkpoint; put the whole file back, "
+            "or go on in another --output_dir with --init_checkpoint=<the checkpoint>"
+        )
+    file.truncate(kept_bytes)
+    return file
 
 
 def plot_curves(metrics_path, png_path):

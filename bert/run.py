@@ -265,7 +265,7 @@ class Run:
         started = time.monotonic()
         shared = {
             "model": self.parallel.state_dict(), "loader": self.train_loader.state_dict(), "step": self.step,
-            "best_accuracy": self.best_accuracy,
+            "best_accuracy": self.best_accuracy, "flags": vars(self.flags),
             "log_bytes": {"metrics": self.recorder.bytes_written(), "mlperf": self.mlperf_log.bytes_written()},
         }  # fmt: skip
         own = {"random": checkpoint.random_state(self.device)}

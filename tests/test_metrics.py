@@ -32,8 +32,12 @@ def test_five_in_a_row_end_the_run(record, capsys):
     for norm in (1.0, *[math.nan] * 4, 1.0, *[math.inf] * 4):
         record(norm, loss=norm)
     warnings = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
-    assert len(warnings) == 8 and "step 2: masked LM loss nan" in warnings[0] and "before record 4,096 of epoch 3" in warnings[0]
-    with pytest.raises(DataError, match="step 11: .* 5 updates in a row .* lower --learning_rate.* the weights are those of step 6"):
+    assert (
+        len(warnings) == 8 and "step 2: masked LM loss nan" in warnings[0] and "before record 4,096 of epoch 3" in warnings[0]
+    )
+    with pytest.raises(
+        DataError, match="step 11: .* 5 updates in a row .* lower --learning_rate.* the weights are those of step 6"
+    ):
         record(math.nan, loss=math.nan)
     rows = record.rows()
     assert [row.get("skipped", False) for row in rows] == [False, *[True] * 4, False, *[True] * 5]
@@ -56,3 +60,10 @@ def test_a_loss_that_is_not_finite_is_no_matter_of_scale(record):
         record(math.nan, loss=math.nan, scale=1024.0)
     with pytest.raises(DataError, match="5 updates in a row"):
         record(math.nan, loss=math.nan, scale=1024.0)
+
+
+def test_a_log_that_lost_its_end_is_not_continued(record, tmp_path):
+    record(1.0)
+    with pytest.raises(DataError, match="metrics.jsonl: .* bytes, expected at least the 10,000"):
+        Recorder(str(tmp_path), 1000, 8, 32, lambda speed, tokens: None, first_step=2, kept_bytes=10_000)
+    assert len(record.rows()) == 1

@@ -17,7 +17,17 @@ from bert import optimization
 from bert.files import DataError
 from bert.flops import peak_flops, training_flops
 from bert.metrics import evaluate
-from bert.model import build_model, correct_counts, leave_out_padding, load_config, load_model, loss_sums, predict, save_model
+from bert.model import (
+    build_model,
+    correct_counts,
+    count_right,
+    leave_out_padding,
+    load_config,
+    load_model,
+    loss_sums,
+    predict,
+    save_model,
+)
 from bert.optimization import AdamWeightDecay, Lamb, LossScale, learning_rate, parameter_groups
 from bert.tensorflow_checkpoint import as_parameter, parameter_name
 
@@ -64,6 +74,7 @@ def test_loss_sums_and_counts(batch):
     assert found[0].item() == pytest.approx(masked_lm, rel=1e-5) and found[1].item() == pytest.approx(next_sentence, rel=1e-5)
     logits[0][0, 0, batch["masked_lm_ids"][0, 0]] = logits[0][2, 2, batch["masked_lm_ids"][2, 2]] = 99.0
     assert correct_counts(logits, batch)[0].item() == right + 1  # the second has weight 0
+    assert count_right(logits[0], batch).item() == right + 1
     assert correct_counts((logits[0], torch.tensor([[0.0, 1], [1, 0], [1, 0]])), batch)[1].item() == 2
 
 
