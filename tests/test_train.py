@@ -149,6 +149,22 @@ def test_errors_under_torchrun_are_told_once_and_first(training_data, tmp_path):
     assert process.stderr.count("--learning_rate=-1.0: expected") == 1
 
 
+def test_error_of_one_rank_is_told_once(training_data, tmp_path):
+    """A record in the middle of the data, which one of two ranks reads, is damaged after the checks at the start."""
+    shutil.copytree(training_data / "train", tmp_path / "train")
+    offset, _ = (training_data / "idx/train/part-00000.idx").read_text().splitlines()[20].split()
+    with open(tmp_path / "train/part-00000", "r+b") as file:
+        file.seek(int(offset) + 100)
+        file.write(b"damage")
+    process = torchrun(
+        2, "train.py", *flags(training_data, tmp_path / "run", f"--tfrecord_train={tmp_path}/train", "--shuffle=False")
+    )
+    assert process.returncode != 0
+    assert "[rank" not in process.stderr  # how torch heads stack traces
+    (error,) = [line for line in process.stderr.splitlines() if line.startswith("error")]
+    assert "part-00000" in error and "checksum" in error
+
+
 def test_ids_beyond_the_model_are_refused(training_data, tmp_path):
     config = json.loads((training_data / "config.json").read_text()) | {"vocab_size": 1000}
     (tmp_path / "config.json").write_text(json.dumps(config))
