@@ -30,6 +30,7 @@ def runs(training_data, tmp_path_factory):
     tensor = ("--plugin=hybrid", "--tp_size=2")
     kinds = {
         "ddp": (), "zero1": ("--plugin=zero1",), "hybrid": tensor, "hybrid_unpad": (*tensor, "--unpad"),
+        "hybrid_alone": ("--plugin=hybrid",),
         "ddp_adamw": ("--optimizer=adamw",), "zero1_adamw": ("--plugin=zero1", "--optimizer=adamw"),
         "hybrid_adamw": (*tensor, "--optimizer=adamw"),
         "checkpointed": ("--gradient_checkpointing",), "checkpointed_unpad": ("--gradient_checkpointing", "--unpad"),
@@ -59,7 +60,7 @@ def assert_same_run(folder, other, rel, weights_rel):
         assert (found[name] - tensor).norm() <= weights_rel * max(tensor.norm(), 1e-3), name
 
 
-@pytest.mark.parametrize("kind", ["zero1", "hybrid", "hybrid_unpad", "four", "four_zero1"])
+@pytest.mark.parametrize("kind", ["zero1", "hybrid", "hybrid_unpad", "hybrid_alone", "four", "four_zero1"])
 def test_lamb_is_the_same_under_all_plugins(runs, kind):
     assert_same_run(runs / "ddp", runs / kind, **ROUNDING)
 
