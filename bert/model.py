@@ -124,6 +124,7 @@ def _bind_forward(model):
 
 def compile_layers(model):
     """Has torch.compile translate the encoder's layers, all alike and so in one go, and the masked LM head."""
+    torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))  # 1 since bert/quiet_imports.py
     for layer in model.bert.encoder.layer:
         layer.compile()
     model.cls.predictions.compile()
