@@ -17,6 +17,8 @@ from colossalai.booster.plugin import HybridParallelPlugin, LowLevelZeroPlugin, 
 from colossalai.shardformer.layer import DropoutForParallelInput, DropoutForReplicatedInput
 
 PLUGINS = ("ddp", "zero1", "hybrid")
+# No second copy of the gradients; BERT's buffers are constants.
+_DDP_OPTIONS = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -101,7 +103,7 @@ class DataParallel:
         self._parts = self._make_parts()
 
     def _plugin(self, precision, tp_size):
-        return TorchDDPPlugin()
+        return TorchDDPPlugin(**_DDP_OPTIONS)
 
     def _make_parts(self):
         return [Part(name, weight.shape, weight, weight) for name, weight in self.module.named_parameters()]
@@ -208,7 +210,9 @@ class Hybrid(_CastModel):
     """`--plugin=hybrid`: layers are cut over `tp_size` neighbouring processes, which take the same examples."""
 
     def _plugin(self, precision, tp_size):
-        plugin = HybridParallelPlugin(tp_size=tp_size, pp_size=1, zero_stage=0, precision=precision, parallel_output=False)
+        plugin = HybridParallelPlugin(
+            tp_size=tp_size, pp_size=1, zero_stage=0, precision=precision, parallel_output=False, **_DDP_OPTIONS
+        )
         self.data_group, self._tp_group = plugin.dp_group, plugin.tp_group
         return plugin
 
