@@ -24,8 +24,8 @@ import torch.distributed as dist
 
 from bert import checkpoint, cli
 from bert.files import DataError
-from bert.launch import join_processes, plain_errors
-from bert.model import count_right, load_config, load_tokenizer, loss_sums, predict, save_model
+from bert.launch import join_processes, lock_output, plain_errors
+from bert.model import count_right, load_config, load_model, load_tokenizer, loss_sums, predict, save_model
 from bert.optimization import learning_rate
 from bert.parallel import DTYPES, PLUGINS
 from bert.run import Run
@@ -113,7 +113,7 @@ def parse_flags(argv=None):
     add = checkpoints.add_argument
     add("--save_checkpoints_steps", type=int, default=1000, help="steps between; 0: at the end only (default: %(default)s)")
     add("--keep_checkpoint_max", type=int, default=3, help="newest ones to keep; 0: all (default: %(default)s)")
-    cli.add_boolean_flag(checkpoints, "export", False, "write model/ from the newest checkpoint, and do nothing else")
+    cli.add_boolean_flag(checkpoints, "export", False, "write export/ from the newest checkpoint, and do nothing else")
     evaluation = parser.add_argument_group("evaluation")
     add = evaluation.add_argument
     add("--eval_batch_size", type=int, default=32, help="examples per evaluation batch of a process (default: %(default)s)")
@@ -137,7 +137,8 @@ def denominators(batches, data_group):
     weights = torch.stack([batch["masked_lm_weights"].sum() for batch in batches]).sum()
     sums = torch.stack([weights, torch.full_like(weights, sum(len(batch["input_ids"]) for batch in batches))])
     dist.all_reduce(sums, group=data_group)
-    return sums + sums.new_tensor([1e-5, 0.0])
+    sums[0] += 1e-5
+    return sums
 
 
 def count_tokens(batches, data_group):
@@ -169,6 +170,7 @@ def accumulate_gradients(parallel, batches):
 
 
 def train(flags, config, device):
+    lock_output(flags.output_dir)
     run = Run(flags, config, device)
     if run.step == 0 and (flags.eval_at_start or flags.num_train_steps == 0):
         run.evaluate()
@@ -203,13 +205,14 @@ def train(flags, config, device):
 
 
 def export(flags, config):
-    """Writes <output_dir>/model from the newest checkpoint. The run itself may be at work meanwhile."""
+    """Writes <output_dir>/export from the newest checkpoint. The run itself may be at work meanwhile."""
     path, _ = checkpoint.find_newest_valid(os.path.join(flags.output_dir, "checkpoints")) or (None, None)
     if path is None:
         raise DataError(f"--export: {flags.output_dir} holds no checkpoint; train first")
-    folder = os.path.join(flags.output_dir, "model")
+    folder = os.path.join(flags.output_dir, "export")
     tokenizer = load_tokenizer(flags.vocab_file, flags.do_lower_case, config)
-    save_model(config, checkpoint.load_shared(path)["model"]["weights"], folder, tokenizer)
+    model = load_model(path, config)
+    save_model(config, dict(model.named_parameters()), folder, tokenizer)
     print(f"{folder}: the model of {path}")
 
 

@@ -1,7 +1,7 @@
 """Checkpoints of a run: whole or not there, checked when they are read, the newest valid one found without help.
 
-    <folder>/step-00001200/shared.pt       what all ranks share: weights, optimizer, rate position, loader position
-    <folder>/step-00001200/rank-00000.pt   what is a rank's own: random number generators, shards
+    <folder>/step-00001200/shared.pt       what all ranks share: weights, optimizer, step, loader position
+    <folder>/step-00001200/rank-00000.pt   what is a rank's own: random number generators
     <folder>/step-00001200/manifest.json   size and SHA-256 of the files above, written last
 
 All ranks must see the same folder. `save` and `newest_valid` are collective: every rank calls them.
@@ -19,7 +19,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from bert.files import DataError
+from bert.files import DataError, sync_folder
 
 _MANIFEST, _SHARED = "manifest.json", "shared.pt"
 
@@ -33,11 +33,15 @@ def save(folder, step, shared, own, keep_max, group=None):
     """
     rank, name = dist.get_rank(), _name(step)
     temporary = os.path.join(folder, f".{name}.tmp")
+    problem = None
     if rank == 0:
         for unfinished in glob.glob(os.path.join(glob.escape(folder), ".step-*.tmp")):  # of a run that was killed
             shutil.rmtree(unfinished, ignore_errors=True)
-        os.makedirs(temporary)
-    dist.barrier(group)
+        try:
+            os.makedirs(temporary)
+        except OSError as error:
+            problem = f"rank 0: {error}"
+    _raise_together(folder, name, problem, group)
     contents = {f"rank-{rank:05d}.pt": own} | ({_SHARED: shared} if rank == 0 else {})
     entries, error = {}, None
     try:
@@ -47,8 +51,8 @@ def save(folder, step, shared, own, keep_max, group=None):
         error = f"rank {rank}: {problem}"
     gathered = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, (entries, error), group)
-    errors = [error for _, error in gathered if error]
-    if rank == 0 and not errors:
+    problem = "; ".join(error for _, error in gathered if error)
+    if rank == 0 and not problem:
         try:
             manifest = {
                 "step": step,
@@ -60,31 +64,43 @@ def save(folder, step, shared, own, keep_max, group=None):
                 file.flush()
                 os.fsync(file.fileno())
             _put_in_place(temporary, os.path.join(folder, name))
-            _remove_old(folder, keep_max)
-        except OSError as problem:
-            errors = [f"rank 0: {problem}"]
-    outcome = [errors]
+            _remove_old(folder, step, keep_max)
+        except OSError as error:
+            problem = f"rank 0: {error}"
+    if problem and rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _raise_together(folder, name, problem, group)
+
+
+def _raise_together(folder, name, problem, group):
+    """DataError on every rank if rank 0 has a problem, in words."""
+    outcome = [problem]
     dist.broadcast_object_list(outcome, src=0, group=group)
     if outcome[0]:
-        if rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
-            f"{os.path.join(folder, name)}: the checkpoint could not be written: {'; '.join(outcome[0])}; "
+            f"{os.path.join(folder, name)}: the checkpoint could not be written: {outcome[0]}; "
             "earlier checkpoints are as they were: make room, then give the same command again"
         )
 
 
 def newest_valid(folder, group=None):
     """`find_newest_valid` by rank 0, for every rank."""
-    found = [find_newest_valid(folder) if dist.get_rank() == 0 else None]
+    found = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            found[0] = find_newest_valid(folder)
+        except DataError as error:
+            found[1] = str(error)
     dist.broadcast_object_list(found, src=0, group=group)
+    if found[1]:
+        raise DataError(found[1])
     return found[0]
 
 
 def find_newest_valid(folder):
     """Returns (path, number of ranks that wrote it) of the newest checkpoint whose files are as its manifest says, or None.
 
-    Tells on stderr of those that are damaged.
+    Tells on stderr of those that are damaged. DataError if all are: to begin anew would destroy what is there.
     """
     for step in sorted(_steps(folder), reverse=True):
         path = os.path.join(folder, _name(step))
@@ -93,6 +109,11 @@ def find_newest_valid(folder):
             with open(os.path.join(path, _MANIFEST)) as file:
                 return path, json.load(file)["ranks"]
         print(f"warning: {path}: {problem}: the checkpoint is damaged and passed over", file=sys.stderr)
+    if _steps(folder):
+        raise DataError(
+            f"{folder}: none of the {len(_steps(folder))} checkpoints can be used; put one back, or choose another --output_dir for "
+            "a new run"
+        )
     return None
 
 
@@ -128,7 +149,7 @@ def random_state(device):
 
 def restore_random_state(state, device):
     torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
+    if device.type == "cuda" and "cuda" in state:  # it is not in a checkpoint that was written on the CPU
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
@@ -186,17 +207,16 @@ def _problem_of(path):
 
 def _put_in_place(temporary, path):
     shutil.rmtree(path, ignore_errors=True)  # of the same step, from a run that was resumed before it
+    sync_folder(temporary)
     os.rename(temporary, path)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(os.path.dirname(path))
 
 
-def _remove_old(folder, keep_max):
-    steps = sorted(_steps(folder))
-    for step in steps[: max(0, len(steps) - keep_max)] if keep_max else []:
+def _remove_old(folder, newest, keep_max):
+    """Removes all but the `keep_max` newest up to step `newest`, and the damaged ones behind it from which a run went back."""
+    steps = sorted(step for step in _steps(folder) if step <= newest)
+    removed = [step for step in _steps(folder) if step > newest] + steps[: max(0, len(steps) - keep_max)]
+    for step in removed if keep_max else []:
         path = os.path.join(folder, _name(step))
         hidden = os.path.join(folder, f".{_name(step)}.tmp")
         os.rename(path, hidden)  # so that half of it never bears the name

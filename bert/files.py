@@ -139,10 +139,10 @@ def remove(path):
                 gfile.remove(path)
         else:
             os.remove(path)
-            _sync_folder(os.path.dirname(os.path.abspath(path)))
+            sync_folder(os.path.dirname(os.path.abspath(path)))
 
 
-def _sync_folder(folder):
+def sync_folder(folder):
     """Brings a folder's changes of names to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -176,7 +176,7 @@ def _write_local(temporary, path):
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    _sync_folder(os.path.dirname(temporary))
+    sync_folder(os.path.dirname(temporary))
 
 
 @contextlib.contextmanager

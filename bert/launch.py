@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import datetime
+import fcntl
 import os
 import signal
 import socket
@@ -57,6 +58,20 @@ def keep_freed_memory():
 def control_group():
     """Returns a gloo group of all processes, for what the CPU has to know without waiting for a GPU."""
     return dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
+def lock_output(folder):
+    """Has rank 0 hold the output folder until its process ends; DataError if another run holds it."""
+    if dist.get_rank() == 0:
+        os.makedirs(folder, exist_ok=True)
+        global _lock  # closing the file would let go of it
+        _lock = open(os.path.join(folder, ".lock"), "w")
+        try:
+            fcntl.flock(_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{folder}: another run is at work there; wait for it, or choose another --output_dir") from None
+        except OSError:  # a file system without locks, as some of clusters are
+            pass
 
 
 @contextlib.contextmanager

@@ -25,8 +25,12 @@ def evaluate(model, loader, device, data_group=None):
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     model.eval()
     for batch in loader:
+        num_examples = len(batch["input_ids"])
+        if num_examples == 0:  # the last step of a rank for which no example is left
+            continue
         logits = predict(model, batch)
-        counts = (batch["masked_lm_weights"].sum(), torch.tensor(len(batch["input_ids"]), device=device))
+        weights = batch["masked_lm_weights"].sum()
+        counts = (weights, torch.full_like(weights, num_examples))
         sums += torch.stack([value.double() for value in (*correct_counts(logits, batch), *loss_sums(logits, batch), *counts)])
     model.train()
     dist.all_reduce(sums, group=data_group)

@@ -116,9 +116,19 @@ def _load_folder(folder, config):
         raise DataError(f"{folder}: no Hugging Face model: {error}") from None
 
 
+def has_model(where):
+    """Whether `load_model` could find something there."""
+    return is_tensorflow_checkpoint(where) or os.path.isdir(where)
+
+
 def _bind_forward(model):
     # ColossalAI's policies want the exact class, so the instance gets a new forward instead of a subclass.
     model.forward = types.MethodType(_forward, model)
+    if model.config.hidden_act == "gelu_new":
+        # The same function; Hugging Face's own keeps four times as much for the backward pass.
+        for layer in model.bert.encoder.layer:
+            layer.intermediate.intermediate_act_fn = torch.nn.GELU("tanh")
+        model.cls.predictions.transform.transform_act_fn = torch.nn.GELU("tanh")
     return model
 
 
@@ -216,8 +226,12 @@ def save_model(config, weights, folder, tokenizer=None):
         model.save_pretrained(temporary, safe_serialization=True)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
+        replaced = f"{folder}.old"
+        shutil.rmtree(replaced, ignore_errors=True)
+        if os.path.isdir(folder):
+            os.rename(folder, replaced)
         os.rename(temporary, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(f"{folder}: the model could not be written: {error}") from None

@@ -192,8 +192,9 @@ class Zero1(_CastModel):
     """`--plugin=zero1`: the optimizer's masters and moments are dealt out over the processes."""
 
     def _plugin(self, precision, tp_size):
-        # Overlapping needs CUDA's streams.
-        return LowLevelZeroPlugin(stage=1, precision=precision, overlap_communication=self.device.type == "cuda")
+        # Overlapping would exchange gradients almost one by one, as it ends a bucket wherever decayed and excepted parameters
+        # alternate, and would wait for the GPU behind each backward pass.
+        return LowLevelZeroPlugin(stage=1, precision=precision, overlap_communication=False)
 
     def _make_parts(self):
         self.optimizer.mixed_precision_mixin = None  # its loss scale
@@ -236,7 +237,7 @@ def _use_plain_dropout(module):
     """Undoes ColossalAI's dropout, which draws another mask on each rank for activations that the ranks share.
 
     Their copies of the layer norms and biases would drift apart. Plain dropout draws from the process's generator, which the
-    ranks of a tensor-parallel group seed alike.
+    ranks of a tensor-parallel group seed alike. (So the heads of one rank drop the same attention weights as those of another.)
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():

@@ -4,6 +4,7 @@ import math
 import os
 import time
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -42,19 +43,20 @@ class Run:
         self.flags, self.config, self.device = flags, config, device
         # ColossalAI puts the processes that share tensors, and so examples, next to each other.
         self._shard_id, self._num_shards = dist.get_rank() // flags.tp_size, dist.get_world_size() // flags.tp_size
+        self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
+        self.control = control_group()
+        found = checkpoint.newest_valid(self.checkpoints, self.control)
         self.train_loader, self.eval_loader = self._build_loaders()
         self.tokenizer = load_tokenizer(flags.vocab_file, flags.do_lower_case, config)
         self.eval_every_samples = flags.eval_every_samples or mlperf_eval_interval(flags.train_batch_size)
-        self.control = control_group()
         self.stop_request = StopRequest(self.control)
         self.precision = flags.precision if flags.precision != "auto" else "bf16" if device.type == "cuda" else "fp32"
-        module = self._build_module()  # the same weights on every rank, then dropout of its own
+        module = self._build_module(None if found else flags.init_checkpoint)  # the same on every rank, then dropout of its own
         torch.manual_seed(flags.seed + 1 + self._shard_id)
         self.parallel = parallelize(flags.plugin, module, self._build_optimizer(module), device, self.precision, flags.tp_size)
         self.optimizer = self.parallel.optimizer
-        self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
         self.step, self.best_accuracy = 0, -1.0
-        self._resume()
+        self._begin(found)
 
     # -----------------------------------------------------------------------------------------------------------
     # Its parts
@@ -79,9 +81,9 @@ class Run:
             build(build_dali_eval, "eval", batch_size=flags.eval_batch_size),
         )
 
-    def _build_module(self):
+    def _build_module(self, init_checkpoint):
         flags = self.flags
-        module = load_model(flags.init_checkpoint, self.config) if flags.init_checkpoint else build_model(self.config)
+        module = load_model(init_checkpoint, self.config) if init_checkpoint else build_model(self.config)
         if flags.unpad:
             leave_out_padding(module)
         if flags.gradient_checkpointing:
@@ -104,18 +106,17 @@ class Run:
     # -----------------------------------------------------------------------------------------------------------
     # Going on
 
-    def _resume(self):
-        """Goes on from the newest valid checkpoint, if there is one; opens the recorder."""
-        random_state = checkpoint.random_state(self.device)
+    def _begin(self, found):
+        """Goes on from a checkpoint, (path, number of ranks), if one was found; opens the logs."""
+        random_state, log_bytes = checkpoint.random_state(self.device), {}
         self._settle_buckets()
-        log_bytes, found = {}, checkpoint.newest_valid(self.checkpoints, self.control)
         if found:
             path, num_ranks = found
             shared = checkpoint.load_shared(path)
             self.parallel.load_state_dict(shared["model"])
             self.train_loader.load_state_dict(shared["loader"])
             self.step, self.best_accuracy, log_bytes = (shared[name] for name in ("step", "best_accuracy", "log_bytes"))
-            if num_ranks == dist.get_world_size():
+            if (num_ranks, shared["num_shards"]) == (dist.get_world_size(), self._num_shards):
                 random_state = checkpoint.load_own(path)["random"]
         checkpoint.restore_random_state(random_state, self.device)
         if dist.get_rank() == 0:
@@ -154,13 +155,14 @@ class Run:
         self.mlperf_log.run_start()
 
     def _settle_buckets(self):
-        """Two forward and backward passes without an update.
+        """Two forward and backward passes over made-up examples, without an update.
 
         Behind its first one, the data-parallel model lays out anew the buckets in which it adds up gradients. Done before
         the first step, it makes a run that goes on add in the same order as one that was never stopped.
         """
         batch = {
-            name: torch.tensor(column[None], device=self.device) for name, column in self.train_loader.first_example.items()
+            name: torch.tensor(np.ones_like(column)).expand(self._micro_batch_size, -1).to(self.device)
+            for name, column in self.train_loader.first_example.items()
         }
         for _ in range(2):
             with self.parallel.autocast():
@@ -265,7 +267,7 @@ class Run:
         started = time.monotonic()
         shared = {
             "model": self.parallel.state_dict(), "loader": self.train_loader.state_dict(), "step": self.step,
-            "best_accuracy": self.best_accuracy, "flags": vars(self.flags),
+            "best_accuracy": self.best_accuracy, "num_shards": self._num_shards, "flags": vars(self.flags),
             "log_bytes": {"metrics": self.recorder.bytes_written(), "mlperf": self.mlperf_log.bytes_written()},
         }  # fmt: skip
         own = {"random": checkpoint.random_state(self.device)}
@@ -284,4 +286,6 @@ class Run:
             plot_curves(os.path.join(folder, "metrics.jsonl"), os.path.join(folder, "curves.png"))
         if self.is_target_reached:
             self.recorder.say(f"reached the target accuracy {self.flags.target_accuracy} at step {self.step:,}")
-        self.recorder.say(f"done: {', '.join(os.path.join(folder, name) for name in sorted(os.listdir(folder)))}")
+        self.recorder.say(
+            f"done: {', '.join(os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name[0] != '.')}"
+        )

@@ -10,13 +10,13 @@ import torch
 from bert.example import decode_example
 from bert.expected_curve import ExpectedCurve
 from bert.files import DataError, list_folder_or_pattern, raise_all
-from bert.model import config_values, load_config, load_tokenizer
+from bert.model import config_values, has_model, load_config, load_tokenizer
 from bert.tfrecord import TFRecordFile
 
-# What may differ when a run goes on. Data are compared by the names and sizes of the files, wherever they lie, and
-# configurations by what is in them.
+# What may differ when a run goes on. Training data are compared by the names and sizes of the files, wherever they lie,
+# --init_checkpoint by its last name, configurations by what is in them.
 CHANGEABLE_FLAGS = {
-    "output_dir", "bert_config_file", "init_checkpoint", "vocab_file", "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval",
+    "output_dir", "bert_config_file", "vocab_file", "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval",
     "max_seq_length", "max_predictions_per_seq", "num_threads", "steps_per_update", "device", "precision", "plugin", "tp_size", "unpad",
     "compile", "gradient_checkpointing", "collective_timeout", "save_checkpoints_steps", "keep_checkpoint_max", "export",
     "eval_batch_size", "eval_every_samples", "eval_at_start", "target_accuracy", "expected_curve",
@@ -50,13 +50,15 @@ def _wrong_numbers(flags):
             lambda value: 0 <= value < math.inf,
             (
                 "num_train_steps", "num_warmup_steps", "lamb_weight_decay_rate", "max_grad_norm", "save_checkpoints_steps",
-                "keep_checkpoint_max", "learning_rate", "max_predictions_per_seq",
+                "keep_checkpoint_max", "learning_rate", "max_predictions_per_seq", "poly_power",
             ),
         ),
         "0 or less, as a positive start means negative rates": (lambda value: value <= 0, ("start_warmup_step",)),
         "0 to below 1": (lambda value: 0 <= value < 1, ("lamb_beta_1", "lamb_beta_2")),
         "above 0, to 1": (lambda value: 0 < value <= 1, ("target_accuracy",)),
         "above 0": (lambda value: 0 < value < math.inf, ("collective_timeout",)),
+        "0 to 4294967295": (lambda value: 0 <= value < 2**32, ("seed",)),
+        "a power of 10 such as -6": (lambda value: -38 <= value <= 0, ("log_epsilon",)),
     }  # fmt: skip
     return [
         f"--{name}={getattr(flags, name)}: expected {expected}"
@@ -82,6 +84,8 @@ def _wrong_combinations(flags, world_size):
                 f"--train_batch_size={flags.train_batch_size} is not divisible by {shares} {what} "
                 f"x --steps_per_update={flags.steps_per_update}"
             )
+    if flags.adam_bias_correction and flags.optimizer != "adamw":
+        problems.append(f"--adam_bias_correction is for --optimizer=adamw, found --optimizer={flags.optimizer}")
     if flags.compile and (flags.unpad or flags.plugin == "hybrid"):
         other = "--unpad, whose shapes change with each batch" if flags.unpad else "--plugin=hybrid"
         problems.append(f"--compile does not go together with {other}")
@@ -91,6 +95,10 @@ def _wrong_combinations(flags, world_size):
 def _wrong_devices(flags):
     problems, gpus = [], torch.cuda.device_count()
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
+        problems.append(
+            "srun starts several processes, but RANK is not set for each: see configs/train.sbatch, or use torchrun"
+        )
     use_cuda = flags.device != "cpu" and gpus > 0
     if use_cuda and gpus < local_processes:
         problems.append(f"{local_processes} processes on this machine, but {gpus} GPUs; use torchrun --nproc_per_node={gpus}")
@@ -115,7 +123,10 @@ def _against_config(flags, config):
 
 
 def _wrong_files(flags, config):
-    problems = _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0] if flags.expected_curve else []
+    problems = []
+    if flags.init_checkpoint and not _checkpoints(flags) and not has_model(flags.init_checkpoint):
+        problems.append(f"--init_checkpoint: {flags.init_checkpoint}: no such folder, and no {flags.init_checkpoint}.index")
+    problems += _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0] if flags.expected_curve else []
     for split in ("train", "eval"):
         found, files = _attempt(f"--tfrecord_{split}", list_folder_or_pattern, getattr(flags, f"tfrecord_{split}"))
         problems += found
@@ -158,6 +169,10 @@ def flags_path(flags):
     return os.path.join(flags.output_dir, "flags.json")
 
 
+def _checkpoints(flags):
+    return glob.glob(os.path.join(glob.escape(flags.output_dir), "checkpoints", "step-*"))
+
+
 def as_recorded(flags, config):
     """What flags.json of a run holds: bytes."""
     return json.dumps({"flags": vars(flags), "bert_config": config_values(config)}, indent=1).encode()
@@ -165,7 +180,7 @@ def as_recorded(flags, config):
 
 def _other_than_before(flags, config):
     """Messages for each flag that shapes the run and is another than in the run that is in the output folder."""
-    path = flags_path(flags)
+    path, checkpoints = flags_path(flags), _checkpoints(flags)
     if not os.path.exists(path):
         if os.path.exists(os.path.join(flags.output_dir, "metrics.jsonl")):
             return [f"--output_dir: {flags.output_dir} holds a metrics.jsonl but no flags.json; choose another folder"]
@@ -179,8 +194,13 @@ def _other_than_before(flags, config):
     problems = [
         _changed(flags, f"--{name}={value}", earlier.get(name))
         for name, value in vars(flags).items()
-        if name not in CHANGEABLE_FLAGS and value != earlier.get(name)
+        if name not in CHANGEABLE_FLAGS and _comparable(name, value) != _comparable(name, earlier.get(name))
     ]
+    if os.path.isdir(os.path.join(flags.output_dir, "model")) and not checkpoints:
+        problems.append(
+            f"--output_dir: the run in {flags.output_dir} has ended and its checkpoints are gone; choose another --output_dir, with "
+            f"--init_checkpoint={flags.output_dir}/model to train on from its model"
+        )
     if config:
         problems += [
             _changed(flags, f"{flags.bert_config_file}: {name} {value}", earlier_config.get(name))
@@ -188,6 +208,10 @@ def _other_than_before(flags, config):
             if value != earlier_config.get(name)
         ]
     return problems
+
+
+def _comparable(name, value):
+    return os.path.basename(value.rstrip("/")) if name == "init_checkpoint" and value else value
 
 
 def _changed(flags, what, earlier):

@@ -5,6 +5,7 @@ Shapes: B examples, S positions, P predictions per example, T tokens of all exam
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 def encode(bert, input_ids, input_mask, segment_ids):
@@ -20,16 +21,25 @@ def encode(bert, input_ids, input_mask, segment_ids):
     )[0]
     lengths = input_mask.sum(1)
     for layer in bert.encoder.layer:
-        attention = layer.attention.self
-        heads = [
-            projection(hidden).unflatten(-1, (-1, attention.attention_head_size))
-            for projection in (attention.query, attention.key, attention.value)
-        ]
-        dropout = attention.dropout.p if attention.training else 0.0
-        mixed = _attend(*heads, lengths, input_ids.shape[1], dropout).flatten(-2)
-        attended = layer.attention.output(mixed, hidden)
-        hidden = layer.output(layer.intermediate(attended), attended)
+        arguments = layer, hidden, lengths, input_ids.shape[1]
+        if bert.encoder.gradient_checkpointing and bert.training:
+            hidden = checkpoint(_run_layer, *arguments, use_reentrant=False)
+        else:
+            hidden = _run_layer(*arguments)
     return hidden, places
+
+
+def _run_layer(layer, hidden, lengths, max_length):
+    """A `BertLayer` on the tokens of all examples. hidden and the result: [T, H]; lengths: int64 [B]."""
+    attention = layer.attention.self
+    heads = [
+        projection(hidden).unflatten(-1, (-1, attention.attention_head_size))
+        for projection in (attention.query, attention.key, attention.value)
+    ]
+    dropout = attention.dropout.p if attention.training else 0.0
+    mixed = _attend(*heads, lengths, max_length, dropout).flatten(-2)
+    attended = layer.attention.output(mixed, hidden)
+    return layer.output(layer.intermediate(attended), attended)
 
 
 def _attend(query, key, value, lengths, max_length, dropout):
@@ -37,7 +47,7 @@ def _attend(query, key, value, lengths, max_length, dropout):
     if query.is_cuda:
         offsets = F.pad(lengths.cumsum(0), (1, 0))
         nested = [
-            torch.nested.nested_tensor_from_jagged(part, offsets, max_seqlen=max_length).transpose(1, 2)
+            torch.nested.nested_tensor_from_jagged(part, offsets, min_seqlen=1, max_seqlen=max_length).transpose(1, 2)
             for part in (query, key, value)
         ]
         return F.scaled_dot_product_attention(*nested, dropout_p=dropout).transpose(1, 2).values()

@@ -22,6 +22,8 @@ import bert.launch  # noqa: E402
 import train  # noqa: E402
 from bert import cli, run_checks  # noqa: E402
 from bert.optimization import AdamWeightDecay  # noqa: E402
+from bert.parallel import SlicePart  # noqa: E402
+from bert.run import Run  # noqa: E402
 
 
 class FinishedStream:
@@ -70,11 +72,23 @@ def main(runs):
     install()
     if "BERT_TEST_NORMS_OF_PARTS" in os.environ:  # the mistake of an optimizer that does not know it has parts
         AdamWeightDecay.split_over = lambda self, group, parameters: None
+    if "BERT_TEST_REPLICAS" in os.environ:
+        Run.finish = assert_replicas_are_alike
     leave, dist.destroy_process_group = dist.destroy_process_group, lambda group=None: None
     for flags in runs:
         train.main(flags)
         train.join_processes = join_again
     leave()
+
+
+def assert_replicas_are_alike(run):
+    """In place of a run's end: what tensor-parallel ranks hold alike has stayed alike."""
+    whole = [part for part in run.parallel._parts if not isinstance(part, SlicePart)]
+    assert len(whole) > 10
+    for part in whole:
+        weights = [torch.empty_like(part.weight) for _ in range(dist.get_world_size())]
+        dist.all_gather(weights, part.weight.detach())
+        assert all(torch.equal(weights[0], other) for other in weights), part.name
 
 
 def join_again(device, seed, timeout):

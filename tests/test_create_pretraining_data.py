@@ -191,7 +191,9 @@ class TestRefusals:
             time.sleep(0.01)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 128 + number and stderr == b""
+        assert process.returncode == 128 + number
+        # Where Ctrl-C comes in the middle of a callback, as of numba's, Python tells so.
+        assert stderr == b"" or b"Exception ignored" in stderr
 
 
 def test_missing_folder_is_made_if_its_parent_exists(tmp_path):

@@ -247,6 +247,24 @@ def test_padding_left_out_changes_nothing(tiny_model, batch):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("unpad", [False, True])
+def test_gradient_checkpointing_keeps_less(tiny_model, batch, unpad):
+    def bytes_kept():
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.nbytes) or tensor, lambda tensor: tensor
+        ):
+            sum(loss_sums(predict(tiny_model, batch), batch)).backward()
+        return sum(kept)
+
+    tiny_model.train()
+    if unpad:
+        leave_out_padding(tiny_model)
+    everything = bytes_kept()
+    tiny_model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert bytes_kept() < 0.7 * everything
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Weights from TensorFlow
 
@@ -354,9 +372,16 @@ class NoParallelism:
         loss.backward()
 
 
-def test_evaluation_pools_over_batches(process_group, tiny_model, batch):
+@pytest.mark.parametrize("unpad", [False, True])
+def test_evaluation_pools_over_batches(process_group, tiny_model, batch, unpad):
+    if unpad:
+        leave_out_padding(tiny_model)
+    empty = {name: column[:0] for name, column in batch.items()}  # a rank's last, where no example is left for it
     rows = [{name: column[i : i + 1] for name, column in batch.items()} for i in range(3)]
-    together, apart = (evaluate(tiny_model, [batch], torch.device("cpu")), evaluate(tiny_model, rows, torch.device("cpu")))
+    together, apart = (
+        evaluate(tiny_model, [batch], torch.device("cpu")),
+        evaluate(tiny_model, [*rows, empty], torch.device("cpu")),
+    )
     assert apart == pytest.approx(together, rel=1e-6)
     logits = predict(tiny_model.eval(), batch)
     sums = [value.item() for value in (*correct_counts(logits, batch), *loss_sums(logits, batch))]

@@ -138,6 +138,14 @@ def test_goes_on_to_the_same_losses(straight_runs, continued_runs, kind):
     assert weights(continued_runs / kind) == weights(straight)
 
 
+def test_tensor_parallel_ranks_stay_alike_after_data_parallelism(training_data, straight_runs, tmp_path):
+    """The same processes, but now of one group: they must not go on with the random numbers that each had of its own."""
+    straight, flags_of = straight_runs
+    run = copy_of_run_as_it_was(straight / "ddp", SAVED, tmp_path / "run")
+    tensor = ("--plugin=hybrid", "--tp_size=2")
+    train_several(training_data, {run: (*flags_of["ddp"], *tensor)}, processes=2, BERT_TEST_REPLICAS="1")
+
+
 def test_goes_on_under_another_plugin(training_data, tmp_path):
     """DDP, then tensor parallelism, then ZeRO-1, two steps each: as under DDP alone."""
     common = ("--train_batch_size=32", "--num_train_steps=6", "--steps_per_update=2", "--save_checkpoints_steps=2")

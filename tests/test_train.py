@@ -36,7 +36,7 @@ def count_records(index):
 
 def test_what_a_run_leaves(training_data, plain_run):
     output, steps, evaluations = plain_run
-    names = ["best", "checkpoints", "curves.png", "flags.json", "metrics.jsonl", "mlperf.log", "model", "tensorboard"]
+    names = [".lock", "best", "checkpoints", "curves.png", "flags.json", "metrics.jsonl", "mlperf.log", "model", "tensorboard"]
     assert sorted(os.listdir(output)) == names
     assert os.listdir(output / "checkpoints") == [f"step-{STEPS:08d}"]
     assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
@@ -174,7 +174,7 @@ def test_ids_beyond_the_model_are_refused(training_data, tmp_path):
     assert_refused(process, "token id", "vocab_size 1000")
     process = run_script("train.py", *flags(training_data, tmp_path / "run", more[0]), check=False)
     assert_refused(process, "vocab.txt has 30522 tokens, the configuration has vocab_size 1000")
-    assert not (tmp_path / "run").exists()
+    assert os.listdir(tmp_path / "run") == [".lock"]
 
 
 def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
@@ -243,6 +243,38 @@ def test_damaged_checkpoint_is_passed_over(training_data, long_run, tmp_path):
         assert any(f"step-{step:08d}" in line and problem in line for line in process.stderr.splitlines())
     assert "goes on from" in process.stdout and "after step 4" in process.stdout
     assert metrics(other) == metrics(run)
+
+
+def test_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
+    (other / "checkpoints/step-00000004/shared.pt").write_bytes(b"")
+    before = metrics(other)
+    process = run_script("train.py", *flags(training_data, other, *more), check=False)
+    assert_refused(process, "none of the 1 checkpoints can be used", "another --output_dir")
+    assert metrics(other) == before
+    shutil.rmtree(other / "checkpoints")
+    shutil.copytree(run / "model", other / "model")
+    process = run_script("train.py", *flags(training_data, other, *more), check=False)
+    assert_refused(process, "its checkpoints are gone", f"--init_checkpoint={other}/model")
+
+
+def test_damaged_checkpoints_are_not_kept_for_newer_ones(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
+    for step in (20, 21, 22):
+        (other / f"checkpoints/step-{step:08d}").mkdir()
+    run_script("train.py", *flags(training_data, other, *more, "--keep_checkpoint_max=3"))
+    assert sorted(os.listdir(other / "checkpoints")) == [f"step-{step:08d}" for step in (8, 10, 12)]
+
+
+def test_two_runs_in_one_folder_are_refused(training_data, tmp_path):
+    first = start(training_data, tmp_path / "run", "--num_train_steps=100000")
+    wait_for((tmp_path / "run/metrics.jsonl").exists)
+    process = run_script("train.py", *flags(training_data, tmp_path / "run", "--num_train_steps=100000"), check=False)
+    assert_refused(process, f"{tmp_path}/run: another run is at work there")
+    first.kill()
+    first.communicate()
 
 
 def test_finished_run_is_left_as_it_is(training_data, long_run):
@@ -352,14 +384,20 @@ def test_rank_that_loses_the_other_says_so_in_a_line(two_ranks, rank):
     assert "lost the connection to another rank" in errors and len(errors.splitlines()) == 1
 
 
-def test_disk_full_keeps_earlier_checkpoints(training_data, tmp_path):
+def test_disk_full_keeps_earlier_checkpoints(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731  bytes of a file
     process = subprocess.run(
-        [sys.executable, "train.py", *flags(training_data, tmp_path / "run", "--save_checkpoints_steps=2")],
+        [sys.executable, "train.py", *flags(training_data, other, *more)],
         cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, timeout=120,
     )  # fmt: skip
-    assert_refused(process, "checkpoint could not be written", "File too large")
-    assert os.listdir(tmp_path / "run/checkpoints") == []
+    assert_refused(
+        process, "step-00000004: the checkpoint could not be written", "File too large", "earlier checkpoints are as they were"
+    )
+    assert os.listdir(other / "checkpoints") == ["step-00000002"]
+    run_script("train.py", *flags(training_data, other, *more))
+    assert metrics(other) == metrics(run)
 
 
 def test_stops_at_target_accuracy(training_data, tmp_path):
@@ -381,8 +419,13 @@ def test_export_writes_the_newest_checkpoints_model(training_data, long_run, tmp
     other = copy_of_run_as_it_was(run, 12, tmp_path / "run")
     before = metrics(other)
     process = run_script("train.py", *flags(training_data, other, *more, "--export=True"))
-    assert process.stdout == f"{other}/model: the model of {other}/checkpoints/step-00000012\n"
-    assert weights(other) == weights(run) and metrics(other) == before
+    assert process.stdout == f"{other}/export: the model of {other}/checkpoints/step-00000012\n"
+    assert (other / "export/model.safetensors").read_bytes() == weights(run) and metrics(other) == before
+    config = json.loads((training_data / "config.json").read_text()) | {"num_hidden_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    wrong = ("--export", f"--bert_config_file={tmp_path}/config.json")
+    process = run_script("train.py", *flags(training_data, other, *more, *wrong), check=False)
+    assert_refused(process, "another model", "missing in the configuration")
     process = run_script("train.py", *flags(training_data, tmp_path / "none", *more, "--export"), check=False)
     assert_refused(process, f"{tmp_path}/none holds no checkpoint")
 
