@@ -5,8 +5,8 @@ torchrun --nproc_per_node=8 train.py --bert_config_file=configs/bert_large.json 
     --tfrecord_train=tfrecord --idx_train=idx/train --tfrecord_eval=eval --idx_eval=idx/eval --optimizer=adamw \\
     --train_batch_size=256 --learning_rate=1e-4 --num_warmup_steps=10000 --num_train_steps=1000000
 
-Writes <output_dir>/metrics.jsonl (a line per step and per evaluation), checkpoints/, curves.png, and at the end model/,
-which Hugging Face's BertForPreTraining.from_pretrained loads; best/ is the model of the best evaluation. One process per GPU;
+Writes <output_dir>/metrics.jsonl (a line per step and per evaluation), tensorboard/, mlperf.log, checkpoints/, curves.png, and
+at the end model/, which Hugging Face's BertForPreTraining.from_pretrained loads; best/ is the model of the best evaluation. One process per GPU;
 without CUDA it trains on the CPU over gloo. The same command again goes on from the newest checkpoint, to the same losses.
 @configs/recipes/mlperf_256.args among the flags reads flags from that file.
 """
@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 from bert import checkpoint, cli
 from bert.files import DataError
-from bert.launch import join_processes, lock_output, plain_errors
+from bert.launch import join_processes, only_run_in, plain_errors
 from bert.model import count_right, load_config, load_model, load_tokenizer, loss_sums, predict, save_model
 from bert.optimization import learning_rate
 from bert.parallel import DTYPES, PLUGINS
@@ -170,7 +170,6 @@ def accumulate_gradients(parallel, batches):
 
 
 def train(flags, config, device):
-    lock_output(flags.output_dir)
     run = Run(flags, config, device)
     if run.step == 0 and (flags.eval_at_start or flags.num_train_steps == 0):
         run.evaluate()
@@ -225,7 +224,7 @@ def main(argv=None):
     check(flags, int(os.environ.get("WORLD_SIZE", 1)))
     config = load_config(flags.bert_config_file)
     device = join_processes(flags.device, flags.seed, flags.collective_timeout)
-    with plain_errors():
+    with plain_errors(), only_run_in(flags.output_dir):
         train(flags, config, device)
     # The data-parallel model must be gone before the process group: its destructor would otherwise end the group while it
     # holds the interpreter's lock, and wait for ever for gloo's threads, which want that lock too (seen in 3 of 8 runs).

@@ -47,8 +47,8 @@ def save(folder, step, shared, own, keep_max, group=None):
     try:
         for file_name, content in contents.items():
             entries[file_name] = _write(os.path.join(temporary, file_name), content)
-    except OSError as problem:
-        error = f"rank {rank}: {problem}"
+    except OSError as failure:
+        error = f"rank {rank}: {failure}"
     gathered = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, (entries, error), group)
     problem = "; ".join(error for _, error in gathered if error)

@@ -65,5 +65,10 @@ def run(main):
 def _let_rank_0_speak(rank):
     """Under torchrun usually every rank has the same error: the others wait, and are ended when rank 0 has told it."""
     if rank:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(5.0)
+        wait_to_be_ended()
+
+
+def wait_to_be_ended():
+    """Time for another rank to tell its error and for torchrun to end this process after it, without a word."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(5.0)

@@ -5,6 +5,7 @@ the first such path only: it takes 3 seconds.
 """
 
 import contextlib
+import fcntl
 import glob
 import os
 import re
@@ -149,6 +150,26 @@ def sync_folder(folder):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path, mode):
+    """Holds `fcntl.flock` on a file, which is made; BlockingIOError if it is taken and `mode` says not to wait.
+
+    Does nothing where there are no locks: in object stores and on some file systems of clusters.
+    """
+    if is_remote(path):
+        yield
+        return
+    make_parent_folder(path)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, mode)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
+        yield
 
 
 @contextlib.contextmanager

@@ -7,14 +7,14 @@ import fcntl
 import os
 import signal
 import socket
-import time
 
 import colossalai
 import torch
 import torch.distributed as dist
 from colossalai.accelerator import set_accelerator
 
-from bert.files import DataError
+from bert import cli
+from bert.files import DataError, locked
 
 
 def join_processes(device, seed, timeout):
@@ -60,18 +60,18 @@ def control_group():
     return dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
-def lock_output(folder):
-    """Has rank 0 hold the output folder until its process ends; DataError if another run holds it."""
-    if dist.get_rank() == 0:
-        os.makedirs(folder, exist_ok=True)
-        global _lock  # closing the file would let go of it
-        _lock = open(os.path.join(folder, ".lock"), "w")
-        try:
-            fcntl.flock(_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{folder}: another run is at work there; wait for it, or choose another --output_dir") from None
-        except OSError:  # a file system without locks, as some of clusters are
-            pass
+@contextlib.contextmanager
+def only_run_in(folder):
+    """Has rank 0 hold the output folder meanwhile, which is made; DataError if another run holds it."""
+    with contextlib.ExitStack() as held:
+        if dist.get_rank() == 0:
+            try:
+                held.enter_context(locked(os.path.join(folder, ".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise DataError(
+                    f"{folder}: another run is at work there; wait for it, or choose another --output_dir"
+                ) from None
+        yield
 
 
 @contextlib.contextmanager
@@ -92,8 +92,7 @@ def plain_errors():
             ) from None
         if any(words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")):
             # That rank has more to tell than this one, which is ended by torchrun meanwhile.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(5.0)
+            cli.wait_to_be_ended()
             raise DataError("lost the connection to another rank, which has ended") from None
         raise
 

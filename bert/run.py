@@ -120,7 +120,6 @@ class Run:
                 random_state = checkpoint.load_own(path)["random"]
         checkpoint.restore_random_state(random_state, self.device)
         if dist.get_rank() == 0:
-            os.makedirs(self.flags.output_dir, exist_ok=True)
             with atomic_writer(flags_path(self.flags)) as file:
                 file.write(as_recorded(self.flags, self.config))
         self._open_logs(log_bytes)

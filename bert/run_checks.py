@@ -13,6 +13,8 @@ from bert.files import DataError, list_folder_or_pattern, raise_all
 from bert.model import config_values, has_model, load_config, load_tokenizer
 from bert.tfrecord import TFRecordFile
 
+CPU_PLUGINS = {"ddp"}
+
 # What may differ when a run goes on. Training data are compared by the names and sizes of the files, wherever they lie,
 # --init_checkpoint by its last name, configurations by what is in them.
 CHANGEABLE_FLAGS = {
@@ -107,9 +109,6 @@ def _wrong_devices(flags):
     if not use_cuda and flags.plugin not in CPU_PLUGINS:
         problems.append(f"--plugin={flags.plugin}: ColossalAI has it for CUDA GPUs only; on the CPU leave the flag out")
     return problems
-
-
-CPU_PLUGINS = {"ddp"}
 
 
 def _against_config(flags, config):

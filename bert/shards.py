@@ -64,22 +64,9 @@ def _conditions(recipe):
 # Locks: one run at a time works on a folder. A killed run's processes finish the part that they are at; the next run waits.
 
 
-@contextlib.contextmanager
 def _lock(output_dir, name, mode):
     """Holds a lock of the folder; BlockingIOError if it is taken and `mode` says not to wait."""
-    if files.is_remote(output_dir):  # object stores have no locks
-        yield
-        return
-    path = f"{output_dir}/{MANIFEST_FOLDER}/{name}"
-    files.make_parent_folder(path)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, mode)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks, as some of clusters are
-            pass
-        yield
+    return files.locked(f"{output_dir}/{MANIFEST_FOLDER}/{name}", mode)
 
 
 @contextlib.contextmanager
