@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from bert import checkpoint, cli
+from bert.agreement import StopRequest
 from bert.files import DataError
 from bert.launch import join_processes, only_run_in, plain_errors
 from bert.model import count_right, load_config, load_model, load_tokenizer, loss_sums, predict, save_model
@@ -169,12 +170,13 @@ def accumulate_gradients(parallel, batches):
     return totals
 
 
-def train(flags, config, device):
+def train(flags, config, device, stop_request):
     run = Run(flags, config, device)
+    stopped_by = stop_request.agreed()  # asked for while the run was set up
     if run.step == 0 and (flags.eval_at_start or flags.num_train_steps == 0):
         run.evaluate()
     examples = endless(run.train_loader)
-    while run.step < flags.num_train_steps and not run.is_target_reached:
+    while not (run.is_complete or stopped_by):
         rate = learning_rate(
             run.step,
             flags.learning_rate,
@@ -190,17 +192,16 @@ def train(flags, config, device):
         run.step += 1
         run.record(results, rate, count_tokens(batches, run.parallel.data_group))
 
-        is_last = run.step == flags.num_train_steps
         if run.is_evaluation_due:
             run.evaluate()
-        stopped_by = run.stop_request.agreed()
+        stopped_by = stop_request.agreed()
         is_save_due = flags.save_checkpoints_steps > 0 and run.step % flags.save_checkpoints_steps == 0
-        if is_save_due or is_last or run.is_target_reached or stopped_by:
+        if is_save_due or run.is_complete or stopped_by:
             run.save()
-        if stopped_by and not (is_last or run.is_target_reached):
-            run.recorder.say(f"stopped by {stopped_by} after step {run.step:,}; the same command goes on from there")
-            return
-    run.finish()
+    if run.is_complete:
+        run.finish()
+    else:
+        run.recorder.say(f"stopped by {stopped_by} after step {run.step:,}; the same command goes on from there")
 
 
 def export(flags, config):
@@ -221,11 +222,13 @@ def main(argv=None):
         if int(os.environ.get("RANK", 0)) == 0:
             export(flags, load_config(flags.bert_config_file))
         return
+    stop_request = StopRequest()
     check(flags, int(os.environ.get("WORLD_SIZE", 1)))
     config = load_config(flags.bert_config_file)
-    device = join_processes(flags.device, flags.seed, flags.collective_timeout)
-    with plain_errors(), only_run_in(flags.output_dir):
-        train(flags, config, device)
+    with plain_errors():
+        device = join_processes(flags.device, flags.seed, flags.collective_timeout)
+        with only_run_in(flags.output_dir):
+            train(flags, config, device, stop_request)
     # The data-parallel model must be gone before the process group: its destructor would otherwise end the group while it
     # holds the interpreter's lock, and wait for ever for gloo's threads, which want that lock too (seen in 3 of 8 runs).
     # After an error the group is left to the end of the process, which comes at once.

@@ -19,100 +19,73 @@ import sys
 import torch
 import torch.distributed as dist
 
+from bert.agreement import control_group, shared_errors
 from bert.files import DataError, sync_folder
 
 _MANIFEST, _SHARED = "manifest.json", "shared.pt"
 
 
-def save(folder, step, shared, own, keep_max, group=None):
+def save(folder, step, shared, own, keep_max):
     """Writes the checkpoint of a step, then removes all but the newest `keep_max` (0: none is removed).
 
     shared: a dict, of which rank 0's is kept. own: a dict of this rank. Both hold tensors, numbers, strings, lists and dicts.
-    group: a process group of the gloo backend. Raises DataError on every rank if one of them cannot write; older checkpoints
-    stay.
+    Raises DataError on every rank if one of them cannot write; older checkpoints stay.
     """
-    rank, name = dist.get_rank(), _name(step)
-    temporary = os.path.join(folder, f".{name}.tmp")
-    problem = None
-    if rank == 0:
-        for unfinished in glob.glob(os.path.join(glob.escape(folder), ".step-*.tmp")):  # of a run that was killed
-            shutil.rmtree(unfinished, ignore_errors=True)
-        try:
-            os.makedirs(temporary)
-        except OSError as error:
-            problem = f"rank 0: {error}"
-    _raise_together(folder, name, problem, group)
+    rank, path, temporary = dist.get_rank(), os.path.join(folder, _name(step)), _hidden(folder, step)
     contents = {f"rank-{rank:05d}.pt": own} | ({_SHARED: shared} if rank == 0 else {})
-    entries, error = {}, None
+    entries, gathered = {}, [None] * dist.get_world_size()
     try:
-        for file_name, content in contents.items():
-            entries[file_name] = _write(os.path.join(temporary, file_name), content)
-    except OSError as failure:
-        error = f"rank {rank}: {failure}"
-    gathered = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, (entries, error), group)
-    problem = "; ".join(error for _, error in gathered if error)
-    if rank == 0 and not problem:
-        try:
-            manifest = {
-                "step": step,
-                "ranks": len(gathered),
-                "files": {k: v for found, _ in gathered for k, v in found.items()},
-            }
-            with open(os.path.join(temporary, _MANIFEST), "w") as file:
-                json.dump(manifest, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            _put_in_place(temporary, os.path.join(folder, name))
-            _remove_old(folder, step, keep_max)
-        except OSError as error:
-            problem = f"rank 0: {error}"
-    if problem and rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-    _raise_together(folder, name, problem, group)
-
-
-def _raise_together(folder, name, problem, group):
-    """DataError on every rank if rank 0 has a problem, in words."""
-    outcome = [problem]
-    dist.broadcast_object_list(outcome, src=0, group=group)
-    if outcome[0]:
+        with shared_errors():
+            if rank == 0:
+                for unfinished in glob.glob(os.path.join(glob.escape(folder), ".step-*.tmp")):  # of a run that was killed
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                os.makedirs(temporary)
+        with shared_errors():
+            for name, content in contents.items():
+                entries[name] = _write(os.path.join(temporary, name), content)
+        dist.all_gather_object(gathered, entries, control_group())
+        with shared_errors():
+            if rank == 0:
+                files = {name: entry for found in gathered for name, entry in found.items()}
+                _write_manifest(temporary, {"step": step, "ranks": len(gathered), "files": files})
+                _put_in_place(temporary, path)
+    except DataError as error:
+        if rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
-            f"{os.path.join(folder, name)}: the checkpoint could not be written: {outcome[0]}; "
-            "earlier checkpoints are as they were: make room, then give the same command again"
-        )
+            f"{path}: the checkpoint could not be written: {error}; earlier checkpoints are as they were: make room, then give "
+            "the same command again"
+        ) from None
+    if rank == 0:
+        _tidy(folder, step, keep_max)
 
 
-def newest_valid(folder, group=None):
+def newest_valid(folder):
     """`find_newest_valid` by rank 0, for every rank."""
-    found = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            found[0] = find_newest_valid(folder)
-        except DataError as error:
-            found[1] = str(error)
-    dist.broadcast_object_list(found, src=0, group=group)
-    if found[1]:
-        raise DataError(found[1])
+    found = [None]
+    with shared_errors():
+        if dist.get_rank() == 0:
+            found = [find_newest_valid(folder)]
+    dist.broadcast_object_list(found, src=0, group=control_group())
     return found[0]
 
 
 def find_newest_valid(folder):
     """Returns (path, number of ranks that wrote it) of the newest checkpoint whose files are as its manifest says, or None.
 
-    Tells on stderr of those that are damaged. DataError if all are: to begin anew would destroy what is there.
+    Tells on stderr of those that are damaged. DataError if all are, as to begin anew would destroy what is there, or if one
+    cannot be read: it may be good, and a run that went on from an older one would lose it.
     """
-    for step in sorted(_steps(folder), reverse=True):
+    steps = sorted(_steps(folder), reverse=True)
+    for step in steps:
         path = os.path.join(folder, _name(step))
         problem = _problem_of(path)
         if problem is None:
-            with open(os.path.join(path, _MANIFEST)) as file:
-                return path, json.load(file)["ranks"]
+            return path, _read_manifest(path)["ranks"]
         print(f"warning: {path}: {problem}: the checkpoint is damaged and passed over", file=sys.stderr)
-    if _steps(folder):
+    if steps:
         raise DataError(
-            f"{folder}: none of the {len(_steps(folder))} checkpoints can be used; put one back, or choose another --output_dir for "
-            "a new run"
+            f"{folder}: none of the {len(steps)} checkpoints can be used; put one back, or choose another --output_dir for a new run"
         )
     return None
 
@@ -131,7 +104,13 @@ def load_weights(path):
 
 def load_shared(path):
     """Returns the dict that all ranks share, on the CPU."""
-    return _read(os.path.join(path, _SHARED), mmap=True)  # one copy in memory for all processes of a machine
+    shared = _read(os.path.join(path, _SHARED), mmap=True)  # one copy in memory for all processes of a machine
+    if "flags" not in shared:
+        raise DataError(
+            f"{path}: an earlier train.py wrote it and kept less in it; go on with that version of the project, or take its "
+            "model/ as --init_checkpoint for another --output_dir"
+        )
+    return shared
 
 
 def load_own(path):
@@ -158,6 +137,11 @@ def restore_random_state(state, device):
 
 def _name(step):
     return f"step-{step:08d}"
+
+
+def _hidden(folder, step):
+    """The name of what is being written or removed."""
+    return os.path.join(folder, f".{_name(step)}.tmp")
 
 
 def _steps(folder):
@@ -189,19 +173,34 @@ def _digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _write_manifest(folder, manifest):
+    with open(os.path.join(folder, _MANIFEST), "w") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_manifest(path):
+    with open(os.path.join(path, _MANIFEST)) as file:
+        return json.load(file)
+
+
 def _problem_of(path):
-    """What is wrong with a checkpoint, in words, or None."""
+    """What is wrong with a checkpoint, in words, or None; DataError if that cannot be found out."""
     try:
-        with open(os.path.join(path, _MANIFEST)) as file:
-            files = json.load(file)["files"]
-        for name, (size, digest) in files.items():
+        for name, (size, digest) in _read_manifest(path)["files"].items():
             file = os.path.join(path, name)
             if os.path.getsize(file) != size:
                 return f"{name} has {os.path.getsize(file):,} bytes, expected {size:,}"
             if _digest(file) != digest:
                 return f"{name} does not have its SHA-256"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
+    except OSError as error:
+        raise DataError(
+            f"{path}: the checkpoint cannot be read, which does not mean that it is damaged: {error}; give the same command "
+            "again when the storage is well, or move this folder away to go on from the checkpoint before it"
+        ) from None
     return None
 
 
@@ -212,12 +211,22 @@ def _put_in_place(temporary, path):
     sync_folder(os.path.dirname(path))
 
 
-def _remove_old(folder, newest, keep_max):
-    """Removes all but the `keep_max` newest up to step `newest`, and the damaged ones behind it from which a run went back."""
-    steps = sorted(step for step in _steps(folder) if step <= newest)
-    removed = [step for step in _steps(folder) if step > newest] + steps[: max(0, len(steps) - keep_max)]
-    for step in removed if keep_max else []:
-        path = os.path.join(folder, _name(step))
-        hidden = os.path.join(folder, f".{_name(step)}.tmp")
-        os.rename(path, hidden)  # so that half of it never bears the name
-        shutil.rmtree(hidden)
+def _tidy(folder, newest, keep_max):
+    """Removes all but the `keep_max` newest up to step `newest`, and sets aside those behind it, over which a run went back.
+
+    They were found damaged, but not for certain by a fault that lasts. What cannot be done is told on stderr: the newest
+    checkpoint is in place, and the next save tries again.
+    """
+    steps = sorted(_steps(folder))
+    kept = [step for step in steps if step <= newest]
+    try:
+        for step in steps[len(kept) :]:
+            aside = os.path.join(folder, f"damaged-{_name(step)}")
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+            os.rename(os.path.join(folder, _name(step)), aside)
+            print(f"warning: {aside}: the damaged checkpoint of step {step:,}; remove it to have its room", file=sys.stderr)
+        for step in kept[: max(0, len(kept) - keep_max)] if keep_max else []:
+            os.rename(os.path.join(folder, _name(step)), _hidden(folder, step))  # so that half of it never bears the name
+            shutil.rmtree(_hidden(folder, step))
+    except OSError as error:
+        print(f"warning: {folder}: an old checkpoint could not be removed: {error}", file=sys.stderr)

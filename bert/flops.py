@@ -1,7 +1,10 @@
 """How much arithmetic a training step is, and how much of a GPU's peak that uses (MFU, model FLOPs utilisation)."""
 
-# Dense bf16 tensor-core peaks, FLOP/s, by what torch.cuda.get_device_name() contains. Source: NVIDIA's data sheets (SXM).
-_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+# Dense bf16 tensor-core peaks, FLOP/s, by what torch.cuda.get_device_name() contains, of which the first counts; without an
+# addition the SXM module is meant. Source: NVIDIA's data sheets.
+_PEAKS = {
+    "H200 NVL": 836e12, "H100 NVL": 836e12, "H100 PCIe": 756e12, "H200": 989e12, "H100": 989e12, "A100": 312e12,
+}  # fmt: skip
 
 
 def training_flops(config, length, num_predictions):

@@ -1,11 +1,10 @@
-"""A training process among others: joining the group, memory, and being asked to stop."""
+"""A training process among others: joining the group, memory, the folder that is its run's own, what others' ends look like."""
 
 import contextlib
 import ctypes
 import datetime
 import fcntl
 import os
-import signal
 import socket
 
 import colossalai
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from colossalai.accelerator import set_accelerator
 
 from bert import cli
+from bert.agreement import shared_errors
 from bert.files import DataError, locked
 
 
@@ -55,22 +55,18 @@ def keep_freed_memory():
         libc.mallopt(m_trim_threshold, two_gib)
 
 
-def control_group():
-    """Returns a gloo group of all processes, for what the CPU has to know without waiting for a GPU."""
-    return dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-
-
 @contextlib.contextmanager
 def only_run_in(folder):
     """Has rank 0 hold the output folder meanwhile, which is made; DataError if another run holds it."""
     with contextlib.ExitStack() as held:
-        if dist.get_rank() == 0:
-            try:
-                held.enter_context(locked(os.path.join(folder, ".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise DataError(
-                    f"{folder}: another run is at work there; wait for it, or choose another --output_dir"
-                ) from None
+        with shared_errors():
+            if dist.get_rank() == 0:
+                try:
+                    held.enter_context(locked(os.path.join(folder, ".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
+                except BlockingIOError:
+                    raise DataError(
+                        f"{folder}: another run is at work there; wait for it, or choose another --output_dir"
+                    ) from None
         yield
 
 
@@ -84,37 +80,15 @@ def plain_errors():
             f"the GPU's memory is too small: {str(error).splitlines()[0]}; raise --steps_per_update, or use --unpad, "
             "--gradient_checkpointing or --plugin=zero1"
         ) from None
-    except RuntimeError as error:
-        if "Timed out waiting" in str(error):
+    except RuntimeError as error:  # gloo has no class of its own
+        words = str(error).lower()
+        if "timed out waiting" in words or (isinstance(error, dist.DistError) and ("timeout" in words or "timed out" in words)):
             raise DataError(
                 "waited longer than --collective_timeout for another rank, which hangs or is gone; look at the machines' other "
                 "output, then give the same command again"
             ) from None
-        if any(words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")):
+        if any(sign in words for sign in ("closed by peer", "reset by peer", "broken pipe", "remote process exited")):
             # That rank has more to tell than this one, which is ended by torchrun meanwhile.
             cli.wait_to_be_ended()
             raise DataError("lost the connection to another rank, which has ended") from None
         raise
-
-
-class StopRequest:
-    """SIGTERM or SIGUSR1, as a cluster sends before it takes a machine away: the run stops after the step in work.
-
-    A second signal of the same kind ends the process at once.
-    """
-
-    def __init__(self, group):
-        """group: a gloo process group, in which the processes agree."""
-        self._group, self._signal = group, 0
-        for signum in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(signum, self._note)
-
-    def _note(self, signum, frame):
-        self._signal = signum
-        signal.signal(signum, signal.SIG_DFL)
-
-    def agreed(self):
-        """Returns the name of the signal that any process has got, on every process at the same step, or None. Collective."""
-        largest = torch.tensor(self._signal)
-        dist.all_reduce(largest, dist.ReduceOp.MAX, self._group)
-        return signal.Signals(largest.item()).name if largest else None

@@ -78,14 +78,14 @@ class Recorder:
         self.is_main = dist.get_rank() == 0
         self.num_steps, self.samples_per_step, self.seq_length = num_steps, samples_per_step, seq_length
         self._utilisation, self._expected_curve = utilisation, expected_curve
-        self._steps_before = first_step - 1
+        self._steps_before = self._last_line_step = first_step - 1
         self._pending = []
         self._skipped_in_a_row = 0
         self._last_accuracy = None  # on the evaluation set
         self._is_terminal = sys.stdout.isatty()
         self._interval = 0.5 if self._is_terminal else 10.0  # seconds
-        self._started = self._last_shown = time.monotonic()
-        self._tokens = self._seconds_not_training = 0.0
+        self._started = self._last_line_at = time.monotonic()
+        self._pauses = self._pauses_at_last_line = self._tokens_since_last_line = 0.0  # the first two in seconds
         if self.is_main:
             self._log = _open_at(os.path.join(output_dir, "metrics.jsonl"), kept_bytes)
             is_new = first_step == 1
@@ -113,17 +113,17 @@ class Recorder:
         loss_scale = torch.zeros_like(gradient_norm) if loss_scale is None else loss_scale
         values = torch.cat((results, torch.stack((gradient_norm, num_tokens, loss_scale))))
         self._pending.append(_Step(step, learning_rate, f"the last before record {records:,} of epoch {epoch}'s order", values))
-        if step == self.num_steps or time.monotonic() - self._last_shown >= self._interval:
+        if step == self.num_steps or time.monotonic() - self._last_line_at >= self._interval:
             self._flush()
 
     def evaluation(self, step, metrics, seconds):
         if not self.is_main:
             return
-        self._flush()
-        self._write(step=step, **metrics)
-        self._tensorboard.evaluation(step, metrics)
-        self._last_accuracy = metrics["masked_lm_accuracy"]
         self.pause(seconds)
+        self._flush()
+        self._write(step=step, **_finite(metrics))
+        self._tensorboard.evaluation(step, _finite(metrics))
+        self._last_accuracy = metrics["masked_lm_accuracy"]
         self.say(
             f"step {step:,} | evaluation: masked_lm_accuracy {metrics['masked_lm_accuracy']:.4f}, "
             f"loss {metrics['masked_lm_loss']:.4f} | next_sentence_accuracy {metrics['next_sentence_accuracy']:.4f} | "
@@ -136,7 +136,7 @@ class Recorder:
 
     def pause(self, seconds):
         """Time that is not spent on training steps, and does not count for their speed."""
-        self._seconds_not_training += seconds
+        self._pauses += seconds
 
     def _write(self, **values):
         self._log.write(json.dumps(values) + "\n")
@@ -149,10 +149,9 @@ class Recorder:
         pending, self._pending = self._pending, []
         for step, values in zip(pending, all_values):
             values = dict(zip(_Step.VALUES, values))
-            self._tokens += values["tokens"]
+            self._tokens_since_last_line += values["tokens"]
             self._write_step(step, values)
         self._tensorboard.flush()
-        self._last_shown = time.monotonic()
         self._show(step, values)
 
     def _write_step(self, step, values):
@@ -162,8 +161,7 @@ class Recorder:
             self._skipped_in_a_row = 0
             self._write_row(row)
             return
-        # JSON has no NaN.
-        self._write_row({name: value if math.isfinite(value) else None for name, value in row.items()} | {"skipped": True})
+        self._write_row(_finite(row) | {"skipped": True})
         self._note_skipped(step, values, is_overflow=values["loss_scale"] > 0 and math.isfinite(row["loss"]))
 
     def _write_row(self, row):
@@ -194,23 +192,31 @@ class Recorder:
         self.say(f"warning: {what}: the update is not finite and left out")
 
     def _show(self, step, values):
-        number = step.number
-        seconds = max(self._last_shown - self._started - self._seconds_not_training, 1e-9)
-        steps_per_second = (number - self._steps_before) / seconds
-        seconds_left = (self.num_steps - number) / steps_per_second
-        sequences = (number - self._steps_before) * self.samples_per_step
-        mean_tokens = self._tokens / sequences
-        utilisation = self._utilisation(sequences / seconds, mean_tokens)
+        """The progress line: speeds since the line before, time left by the mean speed since the start."""
+        number, now = step.number, time.monotonic()
+        seconds = max(now - self._last_line_at - (self._pauses - self._pauses_at_last_line), 1e-9)
+        sequences, tokens = (number - self._last_line_step) * self.samples_per_step, self._tokens_since_last_line
+        utilisation = self._utilisation(sequences / seconds, tokens / sequences)
+        seconds_a_step = (now - self._started - self._pauses) / (number - self._steps_before)
+        seconds_left = (self.num_steps - number) * seconds_a_step
+        self._last_line_at, self._last_line_step, self._pauses_at_last_line = now, number, self._pauses
+        self._tokens_since_last_line = 0.0
         evaluated = "" if self._last_accuracy is None else f" (evaluated {self._last_accuracy:.4f})"
         self.say(
             f"step {number:,}/{self.num_steps:,} | {number * self.samples_per_step:,} samples | "
             f"loss {values['mlm_loss'] + values['nsp_loss']:.4f} (mlm {values['mlm_loss']:.4f}, nsp {values['nsp_loss']:.4f}) | "
             f"accuracy {values['mlm_accuracy']:.4f}{evaluated} | lr {step.learning_rate:.3e} | grad norm {values['grad_norm']:.2f} | "
-            f"{sequences / seconds:,.1f} seq/s, {self._tokens / seconds:,.0f} tokens/s, padding {1 - mean_tokens / self.seq_length:.0%} | "
+            f"{sequences / seconds:,.1f} seq/s, {tokens / seconds:,.0f} tokens/s, "
+            f"padding {1 - tokens / sequences / self.seq_length:.0%} | "
             f"{'' if utilisation is None else f'MFU {utilisation:.1%} | '}"
             f"{seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left",
             end="" if self._is_terminal and number < self.num_steps else "\n",
         )
+
+
+def _finite(values):
+    """The same dict with None for what is not finite: JSON has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _open_at(path, kept_bytes):

@@ -34,14 +34,23 @@ class AdamWeightDecay(torch.optim.Optimizer):
         self.max_grad_norm, self.loss_scale = max_grad_norm, loss_scale
         self.gradient_norm = None  # of the last step, before clipping: float32 []
         self._splits = []  # (process group, ids of the parameters that it shares, masks by the lists they are for)
+        self._copies = []  # (process group, parameters of which each of its ranks has a copy)
 
     def split_over(self, group, parameters):
         """Tells that each of these parameters is one part of a tensor, whose others the other ranks of `group` hold."""
         self._splits.append((group, {id(parameter) for parameter in parameters}, {}))
 
+    def average_over(self, group, parameters):
+        """Tells that every rank of `group` has a copy of these parameters, computes the same gradients, and may round otherwise.
+
+        Their gradients are averaged: what GPU kernels add in no fixed order would let the copies drift apart.
+        """
+        self._copies.append((group, list(parameters)))
+
     @torch.no_grad()
     def step(self, closure=None):
         """One update of all weights; their gradients are used up. Nothing here waits for a GPU."""
+        self._average_copies()
         is_finite = self._clip_gradients()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
@@ -50,6 +59,14 @@ class AdamWeightDecay(torch.optim.Optimizer):
                 torch._foreach_mul_(updates, is_finite.to(updates[0].dtype))
                 self._adapt(updates, weights, group)
                 torch._foreach_add_(weights, updates, alpha=-group["lr"])
+
+    def _average_copies(self):
+        for group, parameters in self._copies:
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            total = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(total, group=group)
+            means = (total / dist.get_world_size(group)).split([gradient.numel() for gradient in gradients])
+            torch._foreach_copy_(gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients)])
 
     def _clip_gradients(self):
         """Scales all gradients, or makes them 0 if one of them is not finite; returns whether they are, bool []."""

@@ -230,6 +230,9 @@ class Hybrid(_CastModel):
                 SlicePart(name, shape, weight, master, self._tp_group) if is_cut else Part(name, shape, weight, master)
             )
         self.inner_optimizer.split_over(self._tp_group, [part.master for part in parts if isinstance(part, SlicePart)])
+        if dist.get_world_size(self._tp_group) > 1:
+            copies = [part.master for part in parts if not isinstance(part, SlicePart)]
+            self.inner_optimizer.average_over(self._tp_group, copies)
         return parts
 
 

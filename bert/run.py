@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 
 from bert import checkpoint
+from bert.agreement import shared_errors
 from bert.expected_curve import ExpectedCurve
 from bert.files import DataError, atomic_writer
 from bert.flops import peak_flops, training_flops
-from bert.launch import StopRequest, control_group
 from bert.metrics import Recorder, evaluate, plot_curves
 from bert.mlperf_log import MLPerfLog, division, hyper_parameters
 from bert.model import (
@@ -44,12 +44,10 @@ class Run:
         # ColossalAI puts the processes that share tensors, and so examples, next to each other.
         self._shard_id, self._num_shards = dist.get_rank() // flags.tp_size, dist.get_world_size() // flags.tp_size
         self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
-        self.control = control_group()
-        found = checkpoint.newest_valid(self.checkpoints, self.control)
+        found = checkpoint.newest_valid(self.checkpoints)
         self.train_loader, self.eval_loader = self._build_loaders()
         self.tokenizer = load_tokenizer(flags.vocab_file, flags.do_lower_case, config)
         self.eval_every_samples = flags.eval_every_samples or mlperf_eval_interval(flags.train_batch_size)
-        self.stop_request = StopRequest(self.control)
         self.precision = flags.precision if flags.precision != "auto" else "bf16" if device.type == "cuda" else "fp32"
         module = self._build_module(None if found else flags.init_checkpoint)  # the same on every rank, then dropout of its own
         torch.manual_seed(flags.seed + 1 + self._shard_id)
@@ -116,13 +114,14 @@ class Run:
             self.parallel.load_state_dict(shared["model"])
             self.train_loader.load_state_dict(shared["loader"])
             self.step, self.best_accuracy, log_bytes = (shared[name] for name in ("step", "best_accuracy", "log_bytes"))
-            if (num_ranks, shared["num_shards"]) == (dist.get_world_size(), self._num_shards):
+            if (num_ranks, shared["flags"]["tp_size"]) == (dist.get_world_size(), self.flags.tp_size):
                 random_state = checkpoint.load_own(path)["random"]
         checkpoint.restore_random_state(random_state, self.device)
-        if dist.get_rank() == 0:
-            with atomic_writer(flags_path(self.flags)) as file:
-                file.write(as_recorded(self.flags, self.config))
-        self._open_logs(log_bytes)
+        with shared_errors():
+            if dist.get_rank() == 0:
+                with atomic_writer(flags_path(self.flags)) as file:
+                    file.write(as_recorded(self.flags, self.config))
+            self._open_logs(log_bytes)
         self.recorder.say(self._description())
         if found:
             self.recorder.say(f"goes on from {path}, after step {self.step:,}")
@@ -176,6 +175,10 @@ class Run:
     def is_target_reached(self):
         target = self.flags.target_accuracy
         return target is not None and self.best_accuracy >= target
+
+    @property
+    def is_complete(self):
+        return self.step >= self.flags.num_train_steps or self.is_target_reached
 
     @property
     def seq_length(self):
@@ -259,18 +262,19 @@ class Run:
 
     def _save_model(self, name):
         weights = self.parallel.whole_weights()
-        if self.recorder.is_main:
-            save_model(self.config, weights, os.path.join(self.flags.output_dir, name), self.tokenizer)
+        with shared_errors():
+            if self.recorder.is_main:
+                save_model(self.config, weights, os.path.join(self.flags.output_dir, name), self.tokenizer)
 
     def save(self):
+        log_bytes = {"metrics": self.recorder.bytes_written(), "mlperf": self.mlperf_log.bytes_written()}
         started = time.monotonic()
         shared = {
             "model": self.parallel.state_dict(), "loader": self.train_loader.state_dict(), "step": self.step,
-            "best_accuracy": self.best_accuracy, "num_shards": self._num_shards, "flags": vars(self.flags),
-            "log_bytes": {"metrics": self.recorder.bytes_written(), "mlperf": self.mlperf_log.bytes_written()},
+            "best_accuracy": self.best_accuracy, "flags": vars(self.flags), "log_bytes": log_bytes,
         }  # fmt: skip
         own = {"random": checkpoint.random_state(self.device)}
-        checkpoint.save(self.checkpoints, self.step, shared, own, self.flags.keep_checkpoint_max, self.control)
+        checkpoint.save(self.checkpoints, self.step, shared, own, self.flags.keep_checkpoint_max)
         self.recorder.pause(time.monotonic() - started)
 
     def finish(self):

@@ -14,6 +14,8 @@ from bert.model import config_values, has_model, load_config, load_tokenizer
 from bert.tfrecord import TFRecordFile
 
 CPU_PLUGINS = {"ddp"}
+# What the process that starts another, one of several, tells it.
+_PROCESS_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 # What may differ when a run goes on. Training data are compared by the names and sizes of the files, wherever they lie,
 # --init_checkpoint by its last name, configurations by what is in them.
@@ -101,6 +103,9 @@ def _wrong_devices(flags):
         problems.append(
             "srun starts several processes, but RANK is not set for each: see configs/train.sbatch, or use torchrun"
         )
+    absent = [name for name in _PROCESS_VARIABLES if name not in os.environ]
+    if "RANK" in os.environ and absent:
+        problems.append(f"RANK is set, but not {', '.join(absent)}: use torchrun, or set them as configs/train.sbatch does")
     use_cuda = flags.device != "cpu" and gpus > 0
     if use_cuda and gpus < local_processes:
         problems.append(f"{local_processes} processes on this machine, but {gpus} GPUs; use torchrun --nproc_per_node={gpus}")

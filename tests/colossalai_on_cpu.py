@@ -74,6 +74,9 @@ def main(runs):
         AdamWeightDecay.split_over = lambda self, group, parameters: None
     if "BERT_TEST_REPLICAS" in os.environ:
         Run.finish = assert_replicas_are_alike
+        {"equal gradients": leave_gradients_as_they_are, "rounded gradients": round_gradients_by_rank}[
+            os.environ["BERT_TEST_REPLICAS"]
+        ]()
     leave, dist.destroy_process_group = dist.destroy_process_group, lambda group=None: None
     for flags in runs:
         train.main(flags)
@@ -81,14 +84,31 @@ def main(runs):
     leave()
 
 
+def leave_gradients_as_they_are():
+    """No averaging, behind which it would not be seen that ranks compute different things."""
+    AdamWeightDecay.average_over = lambda self, group, parameters: None
+
+
+def round_gradients_by_rank():
+    """What kernels do that add in no fixed order."""
+    step = AdamWeightDecay.step
+
+    def round_and_step(self, closure=None):
+        for weight in itertools.chain.from_iterable(group["params"] for group in self.param_groups):
+            weight.grad.mul_(1 + 1e-6 * dist.get_rank())
+        return step(self, closure)
+
+    AdamWeightDecay.step = round_and_step
+
+
 def assert_replicas_are_alike(run):
     """In place of a run's end: what tensor-parallel ranks hold alike has stayed alike."""
     whole = [part for part in run.parallel._parts if not isinstance(part, SlicePart)]
     assert len(whole) > 10
     for part in whole:
-        weights = [torch.empty_like(part.weight) for _ in range(dist.get_world_size())]
-        dist.all_gather(weights, part.weight.detach())
-        assert all(torch.equal(weights[0], other) for other in weights), part.name
+        masters = [torch.empty_like(part.master) for _ in range(dist.get_world_size())]
+        dist.all_gather(masters, part.master.detach())
+        assert all(torch.equal(masters[0], other) for other in masters), part.name
 
 
 def join_again(device, seed, timeout):

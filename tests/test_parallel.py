@@ -143,7 +143,12 @@ def test_tensor_parallel_ranks_stay_alike_after_data_parallelism(training_data, 
     straight, flags_of = straight_runs
     run = copy_of_run_as_it_was(straight / "ddp", SAVED, tmp_path / "run")
     tensor = ("--plugin=hybrid", "--tp_size=2")
-    train_several(training_data, {run: (*flags_of["ddp"], *tensor)}, processes=2, BERT_TEST_REPLICAS="1")
+    train_several(training_data, {run: (*flags_of["ddp"], *tensor)}, processes=2, BERT_TEST_REPLICAS="equal gradients")
+
+
+def test_tensor_parallel_ranks_stay_alike_whatever_their_rounding(training_data, dropout_config, tmp_path):
+    more = (f"--bert_config_file={dropout_config}", "--plugin=hybrid", "--tp_size=2", "--precision=bf16")
+    train_several(training_data, {tmp_path / "run": more}, processes=2, BERT_TEST_REPLICAS="rounded gradients")
 
 
 def test_goes_on_under_another_plugin(training_data, tmp_path):

@@ -1,0 +1,62 @@
+"""What all ranks agree on, without waiting for a GPU: an error of one is an error of all, and so is a request to stop."""
+
+import contextlib
+import functools
+import os
+import signal
+import time
+
+import torch
+import torch.distributed as dist
+
+from bert.files import DataError
+
+
+@functools.cache
+def control_group():
+    """Returns the gloo group of all processes."""
+    return dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
+@contextlib.contextmanager
+def shared_errors():
+    """Raises DataError on every rank where the block raised one, or an OSError, on any: none waits for one that has ended.
+
+    Collective: a rank that has nothing to do enters the block too. A collective inside it must not come after what may fail.
+    """
+    own = None
+    try:
+        yield
+    except (DataError, OSError) as error:
+        own = f"rank {dist.get_rank()}: {error}" if dist.get_rank() else str(error)
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own, control_group())
+    told = [error for error in found if error is not None]
+    if told:
+        raise DataError("; ".join(told))
+
+
+class StopRequest:
+    """SIGTERM or SIGUSR1, as a cluster sends before it takes a machine away: the run stops after the step in work.
+
+    A scheduler and torchrun may both pass on the same one: only a repetition after `PATIENCE` seconds ends the process at once.
+    """
+
+    PATIENCE = 10.0
+
+    def __init__(self):
+        self._noted = {}  # signal: time
+        for signum in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(signum, self._note)
+
+    def _note(self, signum, frame):
+        first = self._noted.setdefault(signum, time.monotonic())
+        if time.monotonic() - first > self.PATIENCE:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+
+    def agreed(self):
+        """Returns the name of the signal that any process has got, on every process at the same step, or None. Collective."""
+        largest = torch.tensor(max(self._noted, default=0))
+        dist.all_reduce(largest, dist.ReduceOp.MAX, control_group())
+        return signal.Signals(largest.item()).name if largest else None
