@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ def record(tmp_path):
         recorder.step(next(steps), results, torch.tensor(norm), 1e-3, torch.tensor(100.0), scale, 3, 4096)
         recorder.bytes_written()  # nothing waits any longer
 
+    record_step.recorder = recorder
     record_step.rows = lambda: [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     yield record_step
     torch.distributed.destroy_process_group()
@@ -67,3 +69,28 @@ def test_a_log_that_lost_its_end_is_not_continued(record, tmp_path):
     with pytest.raises(DataError, match="metrics.jsonl: .* bytes, expected at least the 10,000"):
         Recorder(str(tmp_path), 1000, 8, 32, lambda speed, tokens: None, first_step=2, kept_bytes=10_000)
     assert len(record.rows()) == 1
+
+
+def test_an_evaluation_that_is_not_finite_is_null(record):
+    metrics = {
+        "masked_lm_accuracy": 0.0,
+        "masked_lm_loss": math.nan,
+        "next_sentence_accuracy": 0.5,
+        "next_sentence_loss": math.inf,
+    }
+    record.recorder.evaluation(0, metrics | {"examples": 7}, 1.0)
+    (row,) = record.rows()
+    assert row["masked_lm_loss"] is row["next_sentence_loss"] is None and row["examples"] == 7
+
+
+def test_speed_is_that_since_the_last_line(record, capsys, monkeypatch):
+    """8 examples of 100 / 8 tokens a step: in 2 seconds, then in 4, of which 3 were an evaluation's."""
+    now = record.recorder._started
+    monkeypatch.setattr("bert.metrics.time", SimpleNamespace(monotonic=lambda: now))
+    for seconds, pause in ((2.0, 0.0), (4.0, 3.0)):
+        now += seconds
+        record.recorder.pause(pause)
+        record(1.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert "| 4.0 seq/s, 50 tokens/s, padding 61% |" in lines[0] and lines[0].endswith("33:18 left")
+    assert "| 8.0 seq/s, 100 tokens/s, padding 61% |" in lines[1] and lines[1].endswith("24:57 left")

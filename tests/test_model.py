@@ -220,6 +220,7 @@ def test_utilisation_of_a_known_machine():
     """MLPerf's BERT-large on an A100: 304 sequences a second of 254 tokens on average are about 48 % of its peak."""
     flops = training_flops(load_config(ROOT / "configs" / "bert_large.json"), 254, 38)
     assert 304 * flops / peak_flops("NVIDIA A100-SXM4-80GB") == pytest.approx(0.48, abs=0.01)
+    assert peak_flops("NVIDIA H100 PCIe") < peak_flops("NVIDIA H100 80GB HBM3")
     assert peak_flops("NVIDIA GeForce RTX 2080") is None
 
 

@@ -2,20 +2,14 @@
 
 import json
 import os
-import resource
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 from conftest import ROOT, assert_refused, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_mlperf_log import complaints
-from training_runs import STEPS, copy_of_run_as_it_was, evaluations_of, flags, losses, metrics, torchrun, train, weights
+from training_runs import STEPS, count_records, flags, losses, torchrun, train
 from transformers import AutoTokenizer
 
 import bert.quiet_imports  # noqa: F401  before transformers
@@ -28,10 +22,6 @@ from train import parse_flags
 def plain_run(training_data, tmp_path_factory):
     output = tmp_path_factory.mktemp("plain") / "run"
     return output, *train(training_data, output, "--eval_at_start=True", "--shuffle=False")
-
-
-def count_records(index):
-    return len(index.read_text().splitlines())
 
 
 def test_what_a_run_leaves(training_data, plain_run):
@@ -186,220 +176,6 @@ def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
     assert_refused(process, "32", "max_position_embeddings", "16")
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# A run that goes on
-
-
-@pytest.fixture(scope="module")
-def long_run(training_data, dropout_config, tmp_path_factory):
-    """A run with dropout over the ends of epochs, that keeps all checkpoints; and its flags."""
-    folder = tmp_path_factory.mktemp("long")
-    more = (
-        f"--bert_config_file={dropout_config}", "--train_batch_size=256", "--num_train_steps=12", "--save_checkpoints_steps=2",
-        "--keep_checkpoint_max=0", "--eval_every_samples=1280",
-    )  # fmt: skip
-    train(training_data, folder / "run", *more)
-    return folder / "run", more
-
-
-@pytest.mark.parametrize("step", [2, 8])
-def test_goes_on_to_the_same_losses(training_data, long_run, tmp_path, step):
-    run, more = long_run
-    other = copy_of_run_as_it_was(run, step, tmp_path / "run")
-    (other / "checkpoints/.step-00000005.tmp").mkdir()  # killed while it wrote this one
-    train(training_data, other, *more)
-    assert metrics(other) == metrics(run)
-    assert weights(other) == weights(run)
-    assert sorted(os.listdir(other / "checkpoints")) == [f"step-{saved:08d}" for saved in range(step, 13, 2)]
-    examples = sum(count_records(path) for path in (training_data / "idx/train").iterdir())
-    assert 12 * 256 > 2 * examples  # more than two epochs
-
-
-def test_three_ranks_go_on_to_the_same_losses(training_data, tmp_path):
-    more = (
-        "--train_batch_size=48",
-        "--num_train_steps=6",
-        "--save_checkpoints_steps=3",
-        "--optimizer=adamw",
-        "--keep_checkpoint_max=0",
-    )
-    train(training_data, tmp_path / "straight", *more, processes=3)
-    other = copy_of_run_as_it_was(tmp_path / "straight", 3, tmp_path / "stopped")
-    train(training_data, other, *more, processes=3)
-    assert metrics(other) == metrics(tmp_path / "straight")
-    assert weights(other) == weights(tmp_path / "straight")
-
-
-def test_damaged_checkpoint_is_passed_over(training_data, long_run, tmp_path):
-    run, more = long_run
-    other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
-    for step, damage in ((6, lambda data: data[:-1]), (8, lambda data: data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])):
-        shutil.copytree(run / f"checkpoints/step-{step:08d}", other / f"checkpoints/step-{step:08d}")
-        path = other / f"checkpoints/step-{step:08d}/shared.pt"
-        path.write_bytes(damage(path.read_bytes()))
-    (other / "checkpoints/step-00000010").mkdir()
-    process = run_script("train.py", *flags(training_data, other, *more))
-    for step, problem in ((6, "bytes, expected"), (8, "does not have its SHA-256"), (10, "manifest.json")):
-        assert any(f"step-{step:08d}" in line and problem in line for line in process.stderr.splitlines())
-    assert "goes on from" in process.stdout and "after step 4" in process.stdout
-    assert metrics(other) == metrics(run)
-
-
-def test_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(training_data, long_run, tmp_path):
-    run, more = long_run
-    other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
-    (other / "checkpoints/step-00000004/shared.pt").write_bytes(b"")
-    before = metrics(other)
-    process = run_script("train.py", *flags(training_data, other, *more), check=False)
-    assert_refused(process, "none of the 1 checkpoints can be used", "another --output_dir")
-    assert metrics(other) == before
-    shutil.rmtree(other / "checkpoints")
-    shutil.copytree(run / "model", other / "model")
-    process = run_script("train.py", *flags(training_data, other, *more), check=False)
-    assert_refused(process, "its checkpoints are gone", f"--init_checkpoint={other}/model")
-
-
-def test_damaged_checkpoints_are_not_kept_for_newer_ones(training_data, long_run, tmp_path):
-    run, more = long_run
-    other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
-    for step in (20, 21, 22):
-        (other / f"checkpoints/step-{step:08d}").mkdir()
-    run_script("train.py", *flags(training_data, other, *more, "--keep_checkpoint_max=3"))
-    assert sorted(os.listdir(other / "checkpoints")) == [f"step-{step:08d}" for step in (8, 10, 12)]
-
-
-def test_two_runs_in_one_folder_are_refused(training_data, tmp_path):
-    first = start(training_data, tmp_path / "run", "--num_train_steps=100000")
-    wait_for((tmp_path / "run/metrics.jsonl").exists)
-    process = run_script("train.py", *flags(training_data, tmp_path / "run", "--num_train_steps=100000"), check=False)
-    assert_refused(process, f"{tmp_path}/run: another run is at work there")
-    first.kill()
-    first.communicate()
-
-
-def test_finished_run_is_left_as_it_is(training_data, long_run):
-    run, more = long_run
-    before = metrics(run)
-    train(training_data, run, *more)
-    assert metrics(run) == before
-
-
-def test_other_number_of_ranks_goes_on(training_data, long_run, tmp_path):
-    run, more = long_run
-    other = copy_of_run_as_it_was(run, 8, tmp_path / "run")
-    process = torchrun(2, "train.py", *flags(training_data, other, *more))
-    assert process.returncode == 0, process.stderr
-    assert "num_shards 2 instead of 1" in process.stderr
-    assert metrics(other).splitlines()[:8] == metrics(run).splitlines()[:8]
-    assert len(metrics(other).splitlines()) == len(metrics(run).splitlines())
-
-
-def test_another_run_in_the_same_folder_is_refused(training_data, long_run):
-    run, more = long_run
-    process = run_script(
-        "train.py", *flags(training_data, run, *more, "--learning_rate=3e-3", "--optimizer=adamw"), check=False
-    )
-    assert_refused(process, "--learning_rate=0.003", "begun with 0.01", "--optimizer=adamw", "--output_dir")
-
-
-def start(data, output, *more, **environment):
-    return subprocess.Popen(
-        [sys.executable, "train.py", *flags(data, output, *more)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
-    )  # fmt: skip
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def test_killed_run_goes_on_to_the_same_losses(training_data, long_run, tmp_path):
-    run, more = long_run
-    process = start(training_data, tmp_path / "run", *more)
-    wait_for(lambda: (tmp_path / "run/checkpoints/step-00000004").exists())
-    process.kill()
-    process.communicate()
-    train(training_data, tmp_path / "run", *more)
-    assert metrics(tmp_path / "run") == metrics(run)
-    assert weights(tmp_path / "run") == weights(run)
-
-
-def test_signals_save_and_stop(training_data, tmp_path):
-    """As a cluster sends them before it takes the machine away; the same command goes on each time."""
-    steps = [0]
-    for signum in (signal.SIGTERM, signal.SIGUSR1):
-        process = start(training_data, tmp_path / "run", "--num_train_steps=100000", "--keep_checkpoint_max=1")
-        lines = iter(process.stdout.readline, "")
-        assert any("training examples" in line for line in lines)
-        process.send_signal(signum)
-        output, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors
-        assert f"stopped by {signum.name} after step" in output and "the same command goes on" in output
-        (checkpoint,) = os.listdir(tmp_path / "run/checkpoints")
-        steps.append(int(checkpoint.removeprefix("step-")))
-        assert [json.loads(line)["step"] for line in metrics(tmp_path / "run").splitlines()] == list(range(1, steps[-1] + 1))
-    assert steps == sorted(set(steps))
-
-
-@pytest.fixture
-def two_ranks(training_data, tmp_path):
-    """Two processes in the middle of one run, started as a cluster does it, without torchrun."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        shared = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free.getsockname()[1]),
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-        }
-    more = ("--num_train_steps=100000", "--save_checkpoints_steps=2", "--collective_timeout=5")
-    ranks = [
-        start(training_data, tmp_path / "run", *more, RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1", **shared)
-        for rank in range(2)
-    ]
-    wait_for((tmp_path / "run/checkpoints/step-00000002").exists)
-    yield ranks
-    for process in ranks:
-        process.kill()
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_rank_that_waits_too_long_says_so(two_ranks, rank):
-    waiting, hanging = two_ranks[rank], two_ranks[1 - rank]
-    hanging.send_signal(signal.SIGSTOP)
-    _, errors = waiting.communicate(timeout=60)
-    assert waiting.returncode == 1
-    assert "waited longer than --collective_timeout for another rank" in errors and "Traceback" not in errors
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_rank_that_loses_the_other_says_so_in_a_line(two_ranks, rank):
-    left, lost = two_ranks[rank], two_ranks[1 - rank]
-    lost.kill()
-    _, errors = left.communicate(timeout=60)
-    assert left.returncode == 1
-    assert "lost the connection to another rank" in errors and len(errors.splitlines()) == 1
-
-
-def test_disk_full_keeps_earlier_checkpoints(training_data, long_run, tmp_path):
-    run, more = long_run
-    other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731  bytes of a file
-    process = subprocess.run(
-        [sys.executable, "train.py", *flags(training_data, other, *more)],
-        cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, timeout=120,
-    )  # fmt: skip
-    assert_refused(
-        process, "step-00000004: the checkpoint could not be written", "File too large", "earlier checkpoints are as they were"
-    )
-    assert os.listdir(other / "checkpoints") == ["step-00000002"]
-    run_script("train.py", *flags(training_data, other, *more))
-    assert metrics(other) == metrics(run)
-
-
 def test_stops_at_target_accuracy(training_data, tmp_path):
     steps, evaluations = train(
         training_data, tmp_path / "run", "--num_train_steps=200", "--eval_every_samples=160", "--target_accuracy=0.005",
@@ -412,41 +188,6 @@ def test_stops_at_target_accuracy(training_data, tmp_path):
         evaluations[-1]["masked_lm_accuracy"] >= 0.005 > max([row["masked_lm_accuracy"] for row in evaluations[:-1]], default=0)
     )
     assert (tmp_path / "run/model").exists()
-
-
-def test_export_writes_the_newest_checkpoints_model(training_data, long_run, tmp_path):
-    run, more = long_run
-    other = copy_of_run_as_it_was(run, 12, tmp_path / "run")
-    before = metrics(other)
-    process = run_script("train.py", *flags(training_data, other, *more, "--export=True"))
-    assert process.stdout == f"{other}/export: the model of {other}/checkpoints/step-00000012\n"
-    assert (other / "export/model.safetensors").read_bytes() == weights(run) and metrics(other) == before
-    config = json.loads((training_data / "config.json").read_text()) | {"num_hidden_layers": 1}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    wrong = ("--export", f"--bert_config_file={tmp_path}/config.json")
-    process = run_script("train.py", *flags(training_data, other, *more, *wrong), check=False)
-    assert_refused(process, "another model", "missing in the configuration")
-    process = run_script("train.py", *flags(training_data, tmp_path / "none", *more, "--export"), check=False)
-    assert_refused(process, f"{tmp_path}/none holds no checkpoint")
-
-
-def test_begins_with_the_weights_of_a_checkpoint(training_data, long_run, tmp_path):
-    run, _ = long_run
-    saved = run / "checkpoints/step-00000012"
-    _, (evaluation,) = train(training_data, tmp_path / "run", f"--init_checkpoint={saved}", "--num_train_steps=0")
-    expected = [row for row in evaluations_of(run) if row["step"] == 12]
-    assert evaluation == pytest.approx({**expected[0], "step": 0}, rel=1e-6)
-    damaged = shutil.copytree(saved, tmp_path / "damaged")
-    with open(damaged / "shared.pt", "r+b") as file:
-        file.write(b"x")
-    more = (f"--init_checkpoint={damaged}",)
-    process = run_script("train.py", *flags(training_data, tmp_path / "other", *more), check=False)
-    assert_refused(process, str(damaged), "damaged")
-    config = json.loads((training_data / "config.json").read_text()) | {"intermediate_size": 48}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    more = (f"--init_checkpoint={saved}", f"--bert_config_file={tmp_path}/config.json")
-    process = run_script("train.py", *flags(training_data, tmp_path / "other", *more), check=False)
-    assert_refused(process, str(saved), "another model", "intermediate.dense.bias is [64] there and [48] in the configuration")
 
 
 def test_logs_for_others(plain_run):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 from conftest import ROOT
 
@@ -37,6 +38,20 @@ def train(data, output, *more, processes=1):
     return steps_of(output), evaluations_of(output)
 
 
+def start(data, output, *more, **environment):
+    return subprocess.Popen(
+        [sys.executable, "train.py", *flags(data, output, *more)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def rows_of(run):
     return [json.loads(line) for line in open(f"{run}/metrics.jsonl")]
 
@@ -51,6 +66,10 @@ def evaluations_of(run):
 
 def losses(rows):
     return [(row["mlm_loss"], row["nsp_loss"], row["grad_norm"]) for row in rows]
+
+
+def count_records(index):
+    return len(index.read_text().splitlines())
 
 
 def copy_of_run_as_it_was(run, step, folder):

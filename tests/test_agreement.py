@@ -1,0 +1,154 @@
+"""Processes that are asked to stop, that fail, hang or vanish: what the others make of it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, assert_refused, run_script
+from training_runs import flags, metrics, start, wait_for
+
+import bert.quiet_imports  # noqa: F401  before the frameworks
+
+# isort: split
+import torch.distributed as dist
+
+from bert import cli
+from bert.files import DataError
+from bert.launch import plain_errors
+
+
+def test_signals_save_and_stop(training_data, tmp_path):
+    """As a cluster sends them before it takes the machine away; the same command goes on each time."""
+    steps = [0]
+    for signum in (signal.SIGTERM, signal.SIGUSR1):
+        process = start(training_data, tmp_path / "run", "--num_train_steps=100000", "--keep_checkpoint_max=1")
+        lines = iter(process.stdout.readline, "")
+        assert any("training examples" in line for line in lines)
+        process.send_signal(signum)
+        time.sleep(0.1)
+        process.send_signal(signum)  # torchrun's, after the scheduler's
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert f"stopped by {signum.name} after step" in output and "the same command goes on" in output
+        (checkpoint,) = os.listdir(tmp_path / "run/checkpoints")
+        steps.append(int(checkpoint.removeprefix("step-")))
+        assert [json.loads(line)["step"] for line in metrics(tmp_path / "run").splitlines()] == list(range(1, steps[-1] + 1))
+    assert steps == sorted(set(steps))
+
+
+def test_signals_before_the_first_step_stop_too(training_data, tmp_path):
+    process = start(training_data, tmp_path / "run", "--num_train_steps=100000")
+    wait_for((tmp_path / "run/.lock").exists)
+    process.send_signal(signal.SIGUSR1)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "stopped by SIGUSR1 after step 0; the same command goes on" in output
+    assert metrics(tmp_path / "run") == ""
+
+
+def test_signal_repeated_later_ends_at_once():
+    program = (
+        "import os, signal, time; from bert.agreement import StopRequest; StopRequest.PATIENCE = 0.2; StopRequest()\n"
+        "for pause in (0, 0.3, 0): os.kill(os.getpid(), signal.SIGTERM); print('at work', flush=True); time.sleep(pause)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (process.stdout, process.returncode) == ("at work\n" * 2, -signal.SIGTERM)
+
+
+def start_ranks(data, output, *more):
+    """Two processes of one run, started as a cluster does it, without torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
+    return [start(data, output, *more, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+
+
+@pytest.fixture
+def two_ranks(training_data, tmp_path):
+    """Two processes in the middle of one run."""
+    more = ("--num_train_steps=100000", "--save_checkpoints_steps=2", "--collective_timeout=5")
+    ranks = start_ranks(training_data, tmp_path / "run", *more)
+    try:
+        wait_for((tmp_path / "run/checkpoints/step-00000002").exists)
+        yield ranks
+    finally:
+        for process in ranks:
+            process.kill()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_that_waits_too_long_says_so(two_ranks, rank):
+    waiting, hanging = two_ranks[rank], two_ranks[1 - rank]
+    hanging.send_signal(signal.SIGSTOP)
+    _, errors = waiting.communicate(timeout=60)
+    assert waiting.returncode == 1
+    assert "waited longer than --collective_timeout for another rank" in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_that_loses_the_other_says_so_in_a_line(two_ranks, rank):
+    left, lost = two_ranks[rank], two_ranks[1 - rank]
+    lost.kill()
+    _, errors = left.communicate(timeout=60)
+    assert left.returncode == 1
+    assert "lost the connection to another rank" in errors and len(errors.splitlines()) == 1
+
+
+def test_two_runs_in_one_folder_are_refused(training_data, tmp_path):
+    first = start(training_data, tmp_path / "run", "--num_train_steps=100000")
+    wait_for((tmp_path / "run/metrics.jsonl").exists)
+    process = run_script("train.py", *flags(training_data, tmp_path / "run", "--num_train_steps=100000"), check=False)
+    assert_refused(process, f"{tmp_path}/run: another run is at work there")
+    first.kill()
+    first.communicate()
+
+
+def test_error_of_the_first_rank_is_everybodys(training_data, tmp_path):
+    """Only rank 0 writes; the others are not left to wait for it, or to guess why it has gone."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "tensorboard").touch()  # where a folder should be
+    for rank, process in enumerate(start_ranks(training_data, run)):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert errors == f"error{' on rank 1' if rank else ''}: [Errno 17] File exists: '{run}/tensorboard'\n"
+
+
+def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_path):
+    process = start(training_data, tmp_path / "run", RANK="0", WORLD_SIZE="2")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "RANK is set, but not LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT: use torchrun" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "raised, told",
+    [
+        (dist.DistBackendError("NCCL error in: x, remote process exited or there was a network error"), "lost the connection"),
+        (dist.DistNetworkError("Connection reset by peer"), "lost the connection"),
+        (dist.DistStoreError("wait timeout after 1800000ms, keys: /x"), "waited longer than --collective_timeout"),
+        (dist.DistNetworkError("The client socket has timed out after 30s"), "waited longer than --collective_timeout"),
+    ],
+)
+def test_what_torch_says_of_lost_ranks(monkeypatch, raised, told):
+    monkeypatch.setattr(cli, "wait_to_be_ended", lambda: None)
+    with pytest.raises(DataError, match=told), plain_errors():
+        raise raised
+
+
+def test_other_errors_of_torch_stay_what_they_are():
+    with pytest.raises(dist.DistBackendError, match="invalid usage"), plain_errors():
+        raise dist.DistBackendError("NCCL error in: x, invalid usage")
