@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 
 from bert.files import DataError
@@ -49,6 +50,7 @@ def _boolean(text):
 def run(main):
     """Runs `main()` as a command: problems on stderr in words, exit code 1; clean ends for Ctrl-C and SIGTERM."""
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    sys.unraisablehook = _send_lost_signal_again
     rank = int(os.environ.get("RANK", 0))
     try:
         sys.exit(main())
@@ -60,6 +62,15 @@ def run(main):
     except Exception:
         _let_rank_0_speak(rank)
         raise
+
+
+def _send_lost_signal_again(unraisable):
+    """Ctrl-C or SIGTERM may come in a finalizer or a callback from C, out of which Python lets no exception: it is sent again."""
+    signals = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+    if unraisable.exc_type not in signals:
+        sys.__unraisablehook__(unraisable)
+    elif not sys.is_finalizing():
+        threading.Timer(0.01, os.kill, (os.getpid(), signals[unraisable.exc_type])).start()
 
 
 def _let_rank_0_speak(rank):
