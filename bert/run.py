@@ -114,6 +114,9 @@ class Run:
             self.parallel.load_state_dict(shared["model"])
             self.train_loader.load_state_dict(shared["loader"])
             self.step, self.best_accuracy, log_bytes = (shared[name] for name in ("step", "best_accuracy", "log_bytes"))
+            are_evaluations_comparable = shared.get("eval_files", self._eval_files) == self._eval_files
+            if not are_evaluations_comparable:
+                self.best_accuracy = -1.0
             if (num_ranks, shared["flags"]["tp_size"]) == (dist.get_world_size(), self.flags.tp_size):
                 random_state = checkpoint.load_own(path)["random"]
         checkpoint.restore_random_state(random_state, self.device)
@@ -125,6 +128,10 @@ class Run:
         self.recorder.say(self._description())
         if found:
             self.recorder.say(f"goes on from {path}, after step {self.step:,}")
+            if not are_evaluations_comparable:
+                self.recorder.say(
+                    "warning: the evaluation examples are others than before, and so are accuracies; best/ begins anew"
+                )
 
     def _open_logs(self, kept_bytes):
         """kept_bytes: {log: how much of it belongs to the checkpoint from which the run goes on}."""
@@ -183,6 +190,11 @@ class Run:
     @property
     def seq_length(self):
         return len(self.train_loader.first_example["input_ids"])
+
+    @property
+    def _eval_files(self):
+        """What tells other evaluation examples from these."""
+        return self.eval_loader.state_dict()["files"]
 
     @property
     def _num_predictions(self):
@@ -271,7 +283,7 @@ class Run:
         started = time.monotonic()
         shared = {
             "model": self.parallel.state_dict(), "loader": self.train_loader.state_dict(), "step": self.step,
-            "best_accuracy": self.best_accuracy, "flags": vars(self.flags), "log_bytes": log_bytes,
+            "best_accuracy": self.best_accuracy, "eval_files": self._eval_files, "flags": vars(self.flags), "log_bytes": log_bytes,
         }  # fmt: skip
         own = {"random": checkpoint.random_state(self.device)}
         checkpoint.save(self.checkpoints, self.step, shared, own, self.flags.keep_checkpoint_max)

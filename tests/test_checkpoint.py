@@ -24,7 +24,7 @@ from training_runs import (
 )
 
 import bert.quiet_imports  # noqa: F401  before transformers
-from bert.checkpoint import load_shared
+from bert.checkpoint import _write, load_shared
 from bert.files import DataError
 
 
@@ -155,6 +155,23 @@ def test_other_number_of_ranks_goes_on(training_data, long_run, tmp_path):
     assert "num_shards 2 instead of 1" in process.stderr
     assert metrics(other).splitlines()[:8] == metrics(run).splitlines()[:8]
     assert len(metrics(other).splitlines()) == len(metrics(run).splitlines())
+
+
+def test_other_evaluation_examples_are_told(training_data, long_run, tmp_path):
+    """Their accuracies are of another measure: what was best before is no more."""
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 10, tmp_path / "run")
+    saved = other / "checkpoints/step-00000010"
+    shared, manifest = load_shared(saved), json.loads((saved / "manifest.json").read_text())
+    manifest["files"]["shared.pt"] = _write(saved / "new", shared | {"best_accuracy": 0.9})
+    (saved / "new").rename(saved / "shared.pt")  # which is mapped into memory
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    others = (f"--tfrecord_eval={training_data}/train/part-00001", f"--idx_eval={training_data}/idx/train/part-00001.idx")
+    process = run_script("train.py", *flags(training_data, other, *more, *others))
+    assert "warning: the evaluation examples are others than before" in process.stdout
+    assert load_shared(other / "checkpoints/step-00000012")["best_accuracy"] == evaluations_of(other)[-1]["masked_lm_accuracy"]
+    process = run_script("train.py", *flags(training_data, other, *more, *others))
+    assert "warning" not in process.stdout
 
 
 def test_another_run_in_the_same_folder_is_refused(training_data, long_run):
