@@ -207,11 +207,27 @@ def test_accuracy_off_the_expected_curve_is_told(training_data, tmp_path):
     assert "warning: after 64 samples masked_lm_accuracy is 0.0" in process.stdout and "expected 0.6000" in process.stdout
 
 
+# Batch, rate, both betas, decay, steps of warm-up, at which it begins, steps; as published by those whom the recipes name.
+RECIPES = {
+    "mlperf_256": (256, 3.5e-4, 0.9, 0.999, 0.01, 0, 0, 13_700),
+    "mlperf_448": (448, 4.25e-4, 0.9, 0.999, 0.01, 0, 0, 6_700),
+    "mlperf_1536": (1536, 2e-3, 0.66, 0.996, 0.01, 0, 0, 2_254),
+    "mlperf_3072": (3072, 2e-3, 0.66, 0.998, 0.01, 100, 0, 1_141),
+    "mlperf_8192": (8192, 2.883e-3, 0.88, 0.88, 0.0167, 287, -76, 600),
+    "nvidia_phase1": (65536, 6e-3, 0.9, 0.999, 0.01, round(0.2843 * 7038), 0, 7_038),
+    "nvidia_phase2": (32768, 4e-3, 0.9, 0.999, 0.01, round(0.128 * 1563), 0, 1_563),
+    "google_scratch": (256, 1e-4, 0.9, 0.999, 0.01, 10_000, 0, 1_000_000),
+}
+
+
 @pytest.mark.parametrize("recipe", sorted((ROOT / "configs/recipes").iterdir()), ids=lambda path: path.stem)
-def test_recipes_are_flags(recipe):
+def test_recipes_are_as_published(recipe):
     files = [f"--{name}=x" for name in ("output_dir", "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval")]
     found = parse_flags([f"@{recipe}", *files, "--seed=7"])
-    assert found.num_train_steps > found.num_warmup_steps and found.train_batch_size >= 256 and found.seed == 7
-    assert (ROOT / found.bert_config_file).is_file()
-    if recipe.stem.startswith("mlperf"):
-        assert recipe.stem == f"mlperf_{found.train_batch_size}" and found.target_accuracy == 0.72
+    assert RECIPES[recipe.stem] == (
+        found.train_batch_size, found.learning_rate, found.lamb_beta_1, found.lamb_beta_2, found.lamb_weight_decay_rate,
+        found.num_warmup_steps, found.start_warmup_step, found.num_train_steps,
+    )  # fmt: skip
+    assert found.optimizer == ("adamw" if recipe.stem == "google_scratch" else "lamb") and found.log_epsilon == -6
+    assert found.target_accuracy == (0.72 if recipe.stem.startswith("mlperf") else None)
+    assert (ROOT / found.bert_config_file).is_file() and found.seed == 7
