@@ -205,26 +205,32 @@ def _problem_of(path):
 
 
 def _put_in_place(temporary, path):
-    shutil.rmtree(path, ignore_errors=True)  # of the same step, from a run that was resumed before it
+    if os.path.isdir(path):  # the run went back over it
+        _set_aside(path)
     sync_folder(temporary)
     os.rename(temporary, path)
     sync_folder(os.path.dirname(path))
 
 
-def _tidy(folder, newest, keep_max):
-    """Removes all but the `keep_max` newest up to step `newest`, and sets aside those behind it, over which a run went back.
+def _set_aside(path):
+    """Renames a checkpoint over which the run went back. It was found damaged, but maybe by a fault that did not last."""
+    folder, name = os.path.split(path)
+    aside = os.path.join(folder, f"damaged-{name}")
+    shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+    os.rename(path, aside)
+    print(f"warning: {path} was found damaged; it is now {aside}: remove it to have its room", file=sys.stderr)
 
-    They were found damaged, but not for certain by a fault that lasts. What cannot be done is told on stderr: the newest
-    checkpoint is in place, and the next save tries again.
+
+def _tidy(folder, newest, keep_max):
+    """Removes all but the `keep_max` newest up to step `newest` (0: none), and sets aside those behind it.
+
+    What cannot be done is told on stderr: the newest checkpoint is in place, and the next save tries again.
     """
     steps = sorted(_steps(folder))
     kept = [step for step in steps if step <= newest]
     try:
         for step in steps[len(kept) :]:
-            aside = os.path.join(folder, f"damaged-{_name(step)}")
-            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
-            os.rename(os.path.join(folder, _name(step)), aside)
-            print(f"warning: {aside}: the damaged checkpoint of step {step:,}; remove it to have its room", file=sys.stderr)
+            _set_aside(os.path.join(folder, _name(step)))
         for step in kept[: max(0, len(kept) - keep_max)] if keep_max else []:
             os.rename(os.path.join(folder, _name(step)), _hidden(folder, step))  # so that half of it never bears the name
             shutil.rmtree(_hidden(folder, step))
