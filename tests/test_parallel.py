@@ -6,20 +6,9 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import copy_of_run_as_it_was, evaluations_of, flags, losses, metrics, steps_of, torchrun, weights
+from training_runs import copy_of_run_as_it_was, evaluations_of, losses, metrics, steps_of, train_several, weights
 
-ON_CPU = "tests/colossalai_on_cpu.py"
 ROUNDING = {"rel": 2e-6, "weights_rel": 2e-6}  # seen: 1e-7 and 3e-7
-
-
-def train_several(data, runs, processes, **environment):
-    """Trains several runs, {output folder: its flags}, one after the other in one set of processes."""
-    arguments = []
-    for output, more in runs.items():
-        arguments += [*flags(data, output, *more), "--"]
-    process = torchrun(processes, ON_CPU, *arguments, **environment)
-    assert process.returncode == 0, process.stdout + process.stderr
-    return process
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,16 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
+def train_several(data, runs, processes, **environment):
+    """Trains several runs, {output folder: its flags}, one after the other in one set of processes."""
+    arguments = []
+    for output, more in runs.items():
+        arguments += [*flags(data, output, *more), "--"]
+    process = torchrun(processes, "tests/colossalai_on_cpu.py", *arguments, **environment)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process
+
+
 def rows_of(run):
     return [json.loads(line) for line in open(f"{run}/metrics.jsonl")]
 
