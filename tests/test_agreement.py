@@ -9,7 +9,7 @@ import time
 
 import pytest
 from conftest import ROOT, assert_refused, run_script
-from training_runs import flags, metrics, start, wait_for
+from training_runs import TORCHRUN, flags, metrics, start, wait_for
 
 import bert.quiet_imports  # noqa: F401  before the frameworks
 
@@ -40,6 +40,18 @@ def test_signals_save_and_stop(training_data, tmp_path):
         step = int(checkpoint.removeprefix("step-"))
         assert f"stopped by {signum.name} after step {step:,}; the same command goes on" in output
         assert [json.loads(line)["step"] for line in metrics(tmp_path / "run").splitlines()] == list(range(1, step + 1))
+
+
+def test_torchrun_passes_sigterm_on(training_data, tmp_path):
+    """It ends with a stack trace of its own, but its processes save."""
+    torchrun = (TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py")
+    more = ("--num_train_steps=100000", "--save_checkpoints_steps=7")
+    process = start(training_data, tmp_path / "run", *more, program=torchrun, OMP_NUM_THREADS="1")
+    wait_for((tmp_path / "run/checkpoints/step-00000007").exists)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    (step,) = re.findall("stopped by SIGTERM after step ([0-9]+);", output)
+    assert (tmp_path / f"run/checkpoints/step-{int(step):08d}/manifest.json").exists()
 
 
 def test_signals_before_the_first_step_stop_too(training_data, tmp_path):

@@ -38,9 +38,9 @@ def train(data, output, *more, processes=1):
     return steps_of(output), evaluations_of(output)
 
 
-def start(data, output, *more, **environment):
+def start(data, output, *more, program=(sys.executable, "train.py"), **environment):
     return subprocess.Popen(
-        [sys.executable, "train.py", *flags(data, output, *more)],
+        [*program, *flags(data, output, *more)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
     )  # fmt: skip
 
