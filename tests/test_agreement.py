@@ -1,6 +1,7 @@
 """Processes that are asked to stop, that fail, hang or vanish: what the others make of it."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -50,8 +51,8 @@ def test_torchrun_passes_sigterm_on(training_data, tmp_path):
     wait_for((tmp_path / "run/checkpoints/step-00000007").exists)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    (step,) = re.findall("stopped by SIGTERM after step ([0-9]+);", output)
-    assert (tmp_path / f"run/checkpoints/step-{int(step):08d}/manifest.json").exists()
+    (step,) = re.findall("stopped by SIGTERM after step ([0-9,]+);", output)
+    assert (tmp_path / f"run/checkpoints/step-{int(step.replace(',', '')):08d}/manifest.json").exists()
 
 
 def test_signals_before_the_first_step_stop_too(training_data, tmp_path):
