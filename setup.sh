@@ -37,7 +37,8 @@ if is_complete; then exit 0; fi
 [[ $(uname -s) == Linux ]] || fail "Linux is needed (NVIDIA DALI); this is $(uname -s)"
 python=$(find_python)
 free_gb=$(df --output=avail -BG . | tail -n 1 | tr -dc 0-9)
-(( free_gb >= NEEDED_GB )) || fail "$PWD: $free_gb GB free, $NEEDED_GB GB are needed"
+if [[ -d .venv ]]; then (( free_gb += $(du -s -BG .venv | tr -dc 0-9) )); fi  # it is removed first
+(( free_gb >= NEEDED_GB )) || fail "$PWD: $free_gb GB free, $NEEDED_GB GB are needed; free some, or clone to another disk"
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
   fail "$("$python" --version) at $(command -v "$python") has no venv module; install it: apt install python3.11-venv"
 

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,14 @@ def tfrecord_folder(tmp_path):
         return paths, index_paths
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder_of_processes():
+    """torchrun and torch leave folders behind, a few with every run; the name is short for the paths of Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """setup.sh in a copy with an empty list of packages: a second call does nothing, what is stale or cut short is made anew."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,17 @@ def project(tmp_path):
     folder = tmp_path / "a project"
     folder.mkdir()
     shutil.copy(ROOT / "setup.sh", folder)
+    need_gb(folder, 0)
     (folder / "requirements.txt").write_text("")
     (folder / "constraints.txt").write_text(next(line for line in open(ROOT / "constraints.txt") if line.startswith("pip==")))
     return folder
+
+
+def need_gb(project, amount):
+    script = project / "setup.sh"
+    text, replaced = re.subn(r"^NEEDED_GB=\d+", f"NEEDED_GB={amount}", script.read_text(), flags=re.MULTILINE)
+    assert replaced == 1
+    script.write_text(text)
 
 
 def set_up(project, **environment):
@@ -68,6 +77,21 @@ def test_failed_installation_is_not_complete(project):
         process = set_up(project)
         assert process.returncode != 0 and "nonsense" in process.stderr
         assert not (project / ".venv" / "set-up-complete").exists()
+
+
+def test_full_disk_is_told_before_anything_is_removed(project):
+    free_gb = int(subprocess.check_output(["df", "--output=avail", "-BG", project], text=True).split()[1].rstrip("G"))
+    venv = project / ".venv"
+    venv.mkdir()
+    need_gb(project, free_gb + 10)
+    process = set_up(project)
+    assert process.returncode == 1 and f"{free_gb + 10} GB are needed" in process.stderr
+    assert venv.exists()
+    with open(venv / "large", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 3 << 30)
+    need_gb(project, free_gb - 1)  # what the old environment holds counts: it goes first
+    process = set_up(project)
+    assert process.returncode == 0 and not (venv / "large").exists(), process.stderr
 
 
 def test_python_that_does_not_fit_is_named(project, tmp_path):
