@@ -99,11 +99,18 @@ class DaliDataloader:
         global_batch, remaining = self.batch_size * self.num_shards, self.num_records - position
         return remaining // global_batch if self.training else -(-remaining // global_batch)
 
+    def _end(self, position):
+        """Where the last of these batches ends."""
+        return min(position + self._num_steps(position) * self.batch_size * self.num_shards, self.num_records)
+
+    def _order(self, epoch):
+        return EpochOrder(self.num_records, self._seed, epoch, self._shuffle)
+
     def __iter__(self):
         epoch, start = self._next_start
         self._next_start = (epoch + 1, 0)
         num_steps, global_batch = self._num_steps(start), self.batch_size * self.num_shards
-        end = min(start + num_steps * global_batch, self.num_records)
+        end = self._end(start)
         positions = rank_positions(start, end, self.shard_id, self.num_shards)
         # In evaluation a rank may have no record left for the last step.
         empty = itertools.repeat(self._empty_batch(), num_steps - -(-len(positions) // self.batch_size))
@@ -119,6 +126,16 @@ class DaliDataloader:
     def position(self):
         """(epoch, records of its order that all ranks have got), behind the last batch that was given out."""
         return self._position
+
+    def records_between(self, start, end):
+        """Returns [(file name, number of the record in it)] of what all ranks together got from one `position` to a later one."""
+        (epoch, first), (last_epoch, last) = start, end
+        found = []
+        while epoch <= last_epoch:
+            found += self._order(epoch).records(first, last if epoch == last_epoch else self._end(first))
+            epoch, first = epoch + 1, 0
+        places = map(self._index.file_of_record, found)
+        return [(os.path.basename(path), number) for path, number in places]
 
     def state_dict(self):
         """Returns the position behind the last batch that was given out: a small dict of numbers and strings, for JSON too.
@@ -217,9 +234,8 @@ class DaliDataloader:
         """Yields the batches of some positions of an epoch as tensors on their device."""
         if not positions:
             return
-        order = EpochOrder(self.num_records, self._seed, epoch, self._shuffle)
         batches = iterate_batches(
-            self._index, order, self._decoder, positions, self.batch_size, self._num_threads, self._prefetch
+            self._index, self._order(epoch), self._decoder, positions, self.batch_size, self._num_threads, self._prefetch
         )
         feed, self._idle_feed = self._idle_feed or _DaliFeed(self._device_id if self._cuda else None), None
         with contextlib.closing(batches):

@@ -46,6 +46,7 @@ def evaluate(model, loader, device, data_group=None):
 
 MAX_SKIPPED_IN_A_ROW = 5
 MIN_LOSS_SCALE = 1.0  # below it, not the scale is to blame for an overflow
+_NAMED_EXAMPLES = 3  # on the console, of an update that was left out
 
 
 @dataclass
@@ -54,7 +55,7 @@ class _Step:
 
     number: int
     learning_rate: float
-    examples: str
+    examples: tuple  # the loader's positions before and behind them
     values: torch.Tensor
 
     VALUES: ClassVar = ("mlm_loss", "nsp_loss", "mlm_accuracy", "grad_norm", "tokens", "loss_scale")
@@ -68,16 +69,18 @@ class Recorder:
     """
 
     def __init__(
-        self, output_dir, num_steps, samples_per_step, seq_length, utilisation, expected_curve=None, first_step=1, kept_bytes=0
-    ):
+        self, output_dir, num_steps, samples_per_step, seq_length, utilisation, records_between, expected_curve=None,
+        first_step=1, kept_bytes=0,
+    ):  # fmt: skip
         """A run that goes on gives its first step, and how much of metrics.jsonl belongs to the steps before it.
 
         utilisation: function of (sequences per second, mean tokens of a sequence) -> MFU, or None where it is not known.
+        records_between: function of two positions of the loader -> [(file name, number of the record in it)].
         expected_curve: an ExpectedCurve with which evaluations are compared, or None.
         """
         self.is_main = dist.get_rank() == 0
         self.num_steps, self.samples_per_step, self.seq_length = num_steps, samples_per_step, seq_length
-        self._utilisation, self._expected_curve = utilisation, expected_curve
+        self._utilisation, self._records_between, self._expected_curve = utilisation, records_between, expected_curve
         self._steps_before = self._last_line_step = first_step - 1
         self._pending = []
         self._skipped_in_a_row = 0
@@ -103,16 +106,16 @@ class Recorder:
         if self.is_main:
             print(f"\r\033[K{text}" if self._is_terminal else text, end=end, flush=True)
 
-    def step(self, step, results, gradient_norm, learning_rate, num_tokens, loss_scale, epoch, records):
+    def step(self, step, results, gradient_norm, learning_rate, num_tokens, loss_scale, start, end):
         """Takes float32 tensors: both losses and the accuracy [3], the gradient norm before clipping [], real tokens [].
 
-        loss_scale: that of the next step, float32 [], or None. epoch, records: where the loader stands behind the step.
+        loss_scale: that of the next step, float32 [], or None. start, end: the loader's positions before and behind the step.
         """
         if not self.is_main:
             return
         loss_scale = torch.zeros_like(gradient_norm) if loss_scale is None else loss_scale
         values = torch.cat((results, torch.stack((gradient_norm, num_tokens, loss_scale))))
-        self._pending.append(_Step(step, learning_rate, f"the last before record {records:,} of epoch {epoch}'s order", values))
+        self._pending.append(_Step(step, learning_rate, (start, end), values))
         if step == self.num_steps or time.monotonic() - self._last_line_at >= self._interval:
             self._flush()
 
@@ -155,34 +158,41 @@ class Recorder:
         self._show(step, values)
 
     def _write_step(self, step, values):
-        row = {"step": step.number, "loss": values["mlm_loss"] + values["nsp_loss"], "learning_rate": step.learning_rate}
+        loss = values["mlm_loss"] + values["nsp_loss"]
+        row = {"step": step.number, "loss": loss, "learning_rate": step.learning_rate}
         row |= {name: values[name] for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "grad_norm")}
         if math.isfinite(values["grad_norm"]):
             self._skipped_in_a_row = 0
             self._write_row(row)
-            return
-        self._write_row(_finite(row) | {"skipped": True})
-        self._note_skipped(step, values, is_overflow=values["loss_scale"] > 0 and math.isfinite(row["loss"]))
+        elif math.isfinite(loss) and values["loss_scale"] >= MIN_LOSS_SCALE:
+            # Usual in fp16: the scale is halved until nothing overflows.
+            self._write_row(_finite(row) | {"skipped": True})
+            self.say(
+                f"step {step.number}: gradients too large for fp16, the update is left out and the loss scale lowered to "
+                f"{values['loss_scale']:g}"
+            )
+        else:
+            examples = self._records_between(*step.examples)
+            self._write_row(_finite(row) | {"skipped": True}, examples=examples)
+            self._note_skipped(step, values, examples)
 
-    def _write_row(self, row):
-        self._write(**row)
+    def _write_row(self, row, **more):
+        """more: what is not to be plotted."""
+        self._write(**row, **more)
         self._tensorboard.step(row["step"], {name: value for name, value in row.items() if name != "step"})
 
-    def _note_skipped(self, step, values, is_overflow):
+    def _note_skipped(self, step, values, examples):
         """Warns of an update that was left out; DataError if there is no end to them."""
+        named = ", ".join(f"{file} --record={number}" for file, number in examples[:_NAMED_EXAMPLES])
+        others = len(examples) - _NAMED_EXAMPLES
         what = (
             f"step {step.number}: masked LM loss {values['mlm_loss']}, next-sentence loss {values['nsp_loss']}, "
-            f"gradient norm {values['grad_norm']}, rate {step.learning_rate:.3e}, examples: {step.examples}"
+            f"gradient norm {values['grad_norm']}, rate {step.learning_rate:.3e}, examples (see inspect_tfrecord.py) {named}"
+            f"{f' and {others} more, named in metrics.jsonl' if others > 0 else ''}"
         )
         advice = "training has diverged; lower --learning_rate, lengthen --num_warmup_steps, or try --precision=fp32"
-        if is_overflow:
-            # Usual in fp16: the scale is halved until nothing overflows.
-            if values["loss_scale"] < MIN_LOSS_SCALE:
-                raise DataError(f"{what}; the loss scale has fallen under {MIN_LOSS_SCALE:g}: {advice}")
-            self.say(
-                f"{what}: too large for fp16, the update is left out and the loss scale lowered to {values['loss_scale']:g}"
-            )
-            return
+        if 0 < values["loss_scale"] < MIN_LOSS_SCALE:
+            raise DataError(f"{what}; the loss scale has fallen under {MIN_LOSS_SCALE:g}: {advice}")
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise DataError(

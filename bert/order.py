@@ -73,6 +73,15 @@ class EpochOrder:
         _fill_block(records, first, self._chunks, self._chunk_records, self._gap, _stream(self._key, 1 + number), lane)
         return records
 
+    def records(self, first, end):
+        """Returns the record numbers, a list, at positions `first` to below `end` of the epoch."""
+        size = self.block_records
+        blocks = [
+            self.block(number)[max(0, first - number * size) : end - number * size]
+            for number in range(first // size, -(-end // size))
+        ]
+        return np.concatenate(blocks).tolist() if blocks else []
+
 
 def _stream(key, number):
     """Returns the key (uint64) of the stream of random numbers that has this number below `key`."""

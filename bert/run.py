@@ -138,6 +138,7 @@ class Run:
         flags = self.flags
         self.recorder = Recorder(
             flags.output_dir, flags.num_train_steps, flags.train_batch_size, self.seq_length, self._utilisation,
+            self.train_loader.records_between,
             ExpectedCurve.read(flags.expected_curve) if flags.expected_curve else None,
             self.step + 1, kept_bytes.get("metrics", 0),
         )  # fmt: skip
@@ -246,6 +247,7 @@ class Run:
         """Sets the learning rate and forgets the gradients of the last update."""
         due = (self.samples // self.eval_every_samples + 1) * self.eval_every_samples
         self.mlperf_log.block_start(self.samples, due - self.samples)
+        self._update_start = self.train_loader.position
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
@@ -255,7 +257,7 @@ class Run:
         inner = self.parallel.inner_optimizer
         self.recorder.step(
             self.step, results, inner.gradient_norm, rate, num_tokens, inner.loss_scale and inner.loss_scale.value,
-            *self.train_loader.position,
+            self._update_start, self.train_loader.position,
         )  # fmt: skip
 
     def evaluate(self):

@@ -1,5 +1,6 @@
 """bert_dali_dataloader.py on the CPU: every record once, whatever the files, ranks and batch size; an exact position."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -294,6 +295,20 @@ def test_resumes_behind_the_last_batch_of_an_epoch(tfrecord_folder):
         (resumed,) = loaders(*files, 1, batch_size=6)
         resumed.load_state_dict(state)
         assert [numbers(resumed) for _ in expected] == expected
+
+
+def test_records_between_two_positions(tfrecord_folder, blocks):
+    """Those of the batches given out meanwhile, over all ranks and the ends of epochs."""
+    files = tfrecord_folder([37, 5, 11])
+    shards = loaders(*files, 2, batch_size=3)
+    running = [itertools.chain.from_iterable(itertools.repeat(shard)) for shard in shards]
+    for num_steps in (0, 1, 4, 7, 20):  # an epoch has 8
+        start, given = shards[0].position, []
+        for _ in range(num_steps):
+            step = [next(batches)["input_ids"][:, 0].tolist() for batches in running]
+            given += [number for pair in zip(*step) for number in pair]
+        found = shards[1].records_between(start, shards[0].position)
+        assert [{"part-00000": 0, "part-00001": 37, "part-00002": 42}[name] + number for name, number in found] == given
 
 
 RESUME = """

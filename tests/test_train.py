@@ -92,7 +92,7 @@ def test_divergence_stops_the_run(training_data, tmp_path):
         "--keep_checkpoint_max=0",
     )
     process = run_script("train.py", *flags(training_data, tmp_path / "run", *more), check=False)
-    assert_refused(process, "training has diverged", "--learning_rate", "epoch 0")
+    assert_refused(process, "training has diverged", "--learning_rate", "part-0000")
     assert process.stdout.count("left out") == 4
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row.get("skipped", False) for row in rows][-6:] == [False] + [True] * 5
