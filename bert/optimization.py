@@ -95,13 +95,16 @@ class AdamWeightDecay(torch.optim.Optimizer):
             torch._foreach_mul_(moments, torch.where(is_finite, beta, 1.0))
         torch._foreach_add_(m, gradients, alpha=1 - group["betas"][0])
         torch._foreach_addcmul_(v, gradients, gradients, value=1 - group["betas"][1])
+        corrections = 1.0, 1.0
         if group["bias_correction"]:
             # At least 1 also if the very first update is left out. In float64: 1 - 0.999 has four digits in float32.
             count = t[0].double().clamp(min=1)
-            m, v = (torch._foreach_div(moments, 1 - beta**count) for moments, beta in zip((m, v), group["betas"]))
-        denominators = torch._foreach_sqrt(v)
+            corrections = [1 - beta**count for beta in group["betas"]]
+        # Two lists as large as the weights, not more: this is the step's largest need of memory.
+        updates, denominators = (torch._foreach_div(moments, by) for moments, by in zip((m, v), corrections))
+        torch._foreach_sqrt_(denominators)
         torch._foreach_add_(denominators, group["eps"])
-        updates = torch._foreach_div(m, denominators)
+        torch._foreach_div_(updates, denominators)
         torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         return updates
 

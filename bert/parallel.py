@@ -114,14 +114,13 @@ class DataParallel:
 
     @property
     def bytes_per_process(self):
-        """Weights, gradients and optimizer state."""
-        own, masters = (
+        """(weights, gradients and optimizer state, what an update needs besides)."""
+        weights, masters = (
             sum(tensor.numel() for tensor in tensors) for tensors in zip(*((p.weight, p.master) for p in self._parts))
         )
-        weights = 2 * own * self._parts[0].weight.element_size()  # and their gradients
-        moments = 2 * masters * 4
         has_masters = self._parts[0].weight is not self._parts[0].master
-        return weights + moments + (2 * masters * 4 if has_masters else 0)  # and their gradients
+        with_gradients = 2 * (weights * self._parts[0].weight.element_size() + (4 * masters if has_masters else 0))
+        return with_gradients + 2 * 4 * masters, 2 * 4 * masters
 
     def autocast(self):
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)

@@ -219,9 +219,10 @@ class Run:
         train_examples, eval_examples = (loader.num_records for loader in loaders)
         flops = training_flops(self.config, self.seq_length, self._num_predictions)
         shares = "processes" if flags.tp_size == 1 else f"groups of {flags.tp_size} processes"
+        lasting, in_update = (size / 1e9 for size in self.parallel.bytes_per_process)
         return (
-            f"{self.parallel.num_parameters:,} parameters, {self.parallel.bytes_per_process / 1e9:.1f} GB a process with gradients "
-            f"and optimizer, activations besides | {flags.train_batch_size * flops / 1e12:,.3g} TFLOPs a step | "
+            f"{self.parallel.num_parameters:,} parameters, {lasting:.1f} GB a process with gradients and optimizer; besides, "
+            f"activations, and after them {in_update:.1f} GB for the update | {flags.train_batch_size * flops / 1e12:,.3g} TFLOPs a step | "
             f"{world_size} x {self.device.type}, {flags.plugin}, {self.precision} | batch {flags.train_batch_size} = "
             f"{self._num_shards} {shares} x {flags.steps_per_update} micro-batches x {self._micro_batch_size} examples\n"
             f"{train_examples:,} training examples | {flags.num_train_steps:,} steps = "

@@ -124,7 +124,10 @@ def tfrecord_folder(tmp_path):
 @pytest.fixture(scope="session", autouse=True)
 def temporary_folder_of_processes():
     """torchrun and torch leave folders behind, a few with every run; the name is short for the paths of Ray's sockets."""
-    with tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as folder, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("TMPDIR", folder)
         yield
 

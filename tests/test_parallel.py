@@ -1,12 +1,18 @@
 """ZeRO-1, tensor parallelism and fp16 make the updates of plain data parallelism; a run goes on under any of them."""
 
+import itertools
 import json
 import shutil
 
 import pytest
 import torch
+from colossalai.accelerator import set_accelerator
 from safetensors.torch import load_file
 from training_runs import copy_of_run_as_it_was, evaluations_of, losses, metrics, steps_of, train_several, weights
+
+from bert.model import build_model, load_config
+from bert.optimization import Lamb, parameter_groups
+from bert.parallel import parallelize
 
 ROUNDING = {"rel": 2e-6, "weights_rel": 2e-6}  # seen: 1e-7 and 3e-7
 
@@ -76,6 +82,32 @@ def test_gradient_checkpointing_changes_nothing(runs, kind):
 def test_low_precision_is_close(runs, kind, precision):
     assert_same_run(runs / "ddp", runs / f"{kind}_{precision}", rel={"bf16": 5e-3, "fp16": 1e-3}[precision], weights_rel=0.02)
     assert losses(steps_of(runs / f"{kind}_{precision}")) != losses(steps_of(runs / "ddp"))
+
+
+def peak_bytes(profile):
+    """The most memory that was held at a time of what was allocated under a profiler."""
+    changes = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(itertools.accumulate(changes))
+
+
+def test_memory_that_is_told(training_data, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    set_accelerator("cpu")
+    try:
+        module = build_model(load_config(training_data / "config.json"))
+        optimizer = Lamb(parameter_groups(module, 0.01))
+        parallel = parallelize("ddp", module, optimizer, torch.device("cpu"), "fp32", tp_size=1)
+        lasting, in_update = parallel.bytes_per_process
+        parameters = list(module.parameters())
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        with torch.profiler.profile(profile_memory=True) as profile:
+            parallel.optimizer.step()
+        moments = [tensor for state in optimizer.state.values() for tensor in (state["m"], state["v"])]
+        assert lasting == sum(tensor.nbytes for tensor in [*parameters, *(p.grad for p in parameters), *moments])
+        assert in_update == pytest.approx(peak_bytes(profile) - sum(tensor.nbytes for tensor in moments), rel=0.1)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_compiled_layers_compute_the_same(training_data, tmp_path):
