@@ -99,7 +99,7 @@ class AdamWeightDecay(torch.optim.Optimizer):
         if group["bias_correction"]:
             # At least 1 also if the very first update is left out. In float64: 1 - 0.999 has four digits in float32.
             count = t[0].double().clamp(min=1)
-            corrections = [1 - beta**count for beta in group["betas"]]
+            corrections = [(1 - beta**count).to(m[0].dtype) for beta in group["betas"]]
         # Two lists as large as the weights, not more: this is the step's largest need of memory.
         updates, denominators = (torch._foreach_div(moments, by) for moments, by in zip((m, v), corrections))
         torch._foreach_sqrt_(denominators)
