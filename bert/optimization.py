@@ -78,7 +78,7 @@ class AdamWeightDecay(torch.optim.Optimizer):
         factor = (self.max_grad_norm / self.gradient_norm).clamp(max=1.0) if self.max_grad_norm > 0 else 1.0
         torch._foreach_mul_(gradients, self.gradient_norm.new_ones(()) * factor / scale)
         for gradient in gradients:
-            gradient.masked_fill_(~is_finite, 0.0)  # 0 * infinity would not be 0
+            gradient.masked_fill_(is_finite.logical_not(), 0.0)  # 0 * infinity would not be 0
         if self.loss_scale is not None:
             self.loss_scale.update(is_finite)
         return is_finite
@@ -90,7 +90,8 @@ class AdamWeightDecay(torch.optim.Optimizer):
                 self.state[weight] |= {"m": torch.zeros_like(weight), "v": torch.zeros_like(weight), "t": weight.new_zeros(())}
         gradients = [weight.grad for weight in weights]
         m, v, t = ([self.state[weight][name] for weight in weights] for name in "mvt")
-        torch._foreach_add_(t, is_finite.to(t[0].dtype))  # counts updates with learning rate 0 too
+        # As a list: a lone tensor would be taken for a number, which waits for the GPU. Counts updates with learning rate 0 too.
+        torch._foreach_add_(t, [is_finite.to(t[0].dtype)] * len(t))
         for moments, beta in zip((m, v), group["betas"]):
             torch._foreach_mul_(moments, torch.where(is_finite, beta, 1.0))
         torch._foreach_add_(m, gradients, alpha=1 - group["betas"][0])
