@@ -154,7 +154,8 @@ def _unpadded_forward(self, input_ids, input_mask, segment_ids, masked_lm_positi
 
 def _forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
     """int64 [B, S] three times and [B, P] -> masked LM logits [B, P, V] and next-sentence logits [B, 2]."""
-    encoded = self.bert(input_ids, attention_mask=input_mask, token_type_ids=segment_ids)
+    # [B, 1, S]: of a mask [B, S] Hugging Face would ask whether it is all ones, and wait for the GPU.
+    encoded = self.bert(input_ids, attention_mask=input_mask[:, None], token_type_ids=segment_ids)
     positions = masked_lm_positions.unsqueeze(-1).expand(-1, -1, self.config.hidden_size)
     masked = encoded.last_hidden_state.gather(1, positions)  # [B, P, H]
     return self.cls.predictions(masked), self.cls.seq_relationship(encoded.pooler_output)

@@ -233,4 +233,5 @@ def indexes_of(flags, split):
 
 def is_folder_of_indexes(where):
     """Whether it is a folder, or a name for one, and no pattern or file."""
-    return os.path.isdir(where) or not (os.path.exists(where) or glob.has_magic(where))
+    # isfile and not exists: another rank may make the folder just now.
+    return os.path.isdir(where) or not (os.path.isfile(where) or glob.has_magic(where))

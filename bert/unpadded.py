@@ -13,11 +13,12 @@ def encode(bert, input_ids, input_mask, segment_ids):
 
     input_ids, input_mask, segment_ids: int64 [B, S]. What stands at a position of padding means nothing.
     """
-    is_token = input_mask.bool()
-    places = (is_token.flatten().cumsum(0) - 1).view_as(input_ids)
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    places = (input_mask.flatten().cumsum(0) - 1).view_as(input_ids)
+    tokens = input_mask.flatten().nonzero().squeeze(1)  # int64 [T]; on a GPU the one thing that is waited for
     hidden = bert.embeddings(
-        input_ids=input_ids[is_token][None], token_type_ids=segment_ids[is_token][None], position_ids=positions[is_token][None]
+        input_ids=input_ids.flatten()[tokens][None],
+        token_type_ids=segment_ids.flatten()[tokens][None],
+        position_ids=(tokens % input_ids.shape[1])[None],
     )[0]
     lengths = input_mask.sum(1)
     for layer in bert.encoder.layer:

@@ -17,6 +17,7 @@ import torch.distributed as dist  # noqa: E402
 from colossalai.accelerator import CpuAccelerator, set_accelerator  # noqa: E402
 from colossalai.utils import set_seed  # noqa: E402
 from colossalai.zero.low_level.low_level_optim import LowLevelZeroOptimizer  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import bert.launch  # noqa: E402
 import train  # noqa: E402
@@ -24,6 +25,8 @@ from bert import cli, run_checks  # noqa: E402
 from bert.optimization import AdamWeightDecay  # noqa: E402
 from bert.parallel import SlicePart  # noqa: E402
 from bert.run import Run  # noqa: E402
+
+waits = []  # for what the step in work would have waited for a GPU
 
 
 class FinishedStream:
@@ -33,7 +36,7 @@ class FinishedStream:
         pass
 
     def synchronize(self):
-        pass
+        waits.append("Stream.synchronize")
 
 
 class SynchronousCpu(CpuAccelerator):
@@ -47,7 +50,7 @@ class SynchronousCpu(CpuAccelerator):
         torch.manual_seed(seed)
 
     def synchronize(self, device=None):
-        pass
+        waits.append("synchronize")
 
     def Stream(self, *args, **options):
         return FinishedStream()
@@ -77,6 +80,8 @@ def main(runs):
         {"equal gradients": leave_gradients_as_they_are, "rounded gradients": round_gradients_by_rank}[
             os.environ["BERT_TEST_REPLICAS"]
         ]()
+    if "BERT_TEST_WAITS" in os.environ:
+        refuse_steps_that_wait()
     leave, dist.destroy_process_group = dist.destroy_process_group, lambda group=None: None
     for flags in runs:
         train.main(flags)
@@ -109,6 +114,34 @@ def assert_replicas_are_alike(run):
         masters = [torch.empty_like(part.master) for _ in range(dist.get_world_size())]
         dist.all_gather(masters, part.master.detach())
         assert all(torch.equal(masters[0], other) for other in masters), part.name
+
+
+class WaitRecorder(TorchDispatchMode):
+    """Notes calls whose result has to come to the CPU, though everything is on it here."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = function.overloadpacket.__name__
+        has_mask = name == "index" and any(index is not None and index.dtype == torch.bool for index in arguments[1])
+        if has_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique2"):
+            waits.append(name)
+        return function(*arguments, **(options or {}))
+
+
+def refuse_steps_that_wait():
+    """`--unpad` may wait once a micro-batch, for the number of its tokens; nothing else may."""
+    begin_update, record, recorder = Run.begin_update, Run.record, WaitRecorder()
+
+    def begin_and_watch(self, rate):
+        begin_update(self, rate)
+        waits.clear()
+        recorder.__enter__()
+
+    def check_and_record(self, *results):
+        recorder.__exit__(None, None, None)
+        assert waits == ["nonzero"] * (self.flags.steps_per_update if self.flags.unpad else 0), waits
+        record(self, *results)
+
+    Run.begin_update, Run.record = begin_and_watch, check_and_record
 
 
 def join_again(device, seed, timeout):

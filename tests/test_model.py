@@ -5,11 +5,13 @@ import copy
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, ROOT, needs_golden, synthetic_example
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import bert.model
 import train
@@ -214,6 +216,26 @@ def test_update_that_is_not_finite_is_left_out(tiny_model, optimizer_class, bad)
     for one, other in zip(run([bad, 1.0, bad, bad, 2.0]), run([1.0, 2.0]), strict=True):
         assert all(map(torch.equal, one, other))
         assert one[-1] == 2
+
+
+@pytest.mark.parametrize("optimizer_class", [AdamWeightDecay, Lamb])
+@pytest.mark.parametrize("has_scale", [False, True])
+def test_update_on_a_gpu_waits_for_nothing(tiny_model, optimizer_class, has_scale):
+    """With tensors of shapes and no contents, which know no answer to .item()."""
+    with FakeTensorMode():
+        gpu = torch.device("cuda")
+        weights = {
+            name: torch.nn.Parameter(torch.empty(weight.shape, device=gpu)) for name, weight in tiny_model.named_parameters()
+        }
+        groups = parameter_groups(SimpleNamespace(named_parameters=weights.items), 0.01)
+        optimizer = optimizer_class(groups, max_grad_norm=1.0, loss_scale=LossScale(gpu) if has_scale else None)
+        for _ in range(2):
+            for weight in weights.values():
+                weight.grad = torch.empty_like(weight)
+            optimizer.step()
+        assert optimizer.gradient_norm.device.type == "cuda"
+        with pytest.raises(DataDependentOutputException):
+            optimizer.gradient_norm.item()
 
 
 def test_utilisation_of_a_known_machine():

@@ -84,6 +84,19 @@ def test_low_precision_is_close(runs, kind, precision):
     assert losses(steps_of(runs / f"{kind}_{precision}")) != losses(steps_of(runs / "ddp"))
 
 
+def test_no_step_waits_for_the_gpu(training_data, dropout_config, tmp_path):
+    kinds = {
+        "ddp": (), "ddp_unpad": ("--unpad",), "fp16": ("--precision=fp16", "--optimizer=adamw", "--adam_bias_correction"),
+        "zero1": ("--plugin=zero1", "--precision=bf16"), "zero1_fp16": ("--plugin=zero1", "--precision=fp16"),
+        "hybrid": ("--plugin=hybrid", "--tp_size=2", "--precision=bf16"),
+        "hybrid_unpad": ("--plugin=hybrid", "--precision=fp16", "--unpad"),
+        "checkpointed": ("--gradient_checkpointing",),
+    }  # fmt: skip
+    common = (f"--bert_config_file={dropout_config}", "--steps_per_update=2")
+    runs = {tmp_path / kind: (*common, *more) for kind, more in kinds.items()}
+    train_several(training_data, runs, processes=2, BERT_TEST_WAITS="1")
+
+
 def peak_bytes(profile):
     """The most memory that was held at a time of what was allocated under a profiler."""
     changes = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]

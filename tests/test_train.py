@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 import bert.quiet_imports  # noqa: F401  before transformers
 from bert.checkpoint import load_shared
 from bert.files import DataError
-from bert.run_checks import check
+from bert.run_checks import check, is_folder_of_indexes
 from tokenization import FullTokenizer
 from train import parse_flags
 
@@ -127,6 +127,23 @@ def test_everything_wrong_is_told_at_once(training_data, plain_run, tmp_path):
     other = ("--bert_config_file=absent", "--train_batch_size=10", "--steps_per_update=4")
     process = run_script("train.py", *flags(training_data, plain_run[0], *other), check=False)
     assert_refused(process, "--bert_config_file", "absent", "not divisible by 1 processes x --steps_per_update=4")
+
+
+def test_folder_of_indexes_that_another_rank_makes_just_now(tmp_path, monkeypatch):
+    folder, isdir = tmp_path / "idx", os.path.isdir
+
+    def isdir_and_make(path):
+        found = isdir(path)
+        folder.mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(os.path, "isdir", isdir_and_make)
+    assert is_folder_of_indexes(str(folder)) and isdir(folder)
+    monkeypatch.undo()
+    file = tmp_path / "part.idx"
+    file.touch()
+    for where, is_folder in ((folder, True), (tmp_path / "absent", True), (file, False), (tmp_path / "*.idx", False)):
+        assert is_folder_of_indexes(str(where)) == is_folder
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
