@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 
 from bert.files import DataError
 
@@ -62,6 +63,27 @@ def run(main):
     except Exception:
         _let_rank_0_speak(rank)
         raise
+
+
+def run_as_rank(main):
+    """`run` for a process among others: an error ends it at once.
+
+    The interpreter's tidying up could wait for a collective that the other processes never come to, and torchrun for it.
+    """
+    try:
+        run(main)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        code = end.code if isinstance(end.code, int) else 1
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _send_lost_signal_again(unraisable):

@@ -25,7 +25,9 @@ def join_processes(device, seed, timeout):
     """
     # ColossalAI's launch and its plugins take no timeout; what they do not say is looked up here.
     c10d = dist.distributed_c10d
-    c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = datetime.timedelta(seconds=timeout)
+    c10d.default_pg_timeout = datetime.timedelta(seconds=timeout)
+    # NCCL's watchdog has many words for it and ends the process itself; the wait on the CPU at each step's end is to be first.
+    c10d.default_pg_nccl_timeout = datetime.timedelta(seconds=timeout + 60)
     if "RANK" not in os.environ:  # a plain `python3 train.py`
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
