@@ -3,8 +3,10 @@
 Shapes: B examples, S positions, P predictions per example, H hidden size, V vocabulary.
 """
 
+import glob
 import json
 import os
+import re
 import shutil
 import types
 
@@ -98,8 +100,8 @@ def _load_own(path, config):
 
 
 def _load_folder(folder, config):
-    if not os.path.isfile(os.path.join(folder, "config.json")):  # without it Hugging Face assumes BERT-base
-        raise DataError(f"{folder}: no TensorFlow checkpoint (no {folder}.index) and no Hugging Face model (no config.json)")
+    if problem := missing_model(folder):  # without config.json Hugging Face assumes BERT-base
+        raise DataError(problem)
     try:
         saved = BertConfig.from_pretrained(folder, local_files_only=True)
         differences = [
@@ -116,9 +118,29 @@ def _load_folder(folder, config):
         raise DataError(f"{folder}: no Hugging Face model: {error}") from None
 
 
-def has_model(where):
-    """Whether `load_model` could find something there."""
-    return is_tensorflow_checkpoint(where) or os.path.isdir(where)
+def missing_model(where):
+    """Returns why `load_model` finds nothing there, in words and with what was perhaps meant, or None."""
+
+    def is_there(path):
+        return (
+            is_tensorflow_checkpoint(path)
+            or checkpoint.is_checkpoint(path)
+            or os.path.isfile(os.path.join(path, "config.json"))
+        )
+
+    if is_there(where):
+        return None
+    prefix = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", where)
+    inside = (
+        path.removesuffix(".index")
+        for name in ("*.index", "model", "step-*")
+        for path in glob.glob(f"{glob.escape(where)}/{name}")
+    )
+    meant = sorted(filter(is_there, (prefix, *inside)))
+    return (
+        f"{where}: no TensorFlow checkpoint (no {where}.index), no Hugging Face folder (no config.json in it) and no checkpoint "
+        f"of train.py (no manifest.json){f'; perhaps {meant[-1]} is meant' if meant else ''}"
+    )
 
 
 def _bind_forward(model):

@@ -10,7 +10,7 @@ import torch
 from bert.example import decode_example
 from bert.expected_curve import ExpectedCurve
 from bert.files import DataError, list_folder_or_pattern, raise_all
-from bert.model import config_values, has_model, load_config, load_tokenizer
+from bert.model import config_values, load_config, load_tokenizer, missing_model
 from bert.tfrecord import TFRecordFile
 
 CPU_PLUGINS = {"ddp"}
@@ -128,8 +128,8 @@ def _against_config(flags, config):
 
 def _wrong_files(flags, config):
     problems = []
-    if flags.init_checkpoint and not _checkpoints(flags) and not has_model(flags.init_checkpoint):
-        problems.append(f"--init_checkpoint: {flags.init_checkpoint}: no such folder, and no {flags.init_checkpoint}.index")
+    if flags.init_checkpoint and not _checkpoints(flags) and (problem := missing_model(flags.init_checkpoint)):
+        problems.append(f"--init_checkpoint: {problem}")
     problems += _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0] if flags.expected_curve else []
     for split in ("train", "eval"):
         found, files = _attempt(f"--tfrecord_{split}", list_folder_or_pattern, getattr(flags, f"tfrecord_{split}"))

@@ -27,6 +27,7 @@ from bert.model import (
     load_config,
     load_model,
     loss_sums,
+    missing_model,
     predict,
     save_model,
 )
@@ -116,7 +117,7 @@ def test_saved_model_is_hugging_faces(tiny_model, batch, tmp_path):
     assert plain.cls.predictions.decoder.weight is plain.bert.embeddings.word_embeddings.weight
     found = plain(input_ids=batch["input_ids"], attention_mask=batch["input_mask"], token_type_ids=batch["segment_ids"])
     torch.testing.assert_close(found.seq_relationship_logits, expected[1])
-    with pytest.raises(DataError, match="no Hugging Face model"):
+    with pytest.raises(DataError, match="no Hugging Face folder .* perhaps .*/model is meant"):
         load_model(str(tmp_path), tiny_model.config)
     other = load_config(ROOT / "configs" / "bert_tiny.json")
     with pytest.raises(DataError, match="another model: vocab_size is 1000 there and 30522"):
@@ -216,6 +217,28 @@ def test_update_that_is_not_finite_is_left_out(tiny_model, optimizer_class, bad)
     for one, other in zip(run([bad, 1.0, bad, bad, 2.0]), run([1.0, 2.0]), strict=True):
         assert all(map(torch.equal, one, other))
         assert one[-1] == 2
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        ("ckpt/model.ckpt-10.index", "ckpt/model.ckpt-10"), ("ckpt/model.ckpt-10.data-00000-of-00001", "ckpt/model.ckpt-10"),
+        ("ckpt", "ckpt/model.ckpt-10"), ("run", "run/model"), ("run/checkpoints", "run/checkpoints/step-00000020"),
+        ("absent", None), ("run/model", ""), ("run/checkpoints/step-00000020", ""), ("ckpt/model.ckpt-10", ""),
+    ],
+)  # fmt: skip
+def test_model_that_is_not_there(tmp_path, given, meant):
+    for name in ("ckpt/model.ckpt-10.index", "ckpt/model.ckpt-10.data-00000-of-00001", "run/model/config.json",
+                 "run/checkpoints/step-00000010/manifest.json", "run/checkpoints/step-00000020/manifest.json"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    problem = missing_model(str(tmp_path / given))
+    if meant == "":
+        assert problem is None
+    elif meant is None:
+        assert "no TensorFlow checkpoint" in problem and "perhaps" not in problem
+    else:
+        assert problem.startswith(f"{tmp_path}/{given}: ") and problem.endswith(f"; perhaps {tmp_path}/{meant} is meant")
 
 
 @pytest.mark.parametrize("optimizer_class", [AdamWeightDecay, Lamb])
