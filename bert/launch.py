@@ -5,6 +5,7 @@ import ctypes
 import datetime
 import fcntl
 import os
+import secrets
 import socket
 
 import colossalai
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from colossalai.accelerator import set_accelerator
 
 from bert import cli
-from bert.agreement import shared_errors
+from bert.agreement import control_group, shared_errors
 from bert.files import DataError, locked
 
 
@@ -59,7 +60,7 @@ def keep_freed_memory():
 
 @contextlib.contextmanager
 def only_run_in(folder):
-    """Has rank 0 hold the output folder meanwhile, which is made; DataError if another run holds it."""
+    """Has rank 0 hold the output folder meanwhile, which is made; DataError if another run holds it or a rank does not see it."""
     with contextlib.ExitStack() as held:
         with shared_errors():
             if dist.get_rank() == 0:
@@ -69,7 +70,28 @@ def only_run_in(folder):
                     raise DataError(
                         f"{folder}: another run is at work there; wait for it, or choose another --output_dir"
                     ) from None
+        _check_that_all_see(folder)
         yield
+
+
+def _check_that_all_see(folder):
+    """DataError if a rank has another folder of that name: else the first checkpoint would fail, long after the start."""
+    name = [f".seen-by-all-{secrets.token_hex(4)}"]  # a new one, of which no machine has cached that it is not there
+    dist.broadcast_object_list(name, src=0, group=control_group())
+    mark = os.path.join(folder, name[0])
+    with shared_errors():
+        if dist.get_rank() == 0:
+            open(mark, "x").close()
+    try:
+        with shared_errors():
+            if not os.path.exists(mark):
+                raise DataError(
+                    f"{folder}: on {socket.gethostname()} this is not the folder that rank 0 writes to; choose an --output_dir "
+                    "that all machines share, as an absolute path"
+                )
+    finally:
+        if dist.get_rank() == 0:
+            os.unlink(mark)
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def test_signal_repeated_later_ends_at_once():
     assert (process.stdout, process.returncode) == ("at work\n" * 2, -signal.SIGTERM)
 
 
-def start_ranks(data, output, *more):
+def start_ranks(data, output, *more, output_of_rank_1=None):
     """Two processes of one run, started as a cluster does it, without torchrun."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -86,7 +86,8 @@ def start_ranks(data, output, *more):
         "LOCAL_WORLD_SIZE": "2",
         "OMP_NUM_THREADS": "1",
     }
-    return [start(data, output, *more, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+    outputs = output, output_of_rank_1 or output
+    return [start(data, outputs[rank], *more, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
 
 
 @pytest.fixture
@@ -138,6 +139,16 @@ def test_error_of_the_first_rank_is_everybodys(training_data, tmp_path):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 1
         assert errors == f"error{' on rank 1' if rank else ''}: [Errno 17] File exists: '{run}/tensorboard'\n"
+
+
+def test_folder_that_is_not_shared_is_told_at_the_start(training_data, tmp_path):
+    """As on the local disks of two machines."""
+    (tmp_path / "other").mkdir()
+    for rank, process in enumerate(start_ranks(training_data, tmp_path / "run", output_of_rank_1=tmp_path / "other")):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert errors.startswith("error on rank 1: " if rank else "error: ") and "that all machines share" in errors
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == [".lock"]
 
 
 def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_path, monkeypatch):
