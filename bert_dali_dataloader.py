@@ -46,7 +46,8 @@ class DaliDataloader:
 
     A `for` that is left early leaves its epoch; the next one starts the next epoch.
 
-    Attributes: `num_records` (in all files), `first_example` (record 0 of the first file: {feature name: numpy array}).
+    Attributes: `num_records` (in all files), `first_example` (record 0 of the first file: {feature name: numpy array}),
+    `files` (a small dict that tells these files from others).
 
     Args:
       tfrec_filenames: list of TFRecord files.
@@ -123,6 +124,11 @@ class DaliDataloader:
     # Position
 
     @property
+    def files(self):
+        """Number, bytes and records of the files, and a digest of their names and sizes: {str: int or str}."""
+        return self._index.fingerprint()
+
+    @property
     def position(self):
         """(epoch, records of its order that all ranks have got), behind the last batch that was given out."""
         return self._position
@@ -146,7 +152,7 @@ class DaliDataloader:
         return {
             "version": _STATE_VERSION, "epoch": epoch, "position": position, "seed": self._seed, "shuffle": self._shuffle,
             "training": self.training, "batch_size": self.batch_size, "num_shards": self.num_shards,
-            "files": self._index.fingerprint(),
+            "files": self.files,
         }  # fmt: skip
 
     def load_state_dict(self, state):

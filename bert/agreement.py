@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import signal
+import socket
 import time
 
 import torch
@@ -34,6 +35,22 @@ def shared_errors():
     told = [error for error in found if error is not None]
     if told:
         raise DataError("; ".join(told))
+
+
+def check_alike(values):
+    """DataError on every rank unless `values`, {what: value}, are the same on all of them. Collective."""
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, (socket.gethostname(), values), control_group())
+    _, expected = found[0]
+    differences = [
+        f"{what}: {others[what]} on rank {rank} ({host}), {expected[what]} on rank 0"
+        for rank, (host, others) in enumerate(found)
+        for what in expected
+        if others[what] != expected[what]
+    ]
+    if differences:
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise DataError(f"the processes of a run must be given the same: {'; '.join(differences[:5])}{more}")
 
 
 class StopRequest:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from bert import checkpoint
-from bert.agreement import shared_errors
+from bert.agreement import check_alike, shared_errors
 from bert.expected_curve import ExpectedCurve
 from bert.files import DataError, atomic_writer
 from bert.flops import peak_flops, training_flops
@@ -18,6 +18,7 @@ from bert.mlperf_log import MLPerfLog, division, hyper_parameters
 from bert.model import (
     build_model,
     compile_layers,
+    config_values,
     leave_out_padding,
     load_model,
     load_tokenizer,
@@ -27,7 +28,7 @@ from bert.model import (
 )
 from bert.optimization import AdamWeightDecay, Lamb, LossScale, parameter_groups
 from bert.parallel import parallelize
-from bert.run_checks import as_recorded, flags_path, indexes_of, is_folder_of_indexes
+from bert.run_checks import FLAGS_OF_A_RANK, as_recorded, flags_path, indexes_of, is_folder_of_indexes
 from bert_dali_dataloader import build_dali_eval, build_dali_train
 
 
@@ -46,6 +47,7 @@ class Run:
         self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
         found = checkpoint.newest_valid(self.checkpoints)
         self.train_loader, self.eval_loader = self._build_loaders()
+        self._check_ranks()
         self.tokenizer = load_tokenizer(flags.vocab_file, flags.do_lower_case, config)
         self.eval_every_samples = flags.eval_every_samples or mlperf_eval_interval(flags.train_batch_size)
         self.precision = flags.precision if flags.precision != "auto" else "bf16" if device.type == "cuda" else "fp32"
@@ -78,6 +80,12 @@ class Run:
             build(build_dali_train, "train", batch_size=self._micro_batch_size, shuffle=flags.shuffle),
             build(build_dali_eval, "eval", batch_size=flags.eval_batch_size),
         )
+
+    def _check_ranks(self):
+        """DataError where a rank has other flags or data than the others: it would hang, or train on what nobody asked for."""
+        files = {"training files": self.train_loader.files, "evaluation files": self.eval_loader.files}
+        flags = {f"--{name}": value for name, value in vars(self.flags).items() if name not in FLAGS_OF_A_RANK}
+        check_alike(flags | {"--bert_config_file": config_values(self.config)} | files)
 
     def _build_module(self, init_checkpoint):
         flags = self.flags
@@ -195,7 +203,7 @@ class Run:
     @property
     def _eval_files(self):
         """What tells other evaluation examples from these."""
-        return self.eval_loader.state_dict()["files"]
+        return self.eval_loader.files
 
     @property
     def _num_predictions(self):

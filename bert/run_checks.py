@@ -26,6 +26,12 @@ CHANGEABLE_FLAGS = {
     "eval_batch_size", "eval_every_samples", "eval_at_start", "target_accuracy", "expected_curve",
 }  # fmt: skip
 
+# What may differ from rank to rank of a run: where files lie on a machine, and what it has.
+FLAGS_OF_A_RANK = {
+    "output_dir", "bert_config_file", "vocab_file", "init_checkpoint", "expected_curve", "tfrecord_train", "idx_train",
+    "tfrecord_eval", "idx_eval", "num_threads", "collective_timeout",
+}  # fmt: skip
+
 
 def check(flags, world_size):
     """Raises DataError with everything that is wrong. `world_size`: processes of the run."""

@@ -74,8 +74,8 @@ def test_signal_repeated_later_ends_at_once():
     assert (process.stdout, process.returncode) == ("at work\n" * 2, -signal.SIGTERM)
 
 
-def start_ranks(data, output, *more, output_of_rank_1=None):
-    """Two processes of one run, started as a cluster does it, without torchrun."""
+def start_ranks(data, output, *more, rank_1=()):
+    """Two processes of one run, started as a cluster does it, without torchrun. rank_1: flags that it alone is given."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -86,8 +86,8 @@ def start_ranks(data, output, *more, output_of_rank_1=None):
         "LOCAL_WORLD_SIZE": "2",
         "OMP_NUM_THREADS": "1",
     }
-    outputs = output, output_of_rank_1 or output
-    return [start(data, outputs[rank], *more, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+    own = ((), rank_1)
+    return [start(data, output, *more, *own[rank], RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
 
 
 @pytest.fixture
@@ -144,11 +144,23 @@ def test_error_of_the_first_rank_is_everybodys(training_data, tmp_path):
 def test_folder_that_is_not_shared_is_told_at_the_start(training_data, tmp_path):
     """As on the local disks of two machines."""
     (tmp_path / "other").mkdir()
-    for rank, process in enumerate(start_ranks(training_data, tmp_path / "run", output_of_rank_1=tmp_path / "other")):
+    for rank, process in enumerate(start_ranks(training_data, tmp_path / "run", rank_1=(f"--output_dir={tmp_path}/other",))):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 1
         assert errors.startswith("error on rank 1: " if rank else "error: ") and "that all machines share" in errors
     assert sorted(path.name for path in tmp_path.glob("*/*")) == [".lock"]
+
+
+def test_other_flags_and_data_on_a_rank_are_told_at_the_start(training_data, tmp_path):
+    fewer = (f"--tfrecord_train={training_data}/train/part-00000", f"--idx_train={training_data}/idx/train/part-00000.idx")
+    for rank, process in enumerate(start_ranks(training_data, tmp_path / "run", rank_1=("--learning_rate=0.5", *fewer))):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1 and len(errors.splitlines()) == 1
+        assert (
+            f"--learning_rate: 0.5 on rank 1 ({socket.gethostname()}), 0.01 on rank 0; training files: {{'files': 1," in errors
+        )
+        assert "--tfrecord_train" not in errors and "evaluation" not in errors
+    assert not (tmp_path / "run/flags.json").exists()
 
 
 def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_path, monkeypatch):
