@@ -29,11 +29,12 @@ def shared_errors():
     try:
         yield
     except (DataError, OSError) as error:
-        own = f"rank {dist.get_rank()}: {error}" if dist.get_rank() else str(error)
+        own = str(error)
     found = [None] * dist.get_world_size()
     dist.all_gather_object(found, own, control_group())
-    told = [error for error in found if error is not None]
-    if told:
+    ranks = {error: [rank for rank, other in enumerate(found) if other == error] for error in found if error is not None}
+    if ranks:
+        told = (error if of == [0] else f"rank {', '.join(map(str, of))}: {error}" for error, of in ranks.items())
         raise DataError("; ".join(told))
 
 

@@ -55,7 +55,7 @@ class _Step:
 
     number: int
     learning_rate: float
-    examples: tuple  # the loader's positions before and behind them
+    positions: tuple  # the loader's, before and behind its examples
     values: torch.Tensor
 
     VALUES: ClassVar = ("mlm_loss", "nsp_loss", "mlm_accuracy", "grad_norm", "tokens", "loss_scale")
@@ -172,7 +172,7 @@ class Recorder:
                 f"{values['loss_scale']:g}"
             )
         else:
-            examples = self._records_between(*step.examples)
+            examples = self._records_between(*step.positions)
             self._write_row(_finite(row) | {"skipped": True}, examples=examples)
             self._note_skipped(step, values, examples)
 

@@ -17,7 +17,7 @@ import bert.quiet_imports  # noqa: F401  before the frameworks
 # isort: split
 import torch.distributed as dist
 
-from bert import cli
+from bert import agreement, cli
 from bert.files import DataError
 from bert.launch import plain_errors
 from bert.run_checks import check
@@ -139,6 +139,24 @@ def test_error_of_the_first_rank_is_everybodys(training_data, tmp_path):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 1
         assert errors == f"error{' on rank 1' if rank else ''}: [Errno 17] File exists: '{run}/tensorboard'\n"
+
+
+@pytest.mark.parametrize(
+    "errors, told",
+    [
+        ((None, "gone", "gone", "full"), "rank 1, 2: gone; rank 3: full"), (("full", None, None, None), "full"),
+        (("full",) * 4, "rank 0, 1, 2, 3: full"),
+    ],
+)  # fmt: skip
+def test_the_same_error_of_several_ranks_is_told_once(monkeypatch, errors, told):
+    def gather(found, own, group):
+        found[:] = errors
+
+    monkeypatch.setattr(dist, "get_world_size", lambda: len(errors))
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    monkeypatch.setattr(agreement, "control_group", lambda: None)
+    with pytest.raises(DataError, match=f"^{told}$"), agreement.shared_errors():
+        pass
 
 
 def test_folder_that_is_not_shared_is_told_at_the_start(training_data, tmp_path):
