@@ -171,7 +171,7 @@ def test_folder_that_is_not_shared_is_told_at_the_start(training_data, tmp_path)
 
 def test_other_flags_and_data_on_a_rank_are_told_at_the_start(training_data, tmp_path):
     fewer = (f"--tfrecord_train={training_data}/train/part-00000", f"--idx_train={training_data}/idx/train/part-00000.idx")
-    for rank, process in enumerate(start_ranks(training_data, tmp_path / "run", rank_1=("--learning_rate=0.5", *fewer))):
+    for process in start_ranks(training_data, tmp_path / "run", rank_1=("--learning_rate=0.5", *fewer)):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 1 and len(errors.splitlines()) == 1
         assert (
