@@ -132,6 +132,20 @@ def temporary_folder_of_processes():
         yield
 
 
+@pytest.fixture
+def process_group(tmp_path_factory):
+    """This process alone, over gloo."""
+    import torch.distributed as dist
+
+    from bert.agreement import control_group
+
+    store = tmp_path_factory.mktemp("process_group") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+    control_group.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def recorded():
     return json.loads((GOLDEN / "pretraining_data.json").read_text())

@@ -1,6 +1,7 @@
 """Processes that are asked to stop, that fail, hang or vanish: what the others make of it."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -19,7 +20,7 @@ import torch.distributed as dist
 
 from bert import agreement, cli
 from bert.files import DataError
-from bert.launch import plain_errors
+from bert.launch import only_run_in, plain_errors
 from bert.run_checks import check
 from train import parse_flags
 
@@ -159,14 +160,15 @@ def test_the_same_error_of_several_ranks_is_told_once(monkeypatch, errors, told)
         pass
 
 
-def test_folder_that_is_not_shared_is_told_at_the_start(training_data, tmp_path):
-    """As on the local disks of two machines."""
-    (tmp_path / "other").mkdir()
-    for rank, process in enumerate(start_ranks(training_data, tmp_path / "run", rank_1=(f"--output_dir={tmp_path}/other",))):
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 1
-        assert errors.startswith("error on rank 1: " if rank else "error: ") and "that all machines share" in errors
-    assert sorted(path.name for path in tmp_path.glob("*/*")) == [".lock"]
+def test_folder_that_is_not_shared_is_told_at_the_start(process_group, monkeypatch, tmp_path):
+    """As on the local disks of two machines, of which this one is not rank 0's."""
+    folder = tmp_path / "run"
+    with only_run_in(folder):
+        assert os.listdir(folder) == [".lock"]
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    with pytest.raises(DataError, match=f"{folder}: on .* choose an --output_dir that all machines share"), only_run_in(folder):
+        pass
+    assert os.listdir(folder) == [".lock"]
 
 
 def test_other_flags_and_data_on_a_rank_are_told_at_the_start(training_data, tmp_path):

@@ -16,9 +16,8 @@ def records_between(start, end):
 
 
 @pytest.fixture
-def record(tmp_path):
+def record(process_group, tmp_path):
     """A function that records a step of a gradient norm, loss and loss scale; its `rows()` are those of metrics.jsonl."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     recorder = Recorder(str(tmp_path), 1000, 8, 32, lambda speed, tokens: None, records_between)
     steps = iter(range(1, 1000))
 
@@ -30,8 +29,7 @@ def record(tmp_path):
 
     record_step.recorder = recorder
     record_step.rows = lambda: [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    yield record_step
-    torch.distributed.destroy_process_group()
+    return record_step
 
 
 def test_five_in_a_row_end_the_run(record, capsys):

@@ -398,13 +398,6 @@ def test_recorded_tensorflow_checkpoint():
 # MLPerf's reference, recorded: ten LAMB steps of a tiny BERT
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
 class NoParallelism:
     """What train.accumulate_gradients needs of bert/parallel.py, in one process."""
 
