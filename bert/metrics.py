@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from bert.files import DataError, atomic_writer
 from bert.model import correct_counts, loss_sums, predict
+from bert.progress import time_left
 from bert.tensorboard_log import TensorboardLog
 
 
@@ -207,8 +208,7 @@ class Recorder:
         seconds = max(now - self._last_line_at - (self._pauses - self._pauses_at_last_line), 1e-9)
         sequences, tokens = (number - self._last_line_step) * self.samples_per_step, self._tokens_since_last_line
         utilisation = self._utilisation(sequences / seconds, tokens / sequences)
-        seconds_a_step = (now - self._started - self._pauses) / (number - self._steps_before)
-        seconds_left = (self.num_steps - number) * seconds_a_step
+        left = time_left(number - self._steps_before, self.num_steps - self._steps_before, now - self._started - self._pauses)
         self._last_line_at, self._last_line_step, self._pauses_at_last_line = now, number, self._pauses
         self._tokens_since_last_line = 0.0
         evaluated = "" if self._last_accuracy is None else f" (evaluated {self._last_accuracy:.4f})"
@@ -218,8 +218,7 @@ class Recorder:
             f"accuracy {values['mlm_accuracy']:.4f}{evaluated} | lr {step.learning_rate:.3e} | grad norm {values['grad_norm']:.2f} | "
             f"{sequences / seconds:,.1f} seq/s, {tokens / seconds:,.0f} tokens/s, "
             f"padding {1 - tokens / sequences / self.seq_length:.0%} | "
-            f"{'' if utilisation is None else f'MFU {utilisation:.1%} | '}"
-            f"{seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left",
+            f"{'' if utilisation is None else f'MFU {utilisation:.1%} | '}{left}",
             end="" if self._is_terminal and number < self.num_steps else "\n",
         )
 

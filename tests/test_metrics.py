@@ -95,5 +95,5 @@ def test_speed_is_that_since_the_last_line(record, capsys, monkeypatch):
         record.recorder.pause(pause)
         record(1.0)
     lines = capsys.readouterr().out.splitlines()
-    assert "| 4.0 seq/s, 50 tokens/s, padding 61% |" in lines[0] and lines[0].endswith("33:18 left")
-    assert "| 8.0 seq/s, 100 tokens/s, padding 61% |" in lines[1] and lines[1].endswith("24:57 left")
+    assert "| 4.0 seq/s, 50 tokens/s, padding 61% |" in lines[0] and lines[0].endswith("33 min 18 s left")
+    assert "| 8.0 seq/s, 100 tokens/s, padding 61% |" in lines[1] and lines[1].endswith("24 min 57 s left")
