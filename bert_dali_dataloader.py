@@ -138,7 +138,8 @@ class DaliDataloader:
         (epoch, first), (last_epoch, last) = start, end
         found = []
         while epoch <= last_epoch:
-            found += self._order(epoch).records(first, last if epoch == last_epoch else self._end(first))
+            end_in_epoch = last if epoch == last_epoch else self._end(first)
+            found += self._order(epoch).records(range(first, end_in_epoch)).tolist()
             epoch, first = epoch + 1, 0
         places = map(self._index.file_of_record, found)
         return [(os.path.basename(path), number) for path, number in places]

@@ -19,6 +19,13 @@ def control_group():
     return dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
+def gathered(value):
+    """Returns what each rank gave, in the order of the ranks. Collective."""
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value, control_group())
+    return values
+
+
 @contextlib.contextmanager
 def shared_errors():
     """Raises DataError on every rank where the block raised one, or an OSError, on any: none waits for one that has ended.
@@ -30,8 +37,7 @@ def shared_errors():
         yield
     except (DataError, OSError) as error:
         own = str(error)
-    found = [None] * dist.get_world_size()
-    dist.all_gather_object(found, own, control_group())
+    found = gathered(own)
     ranks = {error: [rank for rank, other in enumerate(found) if other == error] for error in found if error is not None}
     if ranks:
         told = (error if of == [0] else f"rank {', '.join(map(str, of))}: {error}" for error, of in ranks.items())
@@ -40,8 +46,7 @@ def shared_errors():
 
 def check_alike(values):
     """DataError on every rank unless `values`, {what: value}, are the same on all of them. Collective."""
-    found = [None] * dist.get_world_size()
-    dist.all_gather_object(found, (socket.gethostname(), values), control_group())
+    found = gathered((socket.gethostname(), values))
     _, expected = found[0]
     differences = [
         f"{what}: {others[what]} on rank {rank} ({host}), {expected[what]} on rank 0"

@@ -23,16 +23,14 @@ def iterate_batches(index, order, decoder, positions, batch_size, num_threads, p
     reader = RecordReader(index)
     with contextlib.closing(reader), _threads(1) as reading, _threads(num_threads) as decoding:
 
-        def read(block, part):
-            numbers = order.block(block)
-            first = block * order.block_records
-            return reader.read(numbers[part.start - first : part.stop - first : part.step])
+        def read(part):
+            return reader.read(order.records(part))
 
         def decode(pieces):
             return decoder.decode([(records.result(), rows) for records, rows in pieces], reader.place)
 
-        parts = _cut_by_block(positions, order.block_records)
-        reads = _ahead(((reading.submit(read, *part), len(part[1])) for part in parts), _BLOCKS_AHEAD)
+        parts = order.cut_by_block(positions)
+        reads = _ahead(((reading.submit(read, part), len(part)) for part in parts), _BLOCKS_AHEAD)
         for batch in _ahead((decoding.submit(decode, pieces) for pieces in _cut_into_batches(reads, batch_size)), prefetch):
             yield batch.result()
 
@@ -55,15 +53,6 @@ def _ahead(items, count):
             yield taken.popleft()
     while taken:
         yield taken.popleft()
-
-
-def _cut_by_block(positions, block_records):
-    """Yields (number of a block, range of the positions that lie in it)."""
-    while positions:
-        block = positions[0] // block_records
-        part = range(positions.start, min(positions.stop, (block + 1) * block_records), positions.step)
-        yield block, part
-        positions = positions[len(part) :]
 
 
 def _cut_into_batches(reads, batch_size):

@@ -19,7 +19,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from bert.agreement import control_group, shared_errors
+from bert.agreement import control_group, gathered, shared_errors
 from bert.files import DataError, sync_folder
 
 _MANIFEST, _SHARED = "manifest.json", "shared.pt"
@@ -33,7 +33,7 @@ def save(folder, step, shared, own, keep_max):
     """
     rank, path, temporary = dist.get_rank(), os.path.join(folder, _name(step)), _hidden(folder, step)
     contents = {f"rank-{rank:05d}.pt": own} | ({_SHARED: shared} if rank == 0 else {})
-    entries, gathered = {}, [None] * dist.get_world_size()
+    entries = {}
     try:
         with shared_errors():
             if rank == 0:
@@ -43,11 +43,11 @@ def save(folder, step, shared, own, keep_max):
         with shared_errors():
             for name, content in contents.items():
                 entries[name] = _write(os.path.join(temporary, name), content)
-        dist.all_gather_object(gathered, entries, control_group())
+        of_ranks = gathered(entries)
         with shared_errors():
             if rank == 0:
-                files = {name: entry for found in gathered for name, entry in found.items()}
-                _write_manifest(temporary, {"step": step, "ranks": len(gathered), "files": files})
+                files = {name: entry for found in of_ranks for name, entry in found.items()}
+                _write_manifest(temporary, {"step": step, "ranks": len(of_ranks), "files": files})
                 _put_in_place(temporary, path)
     except DataError as error:
         if rank == 0:

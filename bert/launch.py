@@ -14,7 +14,7 @@ import torch.distributed as dist
 from colossalai.accelerator import set_accelerator
 
 from bert import cli
-from bert.agreement import control_group, shared_errors
+from bert.agreement import gathered, shared_errors
 from bert.files import DataError, locked
 
 
@@ -76,9 +76,8 @@ def only_run_in(folder):
 
 def _check_that_all_see(folder):
     """DataError if a rank has another folder of that name: else the first checkpoint would fail, long after the start."""
-    name = [f".seen-by-all-{secrets.token_hex(4)}"]  # a new one, of which no machine has cached that it is not there
-    dist.broadcast_object_list(name, src=0, group=control_group())
-    mark = os.path.join(folder, name[0])
+    token = gathered(secrets.token_hex(4))[0]  # a new name, of which no machine has cached that it is not there
+    mark = os.path.join(folder, f".seen-by-all-{token}")
     with shared_errors():
         if dist.get_rank() == 0:
             open(mark, "x").close()

@@ -74,6 +74,8 @@ def load_model(where, config):
 
     Dropout is that of `config`. DataError if there is none, or if its shape or activation is not that of `config`.
     """
+    if problem := missing_model(where):
+        raise DataError(problem)
     if is_tensorflow_checkpoint(where):
         model = build_model(config)
         load_tensorflow_checkpoint(where, model)
@@ -100,8 +102,6 @@ def _load_own(path, config):
 
 
 def _load_folder(folder, config):
-    if problem := missing_model(folder):  # without config.json Hugging Face assumes BERT-base
-        raise DataError(problem)
     try:
         saved = BertConfig.from_pretrained(folder, local_files_only=True)
         differences = [
@@ -125,7 +125,7 @@ def missing_model(where):
         return (
             is_tensorflow_checkpoint(path)
             or checkpoint.is_checkpoint(path)
-            or os.path.isfile(os.path.join(path, "config.json"))
+            or os.path.isfile(os.path.join(path, "config.json"))  # without it Hugging Face assumes BERT-base
         )
 
     if is_there(where):

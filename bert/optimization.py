@@ -77,8 +77,9 @@ class AdamWeightDecay(torch.optim.Optimizer):
         is_finite = self.gradient_norm.isfinite()
         factor = (self.max_grad_norm / self.gradient_norm).clamp(max=1.0) if self.max_grad_norm > 0 else 1.0
         torch._foreach_mul_(gradients, self.gradient_norm.new_ones(()) * factor / scale)
+        is_left_out = is_finite.logical_not()
         for gradient in gradients:
-            gradient.masked_fill_(is_finite.logical_not(), 0.0)  # 0 * infinity would not be 0
+            gradient.masked_fill_(is_left_out, 0.0)  # 0 * infinity would not be 0
         if self.loss_scale is not None:
             self.loss_scale.update(is_finite)
         return is_finite

@@ -73,14 +73,21 @@ class EpochOrder:
         _fill_block(records, first, self._chunks, self._chunk_records, self._gap, _stream(self._key, 1 + number), lane)
         return records
 
-    def records(self, first, end):
-        """Returns the record numbers, a list, at positions `first` to below `end` of the epoch."""
-        size = self.block_records
-        blocks = [
-            self.block(number)[max(0, first - number * size) : end - number * size]
-            for number in range(first // size, -(-end // size))
-        ]
-        return np.concatenate(blocks).tolist() if blocks else []
+    def cut_by_block(self, positions):
+        """Yields the parts of a range of ascending positions that lie in one block each."""
+        while positions:
+            end = (positions.start // self.block_records + 1) * self.block_records
+            part = range(positions.start, min(positions.stop, end), positions.step)
+            yield part
+            positions = positions[len(part) :]
+
+    def records(self, positions):
+        """Returns the record numbers (int64 [n]) at a range of ascending positions of the epoch."""
+        numbers = [np.empty(0, np.int64)]
+        for part in self.cut_by_block(positions):
+            block, offset = divmod(part.start, self.block_records)
+            numbers.append(self.block(block)[offset : offset + part.stop - part.start : part.step])
+        return np.concatenate(numbers)
 
 
 def _stream(key, number):

@@ -20,11 +20,19 @@ from bert.parallel import parallelize
 
 ROUNDING = {"rel": 2e-6, "weights_rel": 2e-6}  # seen: 1e-7 and 3e-7
 
-
-WATCHED = (
-    "ddp", "zero1", "hybrid", "hybrid_unpad", "ddp_adamw", "zero1_adamw", "hybrid_adamw", "checkpointed", "checkpointed_unpad",
-    "zero1_bf16", "hybrid_bf16", "ddp_fp16", "zero1_fp16", "hybrid_fp16",
-)  # fmt: skip
+TENSOR = ("--plugin=hybrid", "--tp_size=2")
+KINDS = {
+    "ddp": (), "zero1": ("--plugin=zero1",), "hybrid": TENSOR, "hybrid_unpad": (*TENSOR, "--unpad"),
+    "hybrid_alone": ("--plugin=hybrid",),
+    "ddp_adamw": ("--optimizer=adamw",), "zero1_adamw": ("--plugin=zero1", "--optimizer=adamw"),
+    "hybrid_adamw": (*TENSOR, "--optimizer=adamw"),
+    "checkpointed": ("--gradient_checkpointing",), "checkpointed_unpad": ("--gradient_checkpointing", "--unpad"),
+}  # fmt: skip
+KINDS |= {
+    f"{kind}_{precision}": (*KINDS[kind], f"--precision={precision}")
+    for precision in ("bf16", "fp16")
+    for kind in ("ddp", "zero1", "hybrid")
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +40,11 @@ def runs(training_data, tmp_path_factory):
     """A folder with a run for each plugin and precision, from the same weights."""
     folder = tmp_path_factory.mktemp("parallel")
     common = ("--train_batch_size=32", "--num_train_steps=5", "--steps_per_update=2", "--eval_at_start=True")
-    tensor = ("--plugin=hybrid", "--tp_size=2")
-    kinds = {
-        "ddp": (), "zero1": ("--plugin=zero1",), "hybrid": tensor, "hybrid_unpad": (*tensor, "--unpad"),
-        "hybrid_alone": ("--plugin=hybrid",),
-        "ddp_adamw": ("--optimizer=adamw",), "zero1_adamw": ("--plugin=zero1", "--optimizer=adamw"),
-        "hybrid_adamw": (*tensor, "--optimizer=adamw"),
-        "checkpointed": ("--gradient_checkpointing",), "checkpointed_unpad": ("--gradient_checkpointing", "--unpad"),
-    }  # fmt: skip
-    for precision in ("bf16", "fp16"):
-        for kind in ("ddp", "zero1", "hybrid"):
-            kinds[f"{kind}_{precision}"] = (*kinds[kind], f"--precision={precision}")
-    train_several(
-        training_data, {folder / kind: (*common, *more) for kind, more in kinds.items()}, processes=2, BERT_TEST_WAITS="1"
-    )
-    four = {"four": tensor, "four_zero1": ("--plugin=zero1",)}
+    two = {folder / kind: (*common, *more) for kind, more in KINDS.items()}
+    train_several(training_data, two, processes=2, BERT_TEST_WAITS="1")
+    four = {"four": TENSOR, "four_zero1": ("--plugin=zero1",)}
     train_several(training_data, {folder / kind: (*common, *more) for kind, more in four.items()}, processes=4)
-    wrong = {"wrong_zero1": ("--plugin=zero1",), "wrong_hybrid": tensor}
+    wrong = {"wrong_zero1": ("--plugin=zero1",), "wrong_hybrid": TENSOR}
     runs = {folder / kind: (*common, *more) for kind, more in wrong.items()}
     train_several(training_data, runs, processes=2, BERT_TEST_NORMS_OF_PARTS="1")
     return folder
@@ -96,7 +92,7 @@ def test_low_precision_is_close(runs, kind, precision):
     assert losses(steps_of(runs / f"{kind}_{precision}")) != losses(steps_of(runs / "ddp"))
 
 
-@pytest.mark.parametrize("kind", WATCHED)
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_step_waits_for_the_gpu(runs, kind):
     """`--unpad` does once a micro-batch, for the number of its tokens."""
     expected = "nonzero nonzero\n" if kind.endswith("unpad") else "\n"
@@ -178,8 +174,7 @@ def test_tensor_parallel_ranks_stay_alike_after_data_parallelism(training_data, 
     """The same processes, but now of one group: they must not go on with the random numbers that each had of its own."""
     straight, flags_of = straight_runs
     run = copy_of_run_as_it_was(straight / "ddp", SAVED, tmp_path / "run")
-    tensor = ("--plugin=hybrid", "--tp_size=2")
-    train_several(training_data, {run: (*flags_of["ddp"], *tensor)}, processes=2, BERT_TEST_REPLICAS="equal gradients")
+    train_several(training_data, {run: (*flags_of["ddp"], *TENSOR)}, processes=2, BERT_TEST_REPLICAS="equal gradients")
 
 
 def test_tensor_parallel_ranks_stay_alike_whatever_their_rounding(training_data, dropout_config, tmp_path):
