@@ -6,6 +6,7 @@ Writes <file>.2 beside each extracted file. The rules and their order are those 
 commands, its oddities included (`<sup>` goes, `<SUP>` stays), because the published data were made by it. A line ends
 at "\\n" only, the last line too. About 100 MB/s per core.
 """
+
 import functools
 import re
 
@@ -27,8 +28,8 @@ def both_tags(*names):
     return [tag for name in names for tag in (f"<{name}>", f"</{name}>")]
 
 
-LINK = (r"\[\[([^\]|\[]*)\]\]", r"\1")                        # [[Alberta]]
-LABELLED_LINK = (r"\[\[[^\]|\[]*\|([^\]|\[]*)\]\]", r"\1")    # [[Alberta|the province]]
+LINK = (r"\[\[([^\]|\[]*)\]\]", r"\1")  # [[Alberta]]
+LABELLED_LINK = (r"\[\[[^\]|\[]*\|([^\]|\[]*)\]\]", r"\1")  # [[Alberta|the province]]
 
 BRACKET_RULES = [
     *compiled(LINK, LINK, LABELLED_LINK, LABELLED_LINK),
@@ -47,8 +48,23 @@ TAG_RULES = [
     *deleted(r"<mapframe [^/]*/>", r"<mapframe[^>]*>", r"</mapframe>"),
     *deleted(*both_tags("poem", "math", "ref")),
     *deleted(r"<div[^>]*>", r"</div[^>]*>", r"</div style>", r"</div>"),
-    *deleted(*both_tags("sup", "br", "BR", "Br", "del", "nowiki", "NOWIKI", "onlyinclude", "includeonly", "small",
-                        "chem", "noinclude", "gallery")),
+    *deleted(
+        *both_tags(
+            "sup",
+            "br",
+            "BR",
+            "Br",
+            "del",
+            "nowiki",
+            "NOWIKI",
+            "onlyinclude",
+            "includeonly",
+            "small",
+            "chem",
+            "noinclude",
+            "gallery",
+        )
+    ),
     *deleted(r"<graph>\{", r"<graph>", r"\}</graph>", r"</graph>", r"</references>", r"<poem [^>]*>"),
 ]
 # A line without the sign cannot match the rules beside it, and no rule makes a sign that was not there.

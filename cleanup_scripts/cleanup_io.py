@@ -7,6 +7,7 @@ beside it (wiki_00 -> wiki_00.1 -> wiki_00.2 -> wiki_00.3 -> wiki_00.4). `--data
 a pattern matches besides (intermediate files, folders, hidden files) is passed over, so that
 'extracted/*/wiki_*' means the same before and after a run.
 """
+
 import argparse
 import concurrent.futures
 import concurrent.futures.process
@@ -32,17 +33,37 @@ class BrokenInput(Exception):
 def step_parser(docstring, input_suffix, output_suffix=None):
     """The flags every step has. `docstring` is that of the script: its text is the --help."""
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="./extracted/*/wiki_*", metavar="GLOB",
-                        help="extracted files, without any suffix, as a quoted glob pattern (default: %(default)r)")
-    parser.add_argument("--input_suffix", default=input_suffix, metavar="S",
-                        help="read <extracted file>S; '' = the extracted file itself (default: %(default)r)")
+    parser.add_argument(
+        "--data",
+        default="./extracted/*/wiki_*",
+        metavar="GLOB",
+        help="extracted files, without any suffix, as a quoted glob pattern (default: %(default)r)",
+    )
+    parser.add_argument(
+        "--input_suffix",
+        default=input_suffix,
+        metavar="S",
+        help="read <extracted file>S; '' = the extracted file itself (default: %(default)r)",
+    )
     if output_suffix is not None:
-        parser.add_argument("--output_suffix", default=output_suffix, metavar="S",
-                            help="write <extracted file>S, beside it (default: %(default)r)")
-    parser.add_argument("--num_workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
-                        help="files processed at a time, one process each (default: all cores, here %(default)s)")
-    parser.add_argument("--restart", action="store_true",
-                        help="make every output again; without it, outputs that belong to their inputs stay as they are")
+        parser.add_argument(
+            "--output_suffix",
+            default=output_suffix,
+            metavar="S",
+            help="write <extracted file>S, beside it (default: %(default)r)",
+        )
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="files processed at a time, one process each (default: all cores, here %(default)s)",
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="make every output again; without it, outputs that belong to their inputs stay as they are",
+    )
     return parser
 
 
@@ -61,17 +82,20 @@ def check_inputs(args):
     if output_suffix == "":
         problems.append("--output_suffix '' would overwrite the extracted files; expected a suffix such as '.1'")
     elif output_suffix == args.input_suffix:
-        problems.append(f"--input_suffix and --output_suffix are both {output_suffix!r}: "
-                        "the step would overwrite its input")
+        problems.append(f"--input_suffix and --output_suffix are both {output_suffix!r}: the step would overwrite its input")
     if args.num_workers < 1:
         problems.append(f"--num_workers {args.num_workers}: expected at least 1 (leave the flag out for all cores)")
     if not files:
-        problems.append(f"--data {args.data!r} matches no extracted file (a name without "
-                        f"{', '.join(STEP_SUFFIXES)}); look with: ls -d {args.data}")
+        problems.append(
+            f"--data {args.data!r} matches no extracted file (a name without "
+            f"{', '.join(STEP_SUFFIXES)}); look with: ls -d {args.data}"
+        )
     for path in files:
         if not os.path.isfile(path + args.input_suffix):
-            problems.append(f"{path + args.input_suffix}: not there, but {path} is; "
-                            f"first run the step that writes {args.input_suffix!r} files")
+            problems.append(
+                f"{path + args.input_suffix}: not there, but {path} is; "
+                f"first run the step that writes {args.input_suffix!r} files"
+            )
     return files, problems
 
 
@@ -96,8 +120,10 @@ def read_text(path, universal_newlines=False):
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BrokenInput(f"{path}: byte {error.start} is 0x{data[error.start]:02x}, expected UTF-8 ({error.reason}); "
-                          "extract this file again, or repair or remove it") from None
+        raise BrokenInput(
+            f"{path}: byte {error.start} is 0x{data[error.start]:02x}, expected UTF-8 ({error.reason}); "
+            "extract this file again, or repair or remove it"
+        ) from None
     if universal_newlines and "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text
@@ -169,8 +195,12 @@ def report(errors, result_line, journal):
 def run_step(name, function, files, args):
     """run_on_files and report, for a step whose function(file) returns (bytes read, bytes written)."""
     started = time.monotonic()
-    journal = Journal(name, fixed_folder(args.data),
-                      lambda task: ([task[0] + args.input_suffix], [task[0] + args.output_suffix]), args.restart)
+    journal = Journal(
+        name,
+        fixed_folder(args.data),
+        lambda task: ([task[0] + args.input_suffix], [task[0] + args.output_suffix]),
+        args.restart,
+    )
     results, errors = run_on_files(function, [(path,) for path in files], args.num_workers, journal)
     return report(errors, f"{name}: {totals(results)}, {time.monotonic() - started:.1f} s", journal)
 
@@ -212,8 +242,7 @@ def _result_of(future, path):
     try:
         return future.result()
     except concurrent.futures.process.BrokenProcessPool:
-        return None, (f"{path}: a worker process was killed (out of memory?); "
-                      "run the step again with a smaller --num_workers")
+        return None, (f"{path}: a worker process was killed (out of memory?); run the step again with a smaller --num_workers")
 
 
 def run(main):
@@ -236,5 +265,9 @@ def _show_progress(done, total, seconds):
         return
     rate = done / max(seconds, 1e-9)
     wipe = "\r\033[K" if done == total else ""
-    print(f"\r{done}/{total} files, {rate:.1f} files/s, {(total - done) / rate:.0f} s left\033[K{wipe}",
-          end="", file=sys.stderr, flush=True)
+    print(
+        f"\r{done}/{total} files, {rate:.1f} files/s, {(total - done) / rate:.0f} s left\033[K{wipe}",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -5,6 +5,7 @@
 Writes <out_dir>/part-XXXXX-of-YYYYY, XXXXX from 00000. YYYYY is --num_outputs and no more than a name: how many parts
 there are follows from --block_size. About 200 MB/s.
 """
+
 import glob
 import os
 import time
@@ -15,13 +16,18 @@ from journal import Journal
 
 def parse_args():
     parser = cleanup_io.step_parser(__doc__, input_suffix=".4")
-    parser.add_argument("--block_size", type=float, default=26.92, metavar="MB",
-                        help="extracted text (files without suffix) per part at most, in units of 1024 * 1024 bytes; "
-                             "a larger file is a part of its own (default: %(default)s)")
-    parser.add_argument("--num_outputs", type=int, default=500, metavar="N",
-                        help="the number in the names of the parts (default: %(default)s)")
-    parser.add_argument("--out_dir", default="./results", metavar="FOLDER",
-                        help="where the parts go (default: %(default)s)")
+    parser.add_argument(
+        "--block_size",
+        type=float,
+        default=26.92,
+        metavar="MB",
+        help="extracted text (files without suffix) per part at most, in units of 1024 * 1024 bytes; "
+        "a larger file is a part of its own (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--num_outputs", type=int, default=500, metavar="N", help="the number in the names of the parts (default: %(default)s)"
+    )
+    parser.add_argument("--out_dir", default="./results", metavar="FOLDER", help="where the parts go (default: %(default)s)")
     return parser.parse_args()
 
 
@@ -59,8 +65,10 @@ def gather_block(part, sources):
 def leftover_problems(out_dir, parts):
     """Parts of an earlier run with other settings, which would mix with the parts of this one."""
     leftovers = set(glob.glob(os.path.join(glob.escape(out_dir), "part-*-of-*"))) - set(parts)
-    return [f"{path}: left by a run with other settings, expected only the {len(parts)} parts of this run; "
-            f"remove it: rm {path}" for path in sorted(leftovers)]
+    return [
+        f"{path}: left by a run with other settings, expected only the {len(parts)} parts of this run; remove it: rm {path}"
+        for path in sorted(leftovers)
+    ]
 
 
 def check(args):
@@ -87,8 +95,11 @@ def main():
     journal = Journal("do_gather", out_dir, lambda task: (task[1], [task[0]]), args.restart)
     results, errors = cleanup_io.run_on_files(gather_block, tasks, args.num_workers, journal)
     num_files = sum(len(sources) for _, sources in tasks)
-    return cleanup_io.report(errors, f"do_gather: {num_files} files into {cleanup_io.totals(results, 'parts')}, "
-                                     f"{time.monotonic() - started:.1f} s", journal)
+    return cleanup_io.report(
+        errors,
+        f"do_gather: {num_files} files into {cleanup_io.totals(results, 'parts')}, {time.monotonic() - started:.1f} s",
+        journal,
+    )
 
 
 if __name__ == "__main__":

