@@ -13,7 +13,6 @@ machine also compiles, for 10 seconds. tests/reference/create_pretraining_data.p
 
 import os
 import sys
-import unicodedata
 
 from bert import cli, instances, kernels
 from bert.example import decode_example
@@ -24,7 +23,6 @@ from bert.tfrecord import TFRecordFile
 from bert.words import example_words
 from tokenization import FullTokenizer
 
-REFERENCE_UNICODE = "14.0.0"  # of CPython 3.11; other versions class newly assigned characters differently
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]", "[UNK]")
 MAX_16_BITS = (1 << 16) - 1  # token ids and positions are kept as 16-bit numbers
 
@@ -102,12 +100,6 @@ def check_data_flags(flags):
         problems += vocabulary_problems(flags.vocab_file, tokenizer.vocab)
     except (OSError, ValueError) as error:
         problems.append(f"--vocab_file: {error}")
-    if unicodedata.unidata_version != REFERENCE_UNICODE:
-        print(
-            f"warning: this Python knows Unicode {unicodedata.unidata_version}, the reference {REFERENCE_UNICODE}: "
-            "rare characters may be tokenised differently; use Python 3.11",
-            file=sys.stderr,
-        )
     return tokenizer, problems
 
 

@@ -6,14 +6,15 @@
 
 Two steps: `BasicTokenizer` cleans text and splits it at white space and punctuation, `WordpieceTokenizer` cuts each
 of its tokens into pieces of the vocabulary. Names and behaviour are those of Google's BERT and of MLPerf, so that
-code written for their `tokenization.py` runs on this one. "Character" means Unicode code point. Lower-casing,
-decomposition and categories come from the interpreter; the reference is Python 3.11 (Unicode 14).
+code written for their `tokenization.py` runs on this one. "Character" means Unicode code point. What a character is
+(category, lower case, decomposition) is what Unicode 11.0 says, as in MLPerf's Python 3.7, whatever Python runs.
 """
 
 import re
 import unicodedata
 
 from bert.files import read_bytes
+from bert.unicode_11 import RECLASSIFIED_PUNCTUATION, Unicode11
 
 # Blocks of CJK ideographs (inclusive), from Google's BERT: Chinese has no spaces between words, so every
 # ideograph is a token of its own. Hangul, Hiragana and Katakana are not ideographs and stay joined.
@@ -21,6 +22,9 @@ _CJK_BLOCKS = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
     (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
+
+# Ideographs need no class of Unicode's, so those newer than Unicode 11 stay what they are.
+as_unicode_11 = Unicode11(RECLASSIFIED_PUNCTUATION, kept_ranges=_CJK_BLOCKS)
 
 _UNUSED_TOKEN = re.compile(r"\[unused\d+\]")
 
@@ -166,7 +170,7 @@ class BasicTokenizer:
 
     def tokenize(self, text):
         """Returns the list of basic tokens (str) of `text` (str or UTF-8 bytes)."""
-        text = self._separate_cjk_ideographs(self._clean(convert_to_unicode(text)))
+        text = self._separate_cjk_ideographs(self._clean(as_unicode_11(convert_to_unicode(text))))
         tokens = []
         for token in whitespace_tokenize(text):
             if token in self.preserved_tokens:

@@ -1,7 +1,7 @@
 """Text of a whole file -> token ids, as tokenization.py says, at about 200 MB/s.
 
-One pass over the bytes in a kernel compiled by numba. What a character becomes is asked of tokenization.py and of the running
-interpreter once for each character of the text; a chunk (characters between white space) with one of the few that depend on
+One pass over the bytes in a kernel compiled by numba. What a character becomes is asked of tokenization.py once for each
+character of the text; a chunk (characters between white space) with one of the few that depend on
 their neighbours is given to tokenization.py as it is. So the result is always what tokenization.py says.
 
 All kernels stand in this file because numba's cache notices changes in a kernel's own file only.
@@ -154,6 +154,7 @@ class TextTokenizer:
 
     def _classify(self, char):
         """Returns (kind, what stands for the character in a word)."""
+        char = tokenization.as_unicode_11(char)
         if char == "\ufffd" or tokenization._is_control(char):
             return DROPPED, ""
         if tokenization._is_whitespace(char) or char.isspace():

@@ -12,6 +12,8 @@ import os
 import re
 import sys
 
+import bert
+
 
 def fixed_folder(pattern):
     """The folder that a glob pattern begins with: 'extracted/*/wiki_*' -> 'extracted'."""
@@ -19,11 +21,12 @@ def fixed_folder(pattern):
 
 
 def code_digest():
-    """A digest of all loaded modules of this folder and of the versions below them."""
+    """A digest of all loaded modules of this folder and of `bert`, and of the version of NLTK."""
     here = os.path.dirname(os.path.abspath(__file__))
-    digest = hashlib.sha256(sys.version.encode())
+    own = (here + os.sep, os.path.dirname(os.path.abspath(bert.__file__)) + os.sep)
+    digest = hashlib.sha256()
     paths = {os.path.abspath(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())}
-    for path in sorted(path for path in paths if os.path.dirname(path) == here):
+    for path in sorted(path for path in paths if path.startswith(own)):
         with open(path, "rb") as file:
             digest.update(file.read())
     if "nltk" in sys.modules:

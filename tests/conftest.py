@@ -17,13 +17,17 @@ from bert.tfrecord import frame, write_index
 from tests.reference.example import encode_example
 
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = ROOT.parent / "shared" / "golden"  # recorded results, beside the checkout in development only
-UNICODE_TEXT = ROOT / "tests" / "data" / "unicode.txt"
+DATA = ROOT / "tests" / "data"
+MLPERF = DATA / "mlperf"  # recorded results of MLPerf's own programs
+WIKIPEDIA = (
+    ROOT.parent / "shared" / "golden" / "input"
+)  # texts that were recorded from, beside the checkout in development only
+UNICODE_TEXT = DATA / "unicode.txt"
 
 settings.register_profile("project", deadline=None)  # imports and compilation come within a test's time
 settings.load_profile("project")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recorded results are not beside this checkout")
+needs_wikipedia = pytest.mark.skipif(not WIKIPEDIA.is_dir(), reason="the recorded Wikipedia texts are not beside this checkout")
 
 
 def run_script(name, *flags, cwd=ROOT, check=True):
@@ -144,11 +148,6 @@ def process_group(tmp_path_factory):
     yield
     dist.destroy_process_group()
     control_group.cache_clear()
-
-
-@pytest.fixture(scope="session")
-def recorded():
-    return json.loads((GOLDEN / "pretraining_data.json").read_text())
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import MLPERF, ROOT, WIKIPEDIA, needs_wikipedia
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "cleanup_scripts"
-SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(SCRIPTS))
 
 import clean_markup  # noqa: E402
@@ -805,8 +804,7 @@ def test_process_wiki_tells_what_is_wrong(tmp_path):
 
 # ----------------------------------------------------------------------------- MLPerf's recorded results, byte for byte
 
-GOLDEN = SHARED / "golden" / "cleanup.json"
-needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="needs ../shared/golden")
+RECORDED = json.loads((MLPERF / "cleanup.json").read_text())["files"]
 
 
 @pytest.fixture(scope="module")
@@ -815,7 +813,7 @@ def chain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
     (folder / "sample_data").mkdir()
     for name in ("wiki_00", "wiki_01"):
-        (folder / "sample_data" / name).write_bytes((SHARED / "golden/input" / name).read_bytes())
+        (folder / "sample_data" / name).write_bytes((WIKIPEDIA / name).read_bytes())
     for script, *flags in (
         ["cleanup_file.py"],
         ["clean_markup.py"],
@@ -828,9 +826,8 @@ def chain(tmp_path_factory):
     return folder
 
 
-@needs_golden
-@pytest.mark.parametrize("name", json.loads(GOLDEN.read_text())["files"] if GOLDEN.exists() else [])
+@needs_wikipedia
+@pytest.mark.parametrize("name", RECORDED)
 def test_the_chain_equals_mlperfs(chain, name):
     data = (chain / name).read_bytes()
-    expected = json.loads(GOLDEN.read_text())["files"][name]
-    assert {"bytes": len(data), "md5": hashlib.md5(data).hexdigest()} == expected
+    assert {"bytes": len(data), "md5": hashlib.md5(data).hexdigest()} == RECORDED[name]

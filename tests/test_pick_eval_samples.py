@@ -1,11 +1,22 @@
 """pick_eval_samples.py: which records, copied as they are, checked, in constant memory."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
-from conftest import GOLDEN, ROOT, UNICODE_TEXT, assert_refused, create, needs_golden, run_script, tensorflow_digest
+from conftest import (
+    MLPERF,
+    ROOT,
+    UNICODE_TEXT,
+    WIKIPEDIA,
+    assert_refused,
+    create,
+    needs_wikipedia,
+    run_script,
+    tensorflow_digest,
+)
 
 from bert.tfrecord import TFRecordFile, frame
 
@@ -30,9 +41,10 @@ def test_even_distances(tfrecord_folder, tmp_path, number):
     assert payloads(tmp_path / "picked") == [all_payloads[int(i * (37 / number))] for i in range(number)]
 
 
-@needs_golden
-def test_recorded_digests(recorded, tmp_path):
-    create(GOLDEN / "input" / "articles.txt", tmp_path / "large", "--max_seq_length=512", "--max_predictions_per_seq=76")
+@needs_wikipedia
+def test_recorded_digests(tmp_path):
+    recorded = json.loads((MLPERF / "pretraining_data.json").read_text())
+    create(WIKIPEDIA / "articles.txt", tmp_path / "large", "--max_seq_length=512", "--max_predictions_per_seq=76")
     assert [case["num_examples_to_pick"] for case in recorded["pick_eval_samples"]] == [1000, 6377, 10000]
     for case in recorded["pick_eval_samples"]:
         pick(tmp_path / "large", tmp_path / "picked", case["num_examples_to_pick"], 512, 76)
