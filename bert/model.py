@@ -219,11 +219,16 @@ def count_right(masked_lm_logits, batch):
 
 
 def load_tokenizer(vocab_file, do_lower_case, config):
-    """Returns Hugging Face's tokenizer of a vocabulary; DataError unless it has as many tokens as the model."""
+    """Returns Hugging Face's tokenizer of a vocabulary, which truncates to the longest text the model takes.
+
+    DataError unless the vocabulary has as many tokens as the model.
+    """
     try:
         with open(vocab_file, encoding="utf-8") as file:
             num_tokens = sum(1 for _ in file)
-        tokenizer = BertTokenizerFast(vocab_file=vocab_file, do_lower_case=do_lower_case)
+        tokenizer = BertTokenizerFast(
+            vocab_file=vocab_file, do_lower_case=do_lower_case, model_max_length=config.max_position_embeddings
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{vocab_file}: no vocabulary, one token a line: {error}") from None
     if num_tokens != config.vocab_size:
