@@ -3,6 +3,7 @@
 Shapes: B examples, S positions, P predictions per example, H hidden size, V vocabulary.
 """
 
+import contextlib
 import glob
 import json
 import os
@@ -252,6 +253,7 @@ def save_model(config, weights, folder, tokenizer=None):
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         model.save_pretrained(temporary, safe_serialization=True)
+        _open_weights_to_readers(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         replaced = f"{folder}.old"
@@ -263,3 +265,10 @@ def save_model(config, weights, folder, tokenizer=None):
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(f"{folder}: the model could not be written: {error}") from None
+
+
+def _open_weights_to_readers(folder):
+    """Gives weights the mode of config.json, which is the umask's: safetensors writes them as a temporary file, mode 600."""
+    for path in glob.glob(f"{glob.escape(folder)}/*.safetensors"):
+        with contextlib.suppress(OSError):  # a file system without modes is no reason to lose a model
+            shutil.copymode(f"{folder}/config.json", path)

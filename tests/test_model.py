@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import math
+import os
 import sys
 from types import SimpleNamespace
 
@@ -123,6 +124,18 @@ def test_saved_model_is_hugging_faces(tiny_model, batch, tmp_path):
     other = load_config(ROOT / "configs" / "bert_tiny.json")
     with pytest.raises(DataError, match="another model: vocab_size is 1000 there and 30522"):
         load_model(f"{tmp_path}/model", other)
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640)], ids=["022", "027"])
+def test_files_of_a_saved_model_have_the_mode_of_the_umask(tiny_model, tmp_path, umask, mode):
+    tokenizer = load_tokenizer(ROOT / "vocab.txt", True, load_config(ROOT / "configs" / "bert_tiny.json"))
+    before = os.umask(umask)
+    try:
+        save_model(tiny_model.config, dict(tiny_model.named_parameters()), f"{tmp_path}/model", tokenizer)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert "model.safetensors" in modes and modes == dict.fromkeys(modes, mode)
 
 
 @pytest.mark.parametrize("max_length", [512, 64])
