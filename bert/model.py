@@ -3,6 +3,7 @@
 Shapes: B examples, S positions, P predictions per example, H hidden size, V vocabulary.
 """
 
+import contextlib
 import glob
 import json
 import os
@@ -219,11 +220,16 @@ def count_right(masked_lm_logits, batch):
 
 
 def load_tokenizer(vocab_file, do_lower_case, config):
-    """Returns Hugging Face's tokenizer of a vocabulary; DataError unless it has as many tokens as the model."""
+    """Returns Hugging Face's tokenizer of a vocabulary, which truncates to the longest text the model takes.
+
+    DataError unless the vocabulary has as many tokens as the model.
+    """
     try:
         with open(vocab_file, encoding="utf-8") as file:
             num_tokens = sum(1 for _ in file)
-        tokenizer = BertTokenizerFast(vocab_file=vocab_file, do_lower_case=do_lower_case)
+        tokenizer = BertTokenizerFast(
+            vocab_file=vocab_file, do_lower_case=do_lower_case, model_max_length=config.max_position_embeddings
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{vocab_file}: no vocabulary, one token a line: {error}") from None
     if num_tokens != config.vocab_size:
@@ -247,6 +253,7 @@ def save_model(config, weights, folder, tokenizer=None):
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         model.save_pretrained(temporary, safe_serialization=True)
+        _open_weights_to_readers(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         replaced = f"{folder}.old"
@@ -258,3 +265,10 @@ def save_model(config, weights, folder, tokenizer=None):
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(f"{folder}: the model could not be written: {error}") from None
+
+
+def _open_weights_to_readers(folder):
+    """Gives weights the mode of config.json, which is the umask's: safetensors writes them as a temporary file, mode 600."""
+    for path in glob.glob(f"{glob.escape(folder)}/*.safetensors"):
+        with contextlib.suppress(OSError):  # a file system without modes is no reason to lose a model
+            shutil.copymode(f"{folder}/config.json", path)

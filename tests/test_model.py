@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import math
+import os
 import re
 import sys
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from bert.model import (
     leave_out_padding,
     load_config,
     load_model,
+    load_tokenizer,
     loss_sums,
     missing_model,
     predict,
@@ -123,6 +125,32 @@ def test_saved_model_is_hugging_faces(tiny_model, batch, tmp_path):
     other = load_config(ROOT / "configs" / "bert_tiny.json")
     with pytest.raises(DataError, match="another model: vocab_size is 1000 there and 30522"):
         load_model(f"{tmp_path}/model", other)
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640)], ids=["022", "027"])
+def test_files_of_a_saved_model_have_the_mode_of_the_umask(tiny_model, tmp_path, umask, mode):
+    tokenizer = load_tokenizer(ROOT / "vocab.txt", True, load_config(ROOT / "configs" / "bert_tiny.json"))
+    before = os.umask(umask)
+    try:
+        save_model(tiny_model.config, dict(tiny_model.named_parameters()), f"{tmp_path}/model", tokenizer)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert "model.safetensors" in modes and modes == dict.fromkeys(modes, mode)
+
+
+@pytest.mark.parametrize("max_length", [512, 64])
+def test_long_texts_are_truncated_to_what_the_model_takes(tmp_path, max_length):
+    from transformers import AutoTokenizer
+
+    config = load_config(ROOT / "configs" / "bert_tiny.json")
+    config.max_position_embeddings = max_length
+    load_tokenizer(ROOT / "vocab.txt", True, config).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    text = "the " * 701
+    assert tokenizer.model_max_length == max_length and len(tokenizer(text, verbose=False)["input_ids"]) == 703
+    inputs = tokenizer(text, truncation=True, return_tensors="pt")
+    assert build_model(config).bert(**inputs).last_hidden_state.shape == (1, max_length, config.hidden_size)
 
 
 # ---------------------------------------------------------------------------------------------------------------

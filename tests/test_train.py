@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -42,6 +44,31 @@ def test_what_a_run_leaves(training_data, plain_run):
     words = "Anarchism is a \u00c9tat, philosophy: unaffable"
     assert tokenizer.tokenize(words) == FullTokenizer(ROOT / "vocab.txt").tokenize(words)
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len({path.stat().st_mode for path in output.rglob("*") if path.is_file()}) == 1  # one umask made them all
+
+
+USE_OF_A_MODEL = """
+import json, sys
+from transformers import TrainingArguments, pipeline
+
+fill_mask = pipeline("fill-mask", model=sys.argv[1], tokenizer_kwargs={"truncation": True})
+print(json.dumps([fill_mask(text) for text in ("Anarchism is a [MASK].", "a [MASK] " + "the " * 699)]))
+"""
+
+
+def test_saved_model_fills_masks_in_the_environment(plain_run, tmp_path):
+    """As a user's own script would: without what bert/quiet_imports.py sets, which hides TensorFlow from transformers."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("USE_", "TF_"))}
+    process = subprocess.run(
+        [sys.executable, "-c", USE_OF_A_MODEL, plain_run[0] / "model"],
+        cwd=tmp_path, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    vocabulary = set((ROOT / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    for guesses in json.loads(process.stdout):
+        assert len({guess["token"] for guess in guesses}) == 5
+        assert all(guess["token_str"] in vocabulary and 0 < guess["score"] < 1 for guess in guesses)
+        assert sorted((guess["score"] for guess in guesses), reverse=True) == [guess["score"] for guess in guesses]
 
 
 def test_accumulation_changes_nothing(training_data, plain_run, tmp_path):
