@@ -167,7 +167,8 @@ class Downloads:
         except (DownloadError, OSError) as error:
             self.note_error(file.name, f"{error}" + (refused_advice(error, own_command) if not url else ""))
             return
-        known = "as expected" if md5 else "no published one to compare with"
+        unknown = "not checked" if chosen == "none" else "no published one to compare with"
+        known = "as expected" if md5 else unknown
         print(f"{path}: {done}, {os.path.getsize(path):,} bytes, MD5 {found} ({known})", flush=True)
         self.got[path] = found
 
