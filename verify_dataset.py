@@ -41,8 +41,8 @@ def parse_flags(argv=None):
     what.add_argument("--eval_10k", metavar="FILE", help="the evaluation TFRecord")
     add = parser.add_argument
     add("--own_data", action="store_true", help="data of your own: no comparison with what MLPerf published")
-    add("--md5_list", metavar="FILE", help="compare --results with this list too, as md5sum writes it; MLPerf publishes one, "
-        "bert_reference_results_text_md5.txt (cleanup_scripts/download.py --mlperf=text)")  # fmt: skip
+    add("--md5_list", metavar="FILE", help="compare --results with this list too, as md5sum writes it; cleanup_scripts/download.py "
+        "--mlperf=text writes MLCommons' list, download/results4.md5")  # fmt: skip
     add("--vocab_file", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt"),
         help="the vocabulary that the examples were made with (default: vocab.txt beside this script)")  # fmt: skip
     add("--max_seq_length", type=int, default=512, help="that the examples were made with (default: %(default)s)")

@@ -1,57 +1,46 @@
 """Downloads a Wikipedia dump or MLPerf's published files, checked by size and MD5; a broken download is resumed.
 
+    python3 cleanup_scripts/download.py --mlperf=text,model
+    python3 cleanup_scripts/download.py --mlperf=dump
     python3 cleanup_scripts/download.py --wiki=enwiki --date=20240101
     python3 cleanup_scripts/download.py --wiki=enwiki --date=20200101 \\
         --base_url='https://archive.org/download/{wiki}-{date}'
-    python3 cleanup_scripts/download.py --mlperf=text,model
     python3 cleanup_scripts/download.py --list
 
-Writes download/<file>. Type the same command again after any interruption: what is there is checked, what is begun goes on
-(from hidden .part files). A file gets its name only when all of it is there and right. How long it takes is up to the
-network: a whole English dump is about 20 GB.
+--mlperf writes, below --out_dir (download):
+    text     results4/part-00000-of-00500 ..., eval.txt, eval.md5 (an archive is kept and unpacked); results4.md5, their MD5s
+    model    tf1_ckpt/model.ckpt-28252.*, bert_config.json, vocab.txt
+    dump     enwiki-20200101-pages-articles-multistream.xml.bz2
+A dump by --date goes there too. The last lines printed are the commands to run next.
+
+Run the same command again after any interruption: finished files are verified, partial ones (hidden .part files) are resumed,
+what was unpacked is left alone. A file gets its name only when all of it is there and right. How long it takes is up to the
+network: the text is about 4 GB packed and 13 GB unpacked, the model 4 GB, a whole English dump about 20 GB.
+
+MLPerf's files come from MLCommons' storage. Its list of MD5s is fetched at each call, and each file must match the list, and
+what MLPerf's README publishes. If MLCommons asks for a log-in, the error gives MLCommons' own command, which can log in with
+a browser. --source=drive takes the older copies on Google Drive instead.
 
 Wikimedia removes a dump some months after its date; its page https://dumps.wikimedia.org/<wiki>/ lists those that are there.
-MLPerf's dump, enwiki 20200101, was removed long ago. Wherever it comes from, it is compared with MLPerf's size and MD5. The
-addresses of MLPerf's files are those of MLPerf's own download script; if one no longer answers, give another with --url.
+MLPerf's dump, enwiki 20200101, was removed long ago. Wherever it comes from, it is compared with MLPerf's size and MD5. If an
+address no longer answers, give another with --url.
 """
 
 import argparse
 import os
 import re
 import sys
-from typing import NamedTuple
 
 import cleanup_io
-from resumable_download import DownloadError, fetch, md5_of
+import mlcommons
+import next_commands
+from mlperf_files import BY_NAME, GROUPS, TEXT_FOLDER, Wanted, drive_files
+from part_file import DownloadError, Refused
+from resumable_download import fetch, md5_of
+from unpack_text import unpack_archive_of, write_md5_list
 
 DEFAULT_BASE_URL = "https://dumps.wikimedia.org/{wiki}/{date}"
-DRIVE_URL = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
-
-
-class Published(NamedTuple):
-    """A file of MLPerf's BERT benchmark. size (bytes) and md5 are None where MLPerf's README does not tell them."""
-
-    group: str
-    name: str
-    size: int | None
-    md5: str | None
-    drive_id: str
-
-
-# Sizes, MD5s and addresses: MLCommons, training repository, language_model/tensorflow/bert: README.md and
-# cleanup_scripts/download_and_uncompress.sh. Addresses of the text: the scripts of several submissions use these.
-PUBLISHED = (
-    Published("text", "results_text.tar.gz", None, None, "14xV2OUGSQDG_yDBrmbSdcDC-QGeqpfs_"),
-    Published("text", "bert_reference_results_text_md5.txt", None, None, "1tmMgLwoBvbEJEHXh77sqrXYw5RpqT8R_"),
-    Published("model", "bert_config.json", 314, "7f59165e21b7d566db610ff6756c926b", "1fbGClQMi2CoMv7fwrwTC5YYPooQBdcFW"),
-    Published("model", "vocab.txt", 231508, "64800d5d8528ce344256daf115d4965e", "1USK108J6hMM_d27xCHi738qBL8_BT1u1"),
-    Published("model", "model.ckpt-28252.data-00000-of-00001", 4034713312, "50797acd537880bfb5a7ade80d976129", "1chiTBljF0Eh1U5pKs6ureVHgSbtU8OG_"),
-    Published("model", "model.ckpt-28252.index", 17371, "f97de3ae180eb8d479555c939d50d048", "1Q47V3K3jFRkbJ2zGCrKkKk-n0fvMZsa0"),
-    Published("model", "model.ckpt-28252.meta", 24740228, "dbd16c731e8a8113bc08eeed0326b8e7", "1vAcVmXSLsLeQ1q7gvHnQUSth5W_f_pwv"),
-    Published("dump", "enwiki-20200101-pages-articles-multistream.xml.bz2", 17751214669, "00d47075e0f583fb7c0791fac1c57cb3", "18K1rrNJ_0lSR9bsLaoP3PkQeSFO-9LE7"),
-)  # fmt: skip
-GROUPS = {"text": "the 500 parts and eval.txt", "model": "vocabulary and first checkpoint", "dump": "the dump of 2020-01-01"}
-BY_NAME = {file.name: file for file in PUBLISHED}
+SOURCES = ("mlcommons", "drive")
 
 
 def parse_args(argv=None):
@@ -66,10 +55,20 @@ def parse_args(argv=None):
     add("--base_url", default=DEFAULT_BASE_URL, metavar="URL",
         help="folder of the dump on a mirror, with {wiki} and {date} (default: %(default)s)")  # fmt: skip
     add("--mlperf", metavar="GROUPS", help=f"MLPerf's files: any of {','.join(GROUPS)}, comma-separated; see --list")
+    add("--source", default="mlcommons", metavar="NAME",
+        help=f"where MLPerf's files come from: {' or '.join(SOURCES)} (default: %(default)s)")  # fmt: skip
+    add("--metadata_url", default=mlcommons.METADATA_URL, metavar="URL",
+        help="folder of MLCommons' .uri and .md5 files, e.g. on a mirror (default: %(default)s)")  # fmt: skip
     add("--out_dir", default="download", metavar="FOLDER", help="where the files go (default: %(default)s)")
-    add("--url", action="append", default=[], metavar="FILE=URL", help="take this file from that address; may be repeated")
+    add(
+        "--url",
+        action="append",
+        default=[],
+        metavar="FILE=URL",
+        help="take this file, by its name or by its path in MLCommons' list, from that address; may be repeated",
+    )
     add("--md5", action="append", default=[], metavar="FILE=HEX",
-        help="expect this MD5 of that file; FILE=none: do not check; may be repeated")  # fmt: skip
+        help="expect this MD5 of that file, whatever is published; FILE=none: do not check; may be repeated")  # fmt: skip
     add("--retries", type=int, default=8, metavar="N",
         help="tries in a row that may bring nothing; 0 = give up at the first fault (default: %(default)s)")  # fmt: skip
     add("--first_wait", type=float, default=1.0, metavar="SECONDS",
@@ -108,19 +107,33 @@ def check(args):
     for group in wanted_groups(args):
         if group not in GROUPS:
             problems.append(f"--mlperf {group}: expected any of {', '.join(GROUPS)}")
-    for url in (*urls.values(), args.base_url):
+    if args.source not in SOURCES:
+        problems.append(f"--source {args.source}: expected {' or '.join(SOURCES)}")
+    for url in (*urls.values(), args.base_url, args.metadata_url):
         if not re.match(r"https?://", url):
             problems.append(f"{url}: expected an address that begins with http:// or https://")
     for name, md5 in md5s.items():
         if not re.fullmatch(r"[0-9a-fA-F]{32}|none", md5):
             problems.append(f"--md5 {name}={md5}: expected 32 hexadecimal digits, or none")
-    asked = {file.name for file in PUBLISHED if file.group in wanted_groups(args)} | ({dump_name(args)} if args.date else set())
-    for name in sorted((urls.keys() | md5s.keys()) - asked):
-        problems.append(f"{name}, of --url or --md5, is not among the files asked for: {', '.join(sorted(asked)) or 'none'}")
+    if args.source == "drive" or not wanted_groups(args):  # MLCommons' names are known when its lists are here
+        asked = [file.name for group in wanted_groups(args) if group in GROUPS for file in drive_files(group)]
+        problems += unknown_names(args, urls.keys() | md5s.keys(), asked)
     if args.retries < 0 or args.first_wait < 0 or args.timeout <= 0:
         problems.append("--retries and --first_wait: expected 0 or more; --timeout: more than 0")
     cleanup_io.exit_if(problems)
     return urls, {name: md5.lower() for name, md5 in md5s.items()}
+
+
+def unknown_names(args, names, asked):
+    """A message for each name of --url or --md5 that is not among the files asked for."""
+    asked = sorted({*asked, *([dump_name(args)] if args.date else [])})
+    known = {*asked, *map(os.path.basename, asked)}
+    told = ", ".join(asked[:10]) + (", ..." if len(asked) > 10 else "")
+    return [
+        f"{name}, of --url or --md5, is not among the files asked for: {told or 'none'}"
+        for name in sorted(names)
+        if name not in known
+    ]
 
 
 def dump_name(args):
@@ -131,28 +144,41 @@ class Downloads:
     """The files asked for, one after the other; a failure does not stop those after it."""
 
     def __init__(self, args, urls, md5s):
-        self._out_dir, self._urls, self._md5s = os.path.expanduser(args.out_dir), urls, md5s
-        self._how = {"retries": args.retries, "first_wait": args.first_wait, "timeout": args.timeout}
-        self.errors, self.got = [], []
+        self.out_dir, self._urls, self._md5s = os.path.expanduser(args.out_dir), urls, md5s
+        self.how = {"retries": args.retries, "first_wait": args.first_wait, "timeout": args.timeout}
+        self.errors, self.got = [], {}  # names; {path: MD5}
 
-    def get(self, name, url, size, md5, if_missing=""):
-        """Downloads one file, or checks the one that is there; prints a line of result or notes the error."""
-        path = os.path.join(self._out_dir, name)
-        md5 = {"none": None}.get(chosen := self._md5s.get(name, md5), chosen)
-        size = None if name in self._md5s else size
+    def get(self, file, if_missing="", own_command=""):
+        """Downloads one file, or checks the one that is there; prints the result or notes the error."""
+        path = os.path.join(self.out_dir, file.place)
+        url, chosen = (self._chosen(flags, file) for flags in (self._urls, self._md5s))
+        md5 = file.md5 if chosen is None else None if chosen == "none" else chosen
+        size = file.size if chosen is None else None
         try:
+            if chosen is None and file.listed_md5 not in (None, md5):
+                raise DownloadError(
+                    f"{file.name}: MLCommons lists the MD5 {file.listed_md5}, MLPerf's README publishes {md5}: it is another file; "
+                    f"to take it all the same: --md5 {file.name}={file.listed_md5}"
+                )
             if os.path.exists(path):
-                found, told = self._check_present(path, name, md5), "was there"
+                found, done = self._check_present(path, file.name, md5), "was there"
             else:
-                url = self._urls.get(name, url)
-                found, told = fetch(url, path, size, md5, if_missing=if_missing, **self._how), "downloaded"
+                found, done = fetch(url or file.url, path, size, md5, if_missing=if_missing, **self.how), "downloaded"
         except (DownloadError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            self.errors.append(name)
+            self.note_error(file.name, f"{error}" + (refused_advice(error, own_command) if not url else ""))
             return
-        known = "as expected" if md5 else "no published one to compare with"
-        print(f"{path}: {told}, {os.path.getsize(path):,} bytes, MD5 {found} ({known})", flush=True)
-        self.got.append(path)
+        unknown = "not checked" if chosen == "none" else "no published one to compare with"
+        known = "as expected" if md5 else unknown
+        print(f"{path}: {done}, {os.path.getsize(path):,} bytes, MD5 {found} ({known})", flush=True)
+        self.got[path] = found
+
+    def note_error(self, name, message):
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        self.errors.append(name)
+
+    @staticmethod
+    def _chosen(flags, file):
+        return flags.get(file.name, flags.get(os.path.basename(file.name)))
 
     def _check_present(self, path, name, md5):
         found = md5_of(path, name)
@@ -162,11 +188,11 @@ class Downloads:
 
     def md5_from_list(self, name, url, if_missing):
         """The MD5 of a dump's file by the dump's own list; None, with the error noted, if it cannot be had."""
-        list_path = os.path.join(self._out_dir, os.path.basename(url))
+        list_path = os.path.join(self.out_dir, os.path.basename(url))
         try:
             if os.path.exists(list_path):  # of an unfinished dump, perhaps: it grows until the dump is whole
                 os.remove(list_path)
-            fetch(url, list_path, if_missing=if_missing, **self._how)
+            fetch(url, list_path, if_missing=if_missing, **self.how)
             with open(list_path, encoding="utf-8", errors="replace") as file:
                 listed = dict(reversed(line.split(maxsplit=1)) for line in file.read().splitlines() if " " in line)
             if name in listed:
@@ -175,9 +201,15 @@ class Downloads:
                 f"{url}: lists {len(listed)} files, but no {name}: the dump is not finished, or --file is wrong"
             )
         except (DownloadError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            self.errors.append(name)
+            self.note_error(name, error)
             return None
+
+
+def refused_advice(error, own_command):
+    """What to do when MLCommons' server does not give a file: MLCommons' own command."""
+    if not own_command or not isinstance(error, Refused):
+        return ""
+    return f"\n  MLCommons' own downloader, which can log in, may get it: {own_command}"
 
 
 def get_dump(downloads, args, md5s):
@@ -193,47 +225,68 @@ def get_dump(downloads, args, md5s):
         md5 = downloads.md5_from_list(name, f"{folder}/{args.wiki}-{args.date}-md5sums.txt", list_hint)
         if md5 is None:
             return
-    downloads.get(name, f"{folder}/{name}", size, md5, hint)
+    downloads.get(Wanted(name, name, f"{folder}/{name}", size, md5), hint)
 
 
-def next_commands(paths):
-    """What to type now, by what was downloaded."""
-    for path in paths:
-        quoted = f"'{path}'" if " " in path else path
-        if re.search(r"pages-articles.*\.(bz2|xml)$", path):
-            yield f"cleanup_scripts/process_wiki.sh {quoted} wiki"
-        elif path.endswith("results_text.tar.gz"):
-            folder = os.path.dirname(path) or "."
-            yield f"tar -xzf {quoted} -C {folder}   # makes {folder}/results4"
-            yield f"python3 verify_dataset.py --results={folder}/results4 --md5_list={folder}/bert_reference_results_text_md5.txt"
+def list_mlcommons(downloads, args):
+    """{group: files} by MLCommons' lists; a group whose list cannot be had is noted as an error."""
+    files, data_sets = {}, {}
+    for group in wanted_groups(args):
+        uri = mlcommons.uri_of(args.metadata_url, group)
+        try:
+            if uri not in data_sets:
+                data_sets[uri] = mlcommons.read_data_set(uri, args.out_dir, downloads.how)
+            files[group] = mlcommons.files_of_group(group, data_sets[uri])
+        except (DownloadError, OSError) as error:
+            downloads.note_error(group, error)
+    return files
 
 
-def print_list():
-    for group, what in GROUPS.items():
-        print(f"--mlperf={group}: {what}")
-        for file in PUBLISHED:
-            if file.group == group:
-                size = f"{file.size:,}" if file.size is not None else "size not published"
-                print(f"  {file.name:52} {size:>18}  {file.md5 or 'MD5 not published'}\n    {DRIVE_URL.format(file.drive_id)}")
+def get_group(downloads, args, group, files):
+    if args.source == "drive":
+        hints = [f"MLPerf may have moved it; name where it is now: --url {file.name}=..." for file in files]
+        command = ""
+    else:
+        hints = ["MLCommons lists it, but does not have it"] * len(files)
+        command = mlcommons.own_command(mlcommons.uri_of(args.metadata_url, group), args.out_dir)
+    errors_before = len(downloads.errors)
+    for file, hint in zip(files, hints):
+        downloads.get(file, hint, command)
+    if group == "text" and len(downloads.errors) == errors_before:
+        finish_text(downloads, files)
+
+
+def finish_text(downloads, files):
+    """Unpacks the text if it came as an archive, and writes the list of its MD5s that verify_dataset.py reads."""
+    try:
+        if done := unpack_archive_of(files, downloads.out_dir, downloads.got):
+            print(f"{os.path.join(downloads.out_dir, TEXT_FOLDER)}: {done}", flush=True)
+        write_md5_list(files, downloads.out_dir)
+    except (DownloadError, OSError) as error:
+        downloads.note_error(TEXT_FOLDER, error)
 
 
 def main(argv=None):
     args = parse_args(argv)
     if args.list:
-        print_list()
+        mlcommons.print_list(args.metadata_url)
         return 0
     urls, md5s = check(args)
-    downloads = Downloads(args, urls, md5s)
+    downloads, groups = Downloads(args, urls, md5s), wanted_groups(args)
+    if args.source == "drive":
+        files = {group: drive_files(group) for group in groups}
+    else:
+        files = list_mlcommons(downloads, args)
+    if not downloads.errors:
+        cleanup_io.exit_if(unknown_names(args, urls.keys() | md5s.keys(), [f.name for group in files.values() for f in group]))
     if args.date is not None:
         get_dump(downloads, args, md5s)
-    for file in PUBLISHED:
-        if file.group in wanted_groups(args):
-            hint = f"MLPerf may have moved it; name where it is now: --url {file.name}=..."
-            downloads.get(file.name, DRIVE_URL.format(file.drive_id), file.size, file.md5, hint)
+    for group in files:
+        get_group(downloads, args, group, files[group])
     if downloads.errors:
         print(f"there: {len(downloads.got)}, FAILED: {len(downloads.errors)} ({', '.join(downloads.errors)})")
         return 1
-    for command in next_commands(downloads.got):
+    for command in next_commands.after(groups, downloads.got, downloads.out_dir):
         print(f"next: {command}")
     return 0
 

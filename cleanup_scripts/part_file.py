@@ -9,6 +9,14 @@ class DownloadError(Exception):
     """The file cannot be had; the message says from where, what was found, what was expected and what to do."""
 
 
+class Refused(DownloadError):
+    """The server does not give the file. `fault`: what was found; the whole message adds what to do."""
+
+    def __init__(self, fault: str, advice: str):
+        super().__init__(f"{fault}. {advice}".removesuffix(". "))
+        self.fault = fault
+
+
 class PartFile:
     """The bytes of a file that have arrived so far, and what they are bytes of. Locked against a second download."""
 

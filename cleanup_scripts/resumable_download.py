@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 
-from part_file import DownloadError, PartFile
+from part_file import DownloadError, PartFile, Refused
 
 BLOCK_BYTES = 1 << 18
 LONGEST_WAIT = 60.0  # seconds between two tries
@@ -68,9 +68,9 @@ def _transfer_with_retries(url, part, name, size, md5, retries, first_wait, time
         except PassingFault as fault:
             failures = 1 if part.size > before else failures + 1
             if failures > retries:
-                raise DownloadError(
-                    f"{url}: {fault}; {failures} tries in a row brought nothing. {part.size:,} bytes are kept: "
-                    "run the same command again to go on from there"
+                raise Refused(
+                    f"{url}: {fault}; {failures} tries in a row brought nothing",
+                    f"{part.size:,} bytes are kept: run the same command again to go on from there",
                 ) from None
             # Not all at the same moment again, if many wait for one server: half to the whole of the time.
             wait = max(fault.retry_after, min(LONGEST_WAIT, first_wait * 2 ** (failures - 1)) * random.uniform(0.5, 1.0))
@@ -125,8 +125,12 @@ def _judge_status(error, url, part, start, origin, if_missing):
         seconds = error.headers.get("Retry-After", "")
         raise PassingFault(f"the server answers {error.code} {error.reason}", float(seconds) if seconds.isdigit() else 0.0)
     if error.code in (404, 410):
-        raise DownloadError(f"{url}: there is no such file on the server ({error.code}). {if_missing}".rstrip())
-    raise DownloadError(f"{url}: the server answers {error.code} {error.reason}; open the address in a browser to see why")
+        raise Refused(f"{url}: there is no such file on the server ({error.code})", if_missing)
+    reason = str(error.reason).partition("\n")[0]
+    raise Refused(
+        f"{url}: the server answers {error.code} {reason}{_redirection(url, error.url)}",
+        "Open the address in a browser to see why",
+    )
 
 
 def _receive(response, part, name, url, start, origin, size, md5):
@@ -140,7 +144,7 @@ def _receive(response, part, name, url, start, origin, size, md5):
     else:
         start = 0
         _refuse_web_page(response, url, name)
-    _check_total(total, size, md5, url, name)
+    _check_total(total, size, md5, url, name, would_show_a_cut=bool(response.chunked))
     if start == 0:
         headers = response.headers
         part.start_anew({"url": url, "etag": headers["ETag"], "last_modified": headers["Last-Modified"], "size": total})
@@ -149,7 +153,7 @@ def _receive(response, part, name, url, start, origin, size, md5):
     done = start
     while block := response.read1(BLOCK_BYTES):
         if done == 0:
-            _refuse_pages_by_content(block, url, name)
+            _refuse_pages_by_content(block, url, name, response.url)
         part.append(block)
         done += len(block)
         clock.show(done)
@@ -166,13 +170,13 @@ def _total_bytes(response):
     return int(text) if text.isdigit() else None
 
 
-def _check_total(total, size, md5, url, name):
+def _check_total(total, size, md5, url, name, would_show_a_cut):
     if size is not None and total not in (None, size):
         raise DownloadError(
             f"{url}: the server's file has {total:,} bytes, expected {size:,}: it is another file; "
             f"take the right one with --url {name}=..."
         )
-    if total is None and md5 is None:
+    if total is None and md5 is None and not would_show_a_cut:
         raise DownloadError(
             f"{url}: the server does not tell the file's size and no MD5 is known, so a cut transfer would not show; "
             f"give its MD5 with --md5 {name}=..."
@@ -188,25 +192,31 @@ def _check_disk_space(part, total):
         )
 
 
-def _web_page(url, name, what):
-    return DownloadError(
-        f"{url}: the server sent {what} instead of {name} (a log-in, a limit reached, a moved file). Open the address in a "
-        f"browser, save the file beside the others as {name} and run the same command again to have it checked, "
-        f"or name another source: --url {name}=..."
+def _redirection(url, final_url):
+    """Where the server sent us instead, without the query, which may be long; '' if nowhere else."""
+    return f" (redirected to {final_url.partition('?')[0]})" if final_url not in (None, url) else ""
+
+
+def _web_page(url, name, what, final_url):
+    return Refused(
+        f"{url}: the server sent {what} instead of {name} (a log-in, a limit reached, a moved file)"
+        f"{_redirection(url, final_url)}",
+        f"Open the address in a browser, save the file beside the others as {name} and run the same command again to have it "
+        f"checked, or name another source: --url {name}=...",
     )
 
 
 def _refuse_web_page(response, url, name):
     if response.headers.get_content_type() == "text/html" and not name.endswith((".html", ".htm")):
-        raise _web_page(url, name, "a web page")
+        raise _web_page(url, name, "a web page", response.url)
 
 
-def _refuse_pages_by_content(block, url, name):
+def _refuse_pages_by_content(block, url, name, final_url):
     start = block[:100].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        raise _web_page(url, name, "a web page")
+        raise _web_page(url, name, "a web page", final_url)
     if start.startswith(b"version https://git-lfs"):
-        raise _web_page(url, name, "a Git LFS pointer")
+        raise _web_page(url, name, "a Git LFS pointer", final_url)
 
 
 def md5_of(path, name):
