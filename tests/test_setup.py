@@ -1,4 +1,4 @@
-"""setup.sh in a copy with an empty list of packages: a second call does nothing, what is stale or cut short is made anew."""
+"""setup.sh in a copy with an empty list of packages: a second call does nothing, what is stale or cut short is made again."""
 
 import os
 import re
@@ -9,15 +9,20 @@ import sys
 import pytest
 from conftest import ROOT
 
+PYTHON = os.path.realpath(sys.executable)
+UV = re.search(r"^UV_VERSION=(\S+)", (ROOT / "setup.sh").read_text(), re.MULTILINE)[1]
+NO_PYTHON = "bash cat cut dirname df du env flock mkdir mv rm sh sha256sum tail tr uname chmod".split()
+
 
 @pytest.fixture
 def project(tmp_path):
     folder = tmp_path / "a project"
-    folder.mkdir()
-    shutil.copy(ROOT / "setup.sh", folder)
+    (folder / "bert").mkdir(parents=True)
+    for name in ("setup.sh", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("bert/__init__.py", "tokenization.py", "bert_dali_dataloader.py", "LICENSE", "README.md", "requirements.txt"):
+        (folder / name).touch()
     need_gb(folder, 0)
-    (folder / "requirements.txt").write_text("")
-    (folder / "constraints.txt").write_text(next(line for line in open(ROOT / "constraints.txt") if line.startswith("pip==")))
     return folder
 
 
@@ -29,10 +34,27 @@ def need_gb(project, amount):
 
 
 def set_up(project, **environment):
-    python = os.path.realpath(sys.executable)
-    return subprocess.run(
-        ["./setup.sh"], cwd=project, capture_output=True, text=True, env=os.environ | {"PYTHON": python} | environment
-    )
+    """uv is found on the path, as after the set-up of this checkout."""
+    path = f"{ROOT}/.venv.uv/bin:{os.environ['PATH']}"
+    environment = os.environ | {"PYTHON": PYTHON, "PATH": path} | environment
+    return subprocess.run(["./setup.sh"], cwd=project, capture_output=True, text=True, env=environment)
+
+
+def program(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def no_python(tmp_path):
+    """A folder for the path that has what setup.sh needs, but no Python and no uv."""
+    folder = tmp_path / "no_python"
+    folder.mkdir()
+    for tool in NO_PYTHON:
+        (folder / tool).symlink_to(shutil.which(tool))
+    return folder
 
 
 def test_set_up_and_repair(project):
@@ -55,19 +77,17 @@ def test_set_up_and_repair(project):
     (project / ".venv" / "bin" / "python").unlink()
     assert was_rebuilt()
     assert not was_rebuilt()
+    assert subprocess.run([project / ".venv/bin/python", "-c", "import bert, tokenization"], cwd="/").returncode == 0
 
 
-def test_active_environment_and_no_python_on_the_path(project):
+def test_active_environment_and_no_python_on_the_path(project, no_python):
     assert set_up(project).returncode == 0
-    active = {"PATH": f"{project}/.venv/bin:/usr/bin:/bin", "PYTHON": ""}
+    active = {"PATH": f"{project}/.venv/bin:{ROOT}/.venv.uv/bin:/usr/bin:/bin", "PYTHON": ""}
     assert set_up(project, **active).stdout == ""
     (project / "requirements.txt").write_text("# changed\n")
     process = set_up(project, **active)  # rebuilds the environment that it runs in
     assert process.returncode == 0 and (project / ".venv/set-up-complete").exists(), process.stderr
-    (project / "no_python").mkdir()
-    for tool in ("bash", "cat", "cut", "dirname", "env", "flock", "sha256sum"):
-        (project / "no_python" / tool).symlink_to(shutil.which(tool))
-    process = set_up(project, PATH=str(project / "no_python"), PYTHON="")
+    process = set_up(project, PATH=str(no_python), PYTHON="")
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
@@ -79,7 +99,7 @@ def test_failed_installation_is_not_complete(project):
         assert not (project / ".venv" / "set-up-complete").exists()
 
 
-def test_full_disk_is_told_before_anything_is_removed(project):
+def test_full_disk_is_reported_before_anything_is_removed(project):
     free_gb = int(subprocess.check_output(["df", "--output=avail", "-BG", project], text=True).split()[1].rstrip("G"))
     venv = project / ".venv"
     venv.mkdir()
@@ -94,11 +114,55 @@ def test_full_disk_is_told_before_anything_is_removed(project):
     assert process.returncode == 0 and not (venv / "large").exists(), process.stderr
 
 
-def test_python_that_does_not_fit_is_named(project, tmp_path):
-    old = tmp_path / "python3.9"
-    old.write_text("#!/bin/sh\necho 3.9\n")
-    old.chmod(0o755)
-    process = set_up(project, PYTHON=str(old))
+@pytest.mark.parametrize(
+    "python, expected",
+    [
+        ("echo 3.9", "is Python 3.9; 3.11 or 3.12 is needed"),
+        ("echo 3.13", "lacks on Python 3.13"),
+        ("exit 127", "does not run as a Python"),
+        (None, "there is no such program"),
+    ],
+)
+def test_python_that_does_not_fit_is_refused(project, tmp_path, python, expected):
+    path = tmp_path / "bin/python3"
+    if python:
+        program(path, f'case "$2" in "") {"exit 0" if "echo" in python else python};; *) {python};; esac')
+    process = set_up(project, PYTHON=str(path))
     assert process.returncode == 1
-    assert "Python 3.11 is needed" in process.stderr and f"{old} is 3.9" in process.stderr
-    assert os.listdir(project).count(".venv") == 0
+    assert f"PYTHON={path}" in process.stderr and expected in process.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_first_python_that_fits_is_taken(project, tmp_path):
+    program(tmp_path / "bin/python3.12", "exit 127")  # as pyenv's, when this version is not chosen
+    program(tmp_path / "bin/python3.11", "echo 3.10")
+    (tmp_path / "bin/python3").symlink_to(PYTHON)
+    process = set_up(project, PYTHON="", PATH=f"{tmp_path}/bin:{ROOT}/.venv.uv/bin:/usr/bin:/bin")
+    assert process.returncode == 0, process.stderr
+    assert os.path.realpath(project / ".venv/bin/python") == PYTHON
+
+
+@pytest.mark.parametrize("has_network", [True, False])
+def test_uv_fetches_itself_and_a_python_where_there_is_none(project, no_python, tmp_path, has_network):
+    """The network is a stand-in: `curl` prints an installer that leaves a `uv` which notes what it was asked for."""
+    uv = program(
+        tmp_path / "stand-ins/uv", f'[ "$1" != --version ] || echo "uv {UV}"; echo "$*" >> {tmp_path}/asked; [ "$1" != venv ]'
+    )
+    curl = f'echo "$*" >> {tmp_path}/fetched; echo \'mkdir -p "$UV_UNMANAGED_INSTALL"; ln -s {uv} "$UV_UNMANAGED_INSTALL/uv"\''
+    program(no_python / "curl", curl if has_network else "exit 6")
+    (no_python / "ln").symlink_to(shutil.which("ln"))
+    process = set_up(project, PATH=str(no_python), PYTHON="")
+    assert process.returncode == 1 and "no Python 3.11 or 3.12 here (none at all)" in process.stderr
+    if has_network:
+        assert f"https://astral.sh/uv/{UV}/install.sh" in (tmp_path / "fetched").read_text()
+        assert "venv --quiet --python 3.12 .venv" in (tmp_path / "asked").read_text()
+        assert "could be fetched. Install one" in process.stderr
+    else:
+        assert f"uv {UV}" in process.stderr and "apt install" in process.stderr
+
+
+def test_uv_is_installed_by_pip(project):
+    process = set_up(project, PATH="/usr/bin:/bin")
+    assert process.returncode == 0, process.stderr
+    assert (project / ".venv.uv/bin/uv").exists()
+    assert subprocess.check_output([project / ".venv.uv/bin/uv", "--version"], text=True).startswith(f"uv {UV}")
