@@ -7,7 +7,7 @@
         for batch in loader:  # one epoch
             batch["input_ids"]  # int64 [batch_size, max_seq_length]
 
-The order of an epoch is a permutation of all records (bert/order.py), of which global batch g takes the positions
+The order of an epoch is a permutation of all records (bert/loader/shuffle.py), of which global batch g takes the positions
 g * batch_size * num_shards and following; rank r takes every num_shards-th of them, from the r-th on. Threads read and
 decode; NVIDIA DALI (`fn.external_source`) takes the batches to their device. DALI's own TFRecord reader shuffles only
 within a buffer, checks no checksum, and takes a feature that is short or of another type in silence.
@@ -22,12 +22,12 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-from bert.batches import iterate_batches, rank_positions
-from bert.decoding import Decoder
-from bert.example import check_values, decode_example, feature_lengths
-from bert.files import DataError, list_folder_or_pattern, raise_all
-from bert.index import build_missing_indexes, pair_by_name, read_indexes, read_samples
-from bert.order import EpochOrder
+from bert.common.files import DataError, list_folder_or_pattern, raise_all
+from bert.examples.decoding import Decoder
+from bert.examples.example import check_values, decode_example, feature_lengths
+from bert.loader.batches import iterate_batches, rank_positions
+from bert.loader.index import build_missing_indexes, pair_by_name, read_indexes, read_samples
+from bert.loader.shuffle import EpochOrder
 
 _STATE_VERSION = 1  # another one when the order of an epoch changes
 

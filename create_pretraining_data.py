@@ -14,13 +14,14 @@ machine also compiles, for 10 seconds. tests/reference/create_pretraining_data.p
 import os
 import sys
 
-from bert import cli, instances, kernels
-from bert.example import decode_example
-from bert.files import DataError, expand_patterns, is_remote, output_problems, raise_all
-from bert.generation import Settings, generate
-from bert.progress import ProgressLine
-from bert.tfrecord import TFRecordFile
-from bert.words import example_words
+from bert.common import cli, kernels
+from bert.common.files import DataError, expand_patterns, is_remote, output_problems, raise_all
+from bert.common.progress import ProgressLine
+from bert.examples.display import example_words
+from bert.examples.example import decode_example
+from bert.examples.tfrecord import TFRecordFile
+from bert.generation import instances
+from bert.generation.part import Settings, generate
 from tokenization import FullTokenizer
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]", "[UNK]")

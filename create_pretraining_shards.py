@@ -17,11 +17,12 @@ import os
 import sys
 import time
 
-from bert import cli, ray_pool, shards
-from bert.files import DataError, is_remote, list_folder_or_pattern, output_problems, raise_all, size_of
-from bert.generation import compile_kernels
-from bert.progress import ProgressLine, time_left
-from bert.shards import Recipe, Shard
+from bert.common import cli
+from bert.common.files import DataError, is_remote, list_folder_or_pattern, output_problems, raise_all, size_of
+from bert.common.progress import ProgressLine, time_left
+from bert.generation import ray_pool, shards
+from bert.generation.part import compile_kernels
+from bert.generation.shards import Recipe, Shard
 from create_pretraining_data import add_data_flags, announce_compilation, check_data_flags, read_problems, settings_of
 
 

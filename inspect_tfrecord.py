@@ -17,16 +17,16 @@ import time
 
 import numpy as np
 
-from bert import cli
-from bert.census import take_census
-from bert.decoding import Decoder
-from bert.example import check_values, decode_example, feature_lengths
-from bert.files import DataError, atomic_writer, list_folder_or_pattern, make_parent_folder, output_problems, raise_all
-from bert.processes import process_pool
-from bert.progress import ProgressLine, time_left
-from bert.reading import Records
-from bert.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
-from bert.words import example_words
+from bert.common import cli
+from bert.common.files import DataError, atomic_writer, list_folder_or_pattern, make_parent_folder, output_problems, raise_all
+from bert.common.processes import process_pool
+from bert.common.progress import ProgressLine, time_left
+from bert.examples.decoding import Decoder
+from bert.examples.display import example_words
+from bert.examples.example import check_values, decode_example, feature_lengths
+from bert.examples.statistics import take_census
+from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
+from bert.loader.reader import Records
 from tokenization import load_vocab
 
 _RECORDS_AT_A_TIME = 512

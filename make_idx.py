@@ -14,11 +14,11 @@ import concurrent.futures.process
 import os
 import time
 
-from bert import cli
-from bert.files import DataError, list_folder_or_pattern, raise_all
-from bert.processes import process_pool
-from bert.progress import ProgressLine, time_left
-from bert.tfrecord import write_index
+from bert.common import cli
+from bert.common.files import DataError, list_folder_or_pattern, raise_all
+from bert.common.processes import process_pool
+from bert.common.progress import ProgressLine, time_left
+from bert.examples.tfrecord import write_index
 
 
 def parse_flags(argv=None):

@@ -11,10 +11,10 @@ import contextlib
 import os
 import time
 
-from bert import cli
-from bert.example import check_lengths, decode_example
-from bert.files import atomic_writer, make_parent_folder, output_problems, raise_all
-from bert.tfrecord import TFRecordFile, frame
+from bert.common import cli
+from bert.common.files import atomic_writer, make_parent_folder, output_problems, raise_all
+from bert.examples.example import check_lengths, decode_example
+from bert.examples.tfrecord import TFRecordFile, frame
 
 
 def parse_flags(argv=None):

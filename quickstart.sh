@@ -53,8 +53,8 @@ declare -A settings=(
   [download]="dump dump_md5" [wiki]=dump [examples]="seq_length max_predictions" [index]="" [train]=num_train_steps
 )
 declare -A scripts=(
-  [download]="" [wiki]="cleanup_scripts/*.py cleanup_scripts/*.sh" [examples]="create_pretraining_data.py pick_eval_samples.py tokenization.py vocab.txt bert/example.py"
-  [index]="make_idx.py bert/tfrecord.py" [train]="train.py bert_dali_dataloader.py bert/*.py configs/bert_tiny.json"
+  [download]="" [wiki]="cleanup_scripts/*.py cleanup_scripts/*.sh" [examples]="create_pretraining_data.py pick_eval_samples.py tokenization.py vocab.txt bert/examples/example.py"
+  [index]="make_idx.py bert/examples/tfrecord.py" [train]="train.py bert_dali_dataloader.py bert/*/*.py configs/bert_tiny.json"
 )
 
 # An excerpt of the English Wikipedia dump, 106 articles, which the gensim package carries among its test data.

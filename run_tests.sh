@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set-up and the whole test suite; arguments go to pytest (./run_tests.sh tests/test_tokenization.py). No GPU needed.
+# Set-up and the whole test suite; arguments go to pytest (./run_tests.sh tests/generation/test_tokenization.py). No GPU needed.
 set -euo pipefail
 cd "$(dirname "$0")"
 ./setup.sh

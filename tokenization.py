@@ -13,8 +13,8 @@ code written for their `tokenization.py` runs on this one. "Character" means Uni
 import re
 import unicodedata
 
-from bert.files import read_bytes
-from bert.unicode_11 import RECLASSIFIED_PUNCTUATION, Unicode11
+from bert.common.files import read_bytes
+from bert.common.unicode_11 import RECLASSIFIED_PUNCTUATION, Unicode11
 
 # Blocks of CJK ideographs (inclusive), from Google's BERT: Chinese has no spaces between words, so every
 # ideograph is a token of its own. Hangul, Hiragana and Katakana are not ideographs and stay joined.

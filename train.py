@@ -16,21 +16,22 @@ import itertools
 import os
 from contextlib import nullcontext
 
-from bert import quiet_imports  # noqa: F401  before the frameworks
+from bert.common import quiet_imports  # noqa: F401  before the frameworks
 
 # isort: split
 import torch
 import torch.distributed as dist
 
-from bert import checkpoint, cli
-from bert.agreement import StopRequest
-from bert.files import DataError
-from bert.launch import join_processes, only_run_in, plain_errors
-from bert.model import count_right, load_config, load_model, load_tokenizer, loss_sums, predict, save_model
-from bert.optimization import learning_rate
-from bert.parallel import DTYPES, PLUGINS
-from bert.run import Run
-from bert.run_checks import check
+from bert.common import cli
+from bert.common.files import DataError
+from bert.training import checkpoint
+from bert.training.distributed import StopRequest
+from bert.training.flag_checks import check
+from bert.training.launch import join_processes, only_run_in, plain_errors
+from bert.training.model import count_right, load_config, load_model, load_tokenizer, loss_sums, predict, save_model
+from bert.training.optimization import learning_rate
+from bert.training.plugins import DTYPES, PLUGINS
+from bert.training.run import Run
 
 VOCAB_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt")
 

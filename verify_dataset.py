@@ -19,15 +19,16 @@ import time
 
 import numpy as np
 
-from bert import check_table, cli, dataset_checks, kernels
-from bert.check_table import DIFFERS, FAILED
-from bert.checksums import check_records
-from bert.example_check import check_block, make_rules
-from bert.example_pass import pass_examples
-from bert.files import DataError, list_folder_or_pattern, raise_all
-from bert.processes import process_pool
-from bert.progress import ProgressLine, time_left
-from bert.verification import eval_articles_problem, eval_digest, inspect_text, inspect_tfrecord
+from bert.common import cli, kernels
+from bert.common.files import DataError, list_folder_or_pattern, raise_all
+from bert.common.processes import process_pool
+from bert.common.progress import ProgressLine, time_left
+from bert.examples.checksums import check_records
+from bert.verification import check_table, dataset_checks
+from bert.verification.check_table import DIFFERS, FAILED
+from bert.verification.example_check import check_block, make_rules
+from bert.verification.example_pass import pass_examples
+from bert.verification.file_report import eval_articles_problem, eval_digest, inspect_text, inspect_tfrecord
 from tokenization import load_vocab
 
 EXIT_CODES = {"as published": 0, "whole": 0, "not the published data": 3, "broken": 1}

@@ -25,8 +25,8 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-from bert.example import FEATURES, decode_example  # noqa: E402
-from bert.tfrecord import TFRecordFile, frame, write_index  # noqa: E402
+from bert.examples.example import FEATURES, decode_example  # noqa: E402
+from bert.examples.tfrecord import TFRecordFile, frame, write_index  # noqa: E402
 from tests.reference.example import encode_example  # noqa: E402
 
 SEQUENCE, PREDICTIONS, VOCAB = 512, 76, 30_522
@@ -73,8 +73,8 @@ def ours(paths, batch_size, threads):
 
 def without_dali(paths, batch_size, threads):
     """What `DaliDataloader` gives to DALI."""
-    from bert.batches import iterate_batches, rank_positions
-    from bert.order import EpochOrder
+    from bert.loader.batches import iterate_batches, rank_positions
+    from bert.loader.shuffle import EpochOrder
     from bert_dali_dataloader import DaliDataloader
 
     indexes = [f"{path}.idx" for path in paths]
@@ -152,7 +152,7 @@ def tf_data_batched(paths, batch_size, threads):
 
 
 def plain_python(paths, batch_size, threads):
-    """bert/example.py's readable decoder, one thread, no shuffle."""
+    """bert/examples/example.py's readable decoder, one thread, no shuffle."""
     import numpy as np
 
     def epoch():

@@ -18,8 +18,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.dirname(os.path.abspath(__file__))]
 from data_generation import measure, print_table  # noqa: E402
 
-from bert.example import decode_example  # noqa: E402
-from bert.tfrecord import TFRecordFile  # noqa: E402
+from bert.examples.example import decode_example  # noqa: E402
+from bert.examples.tfrecord import TFRecordFile  # noqa: E402
 
 EAGER_LOOP = """
 import tensorflow as tf

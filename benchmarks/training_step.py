@@ -16,15 +16,15 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-from bert import quiet_imports  # noqa: E402, F401  before the frameworks
+from bert.common import quiet_imports  # noqa: E402, F401  before the frameworks
 
 # isort: split
 import torch  # noqa: E402
 from transformers import BertConfig, BertForPreTraining  # noqa: E402
 
-from bert.launch import keep_freed_memory  # noqa: E402
-from bert.model import build_model, leave_out_padding, loss_sums, predict  # noqa: E402
-from bert.optimization import Lamb, parameter_groups  # noqa: E402
+from bert.training.launch import keep_freed_memory  # noqa: E402
+from bert.training.model import build_model, leave_out_padding, loss_sums, predict  # noqa: E402
+from bert.training.optimization import Lamb, parameter_groups  # noqa: E402
 
 SEQ_LENGTH, PREDICTIONS, MEAN_LENGTH = 512, 76, 254
 SHAPES = {

@@ -15,7 +15,7 @@ import re
 from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer, PunktToken
 from punkt.data import english
 
-from bert.unicode_11 import RECLASSIFIED_LETTERS, Unicode11
+from bert.common.unicode_11 import RECLASSIFIED_LETTERS, Unicode11
 
 as_unicode_11 = Unicode11(RECLASSIFIED_LETTERS)
 

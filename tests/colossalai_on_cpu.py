@@ -9,7 +9,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from bert import quiet_imports  # noqa: E402, F401  before the frameworks
+from bert.common import quiet_imports  # noqa: E402, F401  before the frameworks
 
 # isort: split
 import torch  # noqa: E402
@@ -19,12 +19,13 @@ from colossalai.utils import set_seed  # noqa: E402
 from colossalai.zero.low_level.low_level_optim import LowLevelZeroOptimizer  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-import bert.launch  # noqa: E402
+import bert.training.launch  # noqa: E402
 import train  # noqa: E402
-from bert import cli, run_checks  # noqa: E402
-from bert.optimization import AdamWeightDecay  # noqa: E402
-from bert.parallel import SlicePart  # noqa: E402
-from bert.run import Run  # noqa: E402
+from bert.common import cli
+from bert.training import flag_checks  # noqa: E402
+from bert.training.optimization import AdamWeightDecay  # noqa: E402
+from bert.training.plugins import SlicePart  # noqa: E402
+from bert.training.run import Run  # noqa: E402
 
 waits = []  # for what the step in work would have waited for a GPU
 
@@ -63,8 +64,8 @@ class SynchronousCpu(CpuAccelerator):
 
 
 def install():
-    bert.launch.set_accelerator = lambda name: set_accelerator(SynchronousCpu())
-    run_checks.CPU_PLUGINS |= {"zero1", "hybrid"}
+    bert.training.launch.set_accelerator = lambda name: set_accelerator(SynchronousCpu())
+    flag_checks.CPU_PLUGINS |= {"zero1", "hybrid"}
     LowLevelZeroOptimizer._sanity_checks = lambda self: None  # "device is required"
     dist.Backend.HCCL = "hccl"
     dist.is_hccl_available = lambda: False

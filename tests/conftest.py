@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from bert.example import FEATURES
-from bert.tfrecord import frame, write_index
+from bert.examples.example import FEATURES
+from bert.examples.tfrecord import frame, write_index
 from tests.reference.example import encode_example
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,7 +141,7 @@ def process_group(tmp_path_factory):
     """This process alone, over gloo."""
     import torch.distributed as dist
 
-    from bert.agreement import control_group
+    from bert.training.distributed import control_group
 
     store = tmp_path_factory.mktemp("process_group") / "store"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 from training_runs import copy_of_run_as_it_was, steps_of, train
 
-import bert.quiet_imports  # noqa: F401  before transformers
-from bert.model import build_model, load_config
+import bert.common.quiet_imports  # noqa: F401  before transformers
+from bert.training.model import build_model, load_config
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -1,8 +1,8 @@
-"""The readable encoder of a `tf.train.Example`: what bert/encoding.py writes, without TensorFlow."""
+"""The readable encoder of a `tf.train.Example`: what bert/examples/encoding.py writes, without TensorFlow."""
 
 import struct
 
-from bert.example import FEATURES, FLOAT_LIST, INT64_LIST
+from bert.examples.example import FEATURES, FLOAT_LIST, INT64_LIST
 
 _LENGTH_DELIMITED = 2  # wire type
 

@@ -1,0 +1,293 @@
+"""Files that appear whole or not at all, patterns that must match something, and paths that are not local.
+
+A path with a scheme (`gs://`, `s3://`, `hdfs://`, `file://`) goes through TensorFlow's `tf.io.gfile`, which is imported for
+the first such path only: it takes 3 seconds.
+"""
+
+import contextlib
+import fcntl
+import glob
+import os
+import re
+import secrets
+
+
+class DataError(ValueError):
+    """Bad input or flags; the message names file, place, what was found, what was expected and what to do next."""
+
+
+def raise_all(problems):
+    """Raises one DataError that tells every problem of the list, a line each; nothing for an empty list."""
+    if problems:
+        raise DataError("\n       ".join(problems))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Paths with a scheme
+
+
+def is_remote(path):
+    return "://" in str(path)
+
+
+@contextlib.contextmanager
+def _gfile(path):
+    """Gives TensorFlow's `tf.io.gfile`; its errors become OSErrors that name `path`."""
+    import bert.common.quiet_imports  # noqa: F401, I001  first, so that it finds nothing loaded
+    import tensorflow as tf
+
+    try:
+        yield tf.io.gfile
+    except tf.errors.NotFoundError:
+        raise FileNotFoundError(f"{path}: no such file or folder") from None
+    except tf.errors.UnimplementedError as error:
+        hint = "install a package that brings it, such as tensorflow-io, or mount it as a folder"
+        raise OSError(f"{path}: {error.message}; {hint}") from None
+    except tf.errors.OpError as error:
+        raise OSError(f"{path}: {error.message}") from None
+
+
+class _RemoteWriter:
+    """A GFile that takes any bytes-like object and tells how much it wrote, as Python's own files do."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def write(self, data):
+        self._file.write(bytes(data))
+        return len(data)
+
+
+def _split(path):
+    """Returns (folder, name) of a path, absolute if it is local."""
+    if is_remote(path):
+        folder, _, name = path.rpartition("/")
+        return folder, name
+    return os.path.split(os.path.abspath(path))
+
+
+def _is_file(path):
+    if not is_remote(path):
+        return os.path.isfile(path)
+    with _gfile(path) as gfile:
+        return gfile.exists(path) and not gfile.isdir(path)
+
+
+def is_folder(path):
+    if not is_remote(path):
+        return os.path.isdir(path)
+    with _gfile(path) as gfile:
+        return gfile.exists(path) and gfile.isdir(path)  # only `exists` complains of an unknown scheme
+
+
+def _names(folder):
+    """Returns the sorted names of what lies in a folder."""
+    if not is_remote(folder):
+        return sorted(os.listdir(folder))
+    with _gfile(folder) as gfile:
+        return sorted(name.rstrip("/") for name in gfile.listdir(folder))
+
+
+def make_parent_folder(path):
+    folder, _ = _split(path)
+    if not is_remote(path):
+        os.makedirs(folder, exist_ok=True)
+    else:
+        with _gfile(path) as gfile:
+            gfile.makedirs(folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Whole files
+
+
+def read_blocks(path, size=1 << 20):
+    """Yields the contents of a file, `size` bytes at a time."""
+    if not is_remote(path):
+        with open(path, "rb", buffering=0) as file:
+            while block := file.read(size):
+                yield block
+    else:
+        with _gfile(path) as gfile, gfile.GFile(path, "rb") as file:
+            while block := file.read(size):
+                yield block
+
+
+def read_bytes(path):
+    """Returns the contents of a file."""
+    if is_remote(path):
+        return b"".join(read_blocks(path, 1 << 24))
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def size_of(path):
+    """Returns the size of a file in bytes; None if there is none."""
+    try:
+        if not is_remote(path):
+            return os.path.getsize(path)
+        with _gfile(path) as gfile:
+            return gfile.stat(path).length
+    except FileNotFoundError:
+        return None
+
+
+def remove(path):
+    """Removes a file, if it is there; the removal is on the disk when this returns."""
+    with contextlib.suppress(FileNotFoundError):
+        if is_remote(path):
+            with _gfile(path) as gfile:
+                gfile.remove(path)
+        else:
+            os.remove(path)
+            sync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def sync_folder(folder):
+    """Brings a folder's changes of names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path, mode):
+    """Holds `fcntl.flock` on a file, which is made; BlockingIOError if it is taken and `mode` says not to wait.
+
+    Does nothing where there are no locks: in object stores and on some file systems of clusters.
+    """
+    if is_remote(path):
+        yield
+        return
+    make_parent_folder(path)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, mode)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
+        yield
+
+
+@contextlib.contextmanager
+def atomic_writer(path):
+    """Opens a temporary file beside `path` for bytes, and gives it that name when the block ends without an error.
+
+    On any error, also Ctrl-C, the temporary file is removed and an older file of that name stays as it was. Data is
+    synced to the disk before the rename, so the name never stands for half a file.
+    """
+    folder, name = _split(path)
+    temporary = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
+    write = _write_remote if is_remote(path) else _write_local
+    try:
+        with write(temporary, path) as file:
+            yield file
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def _write_local(temporary, path):
+    with open(temporary, "xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(os.path.dirname(temporary))
+
+
+@contextlib.contextmanager
+def _write_remote(temporary, path):
+    with _gfile(path) as gfile:
+        with gfile.GFile(temporary, "wb") as file:
+            yield _RemoteWriter(file)
+        gfile.rename(temporary, path, overwrite=True)
+
+
+def remove_leftovers(folder, names):
+    """Removes the temporary files that killed writers of the files `names` left in `folder`; returns how many.
+
+    Only for a folder in which nobody else writes these files now.
+    """
+    if not is_folder(folder):
+        return 0
+    matches = [re.fullmatch(r"\.(.*)\.[0-9a-f]{8}\.tmp", name) for name in _names(folder)]
+    leftovers = [match[0] for match in matches if match and match[1] in names]
+    for name in leftovers:
+        remove(f"{folder}/{name}")
+    return len(leftovers)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What a flag means, and what stands against it
+
+
+def _matches(pattern):
+    """Returns the file of that name, or the files that match it as a pattern, sorted."""
+    if _is_file(pattern):
+        return [pattern]
+    if not is_remote(pattern):
+        return sorted(filter(os.path.isfile, glob.glob(pattern)))
+    with _gfile(pattern) as gfile:
+        return sorted(path for path in gfile.glob(pattern) if not gfile.isdir(path))
+
+
+def expand_patterns(patterns):
+    """Returns the files that a comma-separated list of names and glob patterns means, in the order of the list.
+
+    The matches of a pattern are sorted. Raises DataError naming the first item that matches no file.
+    """
+    paths = []
+    for item in patterns.split(","):
+        matches = _matches(item)
+        if not matches:
+            raise DataError(f"{item or '(empty name)'}: no such file, and no file matches it as a pattern")
+        paths.extend(matches)
+    return paths
+
+
+def list_folder_or_pattern(where, prefix=""):
+    """Returns the files that `where`, a folder or what `expand_patterns` takes, means.
+
+    Of a folder, every file in it whose name begins with `prefix` but the hidden ones, sorted. Raises DataError if there is none.
+    """
+    if not is_folder(where):
+        return expand_patterns(where)
+    names = [name for name in _names(where) if name.startswith(prefix) and not name.startswith(".")]
+    paths = [path for name in names if _is_file(path := os.path.join(where, name))]
+    if not paths:
+        raise DataError(f"{where}: the folder holds no file" + (f" {prefix}*" if prefix else ""))
+    return paths
+
+
+def output_problems(path, *inputs):
+    """Returns what stands against writing `path`, a list of messages; `inputs` are files that it must not overwrite."""
+    if not path:
+        return ["an empty name"]
+    if is_remote(path):
+        return _remote_output_problems(path, inputs)
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        return [f"{path} is a folder, expected a file name"]
+    if any(os.path.realpath(path) == os.path.realpath(other) for other in inputs):
+        return [f"{path} would overwrite an input, or an output of the same call; give another name"]
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        return [f"{folder} is a file, expected a folder to write {path} in"]
+    if not os.path.isdir(folder) and not os.path.isdir(os.path.dirname(folder)):
+        return [f"{folder}: neither it nor its parent folder exists; make it with: mkdir -p {folder}"]
+    if not os.access(folder if os.path.isdir(folder) else os.path.dirname(folder), os.W_OK):
+        return [f"{folder} is not writable"]
+    return []
+
+
+def _remote_output_problems(path, inputs):
+    if path in map(str, inputs):
+        return [f"{path} would overwrite an input, or an output of the same call; give another name"]
+    try:
+        return [f"{path} is a folder, expected a file name"] if is_folder(path) else []
+    except OSError as error:  # a scheme that TensorFlow does not know
+        return [str(error)]

@@ -1,0 +1,1 @@
+"""The data contract: an example's seven features, TFRecord files and their indexes, written and read."""

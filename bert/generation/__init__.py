@@ -1,0 +1,1 @@
+"""Text -> examples: tokens, sentence pairs, masks; one part, all parts on Ray."""

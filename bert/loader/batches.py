@@ -1,0 +1,72 @@
+"""The batches of one rank in one epoch: read ahead block by block, decoded by threads, given out in order."""
+
+import collections
+import concurrent.futures
+import contextlib
+
+from bert.loader.reader import RecordReader
+
+_BLOCKS_AHEAD = 1  # read while the batches of the block before are decoded
+
+
+def rank_positions(start, end, shard_id, num_shards):
+    """Returns the range of positions of an epoch, from `start` to below `end`, that one rank takes."""
+    return range(start + shard_id, end, num_shards)
+
+
+def iterate_batches(index, order, decoder, positions, batch_size, num_threads, prefetch):
+    """Yields the records at some positions of an epoch, `batch_size` at a time, as Decoder.decode returns them.
+
+    index: RecordIndex. order: EpochOrder. positions: range, ascending. Up to `prefetch` batches are decoded ahead by
+    `num_threads` threads. Ends its threads when it is closed or collected; what fails in them is raised here.
+    """
+    reader = RecordReader(index)
+    with contextlib.closing(reader), _threads(1) as reading, _threads(num_threads) as decoding:
+
+        def read(part):
+            return reader.read(order.records(part))
+
+        def decode(pieces):
+            return decoder.decode([(records.result(), rows) for records, rows in pieces], reader.place)
+
+        parts = order.cut_by_block(positions)
+        reads = _ahead(((reading.submit(read, part), len(part)) for part in parts), _BLOCKS_AHEAD)
+        for batch in _ahead((decoding.submit(decode, pieces) for pieces in _cut_into_batches(reads, batch_size)), prefetch):
+            yield batch.result()
+
+
+@contextlib.contextmanager
+def _threads(count):
+    pool = concurrent.futures.ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ahead(items, count):
+    """Yields `items`, having taken `count` more from the iterator than it has given."""
+    taken = collections.deque()
+    for item in items:
+        taken.append(item)
+        if len(taken) > count:
+            yield taken.popleft()
+    while taken:
+        yield taken.popleft()
+
+
+def _cut_into_batches(reads, batch_size):
+    """(Future, its number of rows) ... -> for each batch, a list of (future, slice of its rows)."""
+    pieces, missing = [], batch_size
+    for records, count in reads:
+        row = 0
+        while row < count:
+            end = min(row + missing, count)
+            pieces.append((records, slice(row, end)))
+            missing -= end - row
+            row = end
+            if missing == 0:
+                yield pieces
+                pieces, missing = [], batch_size
+    if pieces:
+        yield pieces

@@ -1,0 +1,114 @@
+"""Reads any records out of many TFRecord files, in few and large steps."""
+
+import collections
+import itertools
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from bert.common.files import DataError
+from bert.examples.framing import find_payloads
+from bert.examples.tfrecord import TFRecordFile
+
+_MAX_OPEN_FILES = 128  # of the 1,024 that a process may usually have
+
+
+class Records(NamedTuple):
+    """K records in memory, in the order in which they were asked for."""
+
+    numbers: np.ndarray  # int64 [K], of all files
+    data: np.ndarray  # uint8 [n]
+    starts: np.ndarray  # int64 [K], places in `data` of the payloads
+    ends: np.ndarray  # int64 [K]
+
+
+class RecordReader:
+    """Reads records by number, in whole chunks. For one thread at a time.
+
+    `pread` instead of a memory map: an error of the disk, or a file cut short, becomes an exception and not a SIGBUS.
+    """
+
+    def __init__(self, index):
+        self._index = index
+        self._files = collections.OrderedDict()  # path -> file object, the one used last at the end
+
+    def read(self, numbers):
+        """Returns Records for the record numbers (int64 [K], no two the same).
+
+        DataError names file and byte where the chunks are not made of whole records.
+        """
+        chunk_records, anchors = self._index.chunk_records, self._index.anchors
+        order = np.argsort(numbers)
+        chunk_numbers = numbers[order] // chunk_records
+        chunks, inverse = np.unique(chunk_numbers, return_inverse=True)
+        chunk_starts = np.concatenate(([0], np.cumsum(anchors[chunks + 1] - anchors[chunks])))
+        data = np.empty(chunk_starts[-1], np.uint8)
+        self._read_runs(chunks, memoryview(data))
+        starts, ends = np.empty((2, len(numbers)), np.int64)
+        wanted = inverse * chunk_records + numbers[order] % chunk_records
+        wrong = find_payloads(data, chunk_starts, chunk_records, wanted, starts, ends)
+        if wrong >= 0:
+            raise self._damage(chunks[wrong])
+        in_order = np.empty_like(order)
+        in_order[order] = np.arange(len(order))
+        return Records(numbers, data, starts[in_order], ends[in_order])
+
+    def _read_runs(self, chunks, data):
+        """Reads ascending chunks into `data`; neighbours in one step. The disk is told of all steps before the first."""
+        first_of_run = np.flatnonzero(np.diff(chunks, prepend=-2) > 1)
+        last_of_run = np.append(first_of_run[1:], len(chunks)) - 1
+        starts, ends = self._index.anchors[chunks[first_of_run]], self._index.anchors[chunks[last_of_run] + 1]
+        pieces = [piece for run in zip(starts.tolist(), ends.tolist()) for piece in self._pieces(*run)]
+        for path, offset, size in pieces:
+            os.posix_fadvise(self._open(path), offset, size, os.POSIX_FADV_WILLNEED)
+        for path, offset, size in pieces:
+            while size > 0:
+                count = os.preadv(self._open(path), [data[:size]], offset)
+                if count == 0:
+                    raise DataError(f"{path}: ends at byte {offset}, shorter than when the loader was made; make it again")
+                data, offset, size = data[count:], offset + count, size - count
+
+    def _pieces(self, start, end):
+        """Yields (path, offset, size) of the files that bytes start .. end of the string of all files lie in."""
+        number = int(np.searchsorted(self._index.first_bytes, start, side="right")) - 1
+        while start < end:
+            first, after = self._index.first_bytes[number : number + 2].tolist()
+            size = min(end, after) - start
+            yield self._index.paths[number], start - first, size
+            start, number = start + size, number + 1
+
+    def _open(self, path):
+        """Returns the file descriptor of a file, open among those used last."""
+        if path not in self._files:
+            if len(self._files) == _MAX_OPEN_FILES:
+                self._files.popitem(last=False)[1].close()
+            self._files[path] = open(path, "rb", buffering=0)
+        self._files.move_to_end(path)
+        return self._files[path].fileno()
+
+    def close(self):
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def place(self, number):
+        """Returns where a record stands, in words for an error: file, number in the file, byte."""
+        chunk, in_chunk = divmod(int(number), self._index.chunk_records)
+        path, in_file = self._index.file_of_record(number)
+        _, offset = next(itertools.islice(self._walk(chunk), in_chunk, None))
+        return f"{path}: record {in_file} at byte {offset}"
+
+    def _damage(self, chunk):
+        """The error that stands in a chunk."""
+        try:
+            *_, (path, offset) = self._walk(chunk)
+        except DataError as error:
+            return error
+        return DataError(f"{path}: about byte {offset}: the file has changed since the loader was made; start again")
+
+    def _walk(self, chunk):
+        """Yields (path, byte) of each record of a chunk."""
+        for path, offset, size in self._pieces(*self._index.anchors[chunk : chunk + 2].tolist()):
+            with TFRecordFile(path) as file:
+                for start, _ in itertools.takewhile(lambda extent: extent[0] < offset + size, file.extents(offset)):
+                    yield path, start

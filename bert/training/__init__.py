@@ -1,0 +1,1 @@
+"""The model, its optimizers and plugins, checkpoints, evaluation and logs."""

@@ -1,0 +1,243 @@
+"""What can be wrong with train.py's flags, the data they name and the run they go on with: all of it told at once."""
+
+import glob
+import json
+import math
+import os
+
+import torch
+
+from bert.common.files import DataError, list_folder_or_pattern, raise_all
+from bert.examples.example import decode_example
+from bert.examples.tfrecord import TFRecordFile
+from bert.training.expected_curve import ExpectedCurve
+from bert.training.model import config_values, load_config, load_tokenizer, missing_model
+
+CPU_PLUGINS = {"ddp"}
+# What the process that starts another, one of several, tells it.
+_PROCESS_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# What may differ when a run goes on. Training data are compared by the names and sizes of the files, wherever they lie,
+# --init_checkpoint by its last name, configurations by what is in them.
+CHANGEABLE_FLAGS = {
+    "output_dir", "bert_config_file", "vocab_file", "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval",
+    "max_seq_length", "max_predictions_per_seq", "num_threads", "steps_per_update", "device", "precision", "plugin", "tp_size", "unpad",
+    "compile", "gradient_checkpointing", "collective_timeout", "save_checkpoints_steps", "keep_checkpoint_max", "export",
+    "eval_batch_size", "eval_every_samples", "eval_at_start", "target_accuracy", "expected_curve",
+}  # fmt: skip
+
+# What may differ from rank to rank of a run: where files lie on a machine, and what it has.
+FLAGS_OF_A_RANK = {
+    "output_dir", "bert_config_file", "vocab_file", "init_checkpoint", "expected_curve", "tfrecord_train", "idx_train",
+    "tfrecord_eval", "idx_eval", "num_threads", "collective_timeout",
+}  # fmt: skip
+
+
+def check(flags, world_size):
+    """Raises DataError with everything that is wrong. `world_size`: processes of the run."""
+    config_problems, config = _attempt("--bert_config_file", load_config, flags.bert_config_file)
+    raise_all([
+        *_wrong_numbers(flags), *_wrong_combinations(flags, world_size), *_wrong_devices(flags), *config_problems,
+        *(_against_config(flags, config) if config else []), *_wrong_files(flags, config), *_other_than_before(flags, config),
+    ])  # fmt: skip
+
+
+def _attempt(flag, function, *args):
+    """Returns ([] or [what went wrong], the function's result or None)."""
+    try:
+        return [], function(*args)
+    except (DataError, OSError) as error:
+        return [f"{flag}: {error}"], None
+
+
+def _wrong_numbers(flags):
+    ranges = {
+        "1 or more": (
+            lambda value: value >= 1,
+            ("train_batch_size", "eval_batch_size", "steps_per_update", "num_threads", "tp_size", "eval_every_samples", "max_seq_length"),
+        ),
+        "0 or more": (
+            lambda value: 0 <= value < math.inf,
+            (
+                "num_train_steps", "num_warmup_steps", "lamb_weight_decay_rate", "max_grad_norm", "save_checkpoints_steps",
+                "keep_checkpoint_max", "learning_rate", "max_predictions_per_seq", "poly_power",
+            ),
+        ),
+        "0 or less, as a positive start means negative rates": (lambda value: value <= 0, ("start_warmup_step",)),
+        "0 to below 1": (lambda value: 0 <= value < 1, ("lamb_beta_1", "lamb_beta_2")),
+        "above 0, to 1": (lambda value: 0 < value <= 1, ("target_accuracy",)),
+        "above 0": (lambda value: 0 < value < math.inf, ("collective_timeout",)),
+        "0 to 4294967295": (lambda value: 0 <= value < 2**32, ("seed",)),
+        "a power of 10 such as -6": (lambda value: -38 <= value <= 0, ("log_epsilon",)),
+    }  # fmt: skip
+    return [
+        f"--{name}={getattr(flags, name)}: expected {expected}"
+        for expected, (is_fine, names) in ranges.items()
+        for name in names
+        if getattr(flags, name) is not None and not is_fine(getattr(flags, name))
+    ]
+
+
+def _wrong_combinations(flags, world_size):
+    problems = []
+    if flags.tp_size > 1 and flags.plugin != "hybrid":
+        problems.append(
+            f"--tp_size={flags.tp_size} is tensor parallelism: it needs --plugin=hybrid, found --plugin={flags.plugin}"
+        )
+    if flags.tp_size >= 1 and world_size % flags.tp_size:
+        problems.append(f"--tp_size={flags.tp_size} does not divide the {world_size} processes")
+    elif flags.tp_size >= 1 and flags.steps_per_update >= 1:
+        shares = world_size // flags.tp_size
+        if flags.train_batch_size % (shares * flags.steps_per_update):
+            what = "processes" if flags.tp_size == 1 else f"groups of {flags.tp_size} processes"
+            problems.append(
+                f"--train_batch_size={flags.train_batch_size} is not divisible by {shares} {what} "
+                f"x --steps_per_update={flags.steps_per_update}"
+            )
+    if flags.adam_bias_correction and flags.optimizer != "adamw":
+        problems.append(f"--adam_bias_correction is for --optimizer=adamw, found --optimizer={flags.optimizer}")
+    if flags.compile and (flags.unpad or flags.plugin == "hybrid"):
+        other = "--unpad, whose shapes change with each batch" if flags.unpad else "--plugin=hybrid"
+        problems.append(f"--compile does not go together with {other}")
+    return problems
+
+
+def _wrong_devices(flags):
+    problems, gpus = [], torch.cuda.device_count()
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
+        problems.append(
+            "srun starts several processes, but RANK is not set for each: see configs/train.sbatch, or use torchrun"
+        )
+    absent = [name for name in _PROCESS_VARIABLES if name not in os.environ]
+    if "RANK" in os.environ and absent:
+        problems.append(f"RANK is set, but not {', '.join(absent)}: use torchrun, or set them as configs/train.sbatch does")
+    use_cuda = flags.device != "cpu" and gpus > 0
+    if use_cuda and gpus < local_processes:
+        problems.append(f"{local_processes} processes on this machine, but {gpus} GPUs; use torchrun --nproc_per_node={gpus}")
+    if flags.device == "cuda" and not gpus:
+        problems.append("--device=cuda: torch finds no CUDA GPU here; leave the flag out to train on the CPU")
+    if not use_cuda and flags.plugin not in CPU_PLUGINS:
+        problems.append(f"--plugin={flags.plugin}: ColossalAI has it for CUDA GPUs only; on the CPU leave the flag out")
+    return problems
+
+
+def _against_config(flags, config):
+    problems, _ = _attempt("--vocab_file", load_tokenizer, flags.vocab_file, flags.do_lower_case, config)
+    for name in ("num_attention_heads", "hidden_size", "intermediate_size"):
+        if flags.tp_size > 1 and getattr(config, name) % flags.tp_size:
+            problems.append(
+                f"{flags.bert_config_file}: {name} {getattr(config, name)} is not divisible by --tp_size={flags.tp_size}"
+            )
+    return problems
+
+
+def _wrong_files(flags, config):
+    problems = []
+    if flags.init_checkpoint and not _checkpoints(flags) and (problem := missing_model(flags.init_checkpoint)):
+        problems.append(f"--init_checkpoint: {problem}")
+    problems += _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0] if flags.expected_curve else []
+    for split in ("train", "eval"):
+        found, files = _attempt(f"--tfrecord_{split}", list_folder_or_pattern, getattr(flags, f"tfrecord_{split}"))
+        problems += found
+        if not is_folder_of_indexes(indexes_of(flags, split)):
+            problems += _attempt(f"--idx_{split}", list_folder_or_pattern, indexes_of(flags, split))[0]
+        if files:
+            found, example = _attempt(f"--tfrecord_{split}", _first_example, files[0])
+            problems += found or _wrong_shape(flags, config, f"--tfrecord_{split}: {files[0]}", example)
+    return problems
+
+
+def _first_example(path):
+    with TFRecordFile(path) as file:
+        return decode_example(file.payload(*next(file.extents())), f"{path}: record 0")
+
+
+def _wrong_shape(flags, config, place, example):
+    seq_length, predictions = len(example["input_ids"]), len(example["masked_lm_positions"])
+    problems = [
+        f"{place}: examples of {found} {what}, but --{name}={getattr(flags, name)}"
+        for name, found, what in (
+            ("max_seq_length", seq_length, "tokens"),
+            ("max_predictions_per_seq", predictions, "predictions"),
+        )
+        if getattr(flags, name) not in (None, found)
+    ]
+    if config and seq_length > config.max_position_embeddings:
+        problems.append(
+            f"{place}: examples of {seq_length} tokens, but {flags.bert_config_file} has max_position_embeddings "
+            f"{config.max_position_embeddings}; make shorter examples or use another configuration"
+        )
+    return problems
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The run that is there already
+
+
+def flags_path(flags):
+    return os.path.join(flags.output_dir, "flags.json")
+
+
+def _checkpoints(flags):
+    return glob.glob(os.path.join(glob.escape(flags.output_dir), "checkpoints", "step-*"))
+
+
+def as_recorded(flags, config):
+    """What flags.json of a run holds: bytes."""
+    return json.dumps({"flags": vars(flags), "bert_config": config_values(config)}, indent=1).encode()
+
+
+def _other_than_before(flags, config):
+    """Messages for each flag that shapes the run and is another than in the run that is in the output folder."""
+    path, checkpoints = flags_path(flags), _checkpoints(flags)
+    if not os.path.exists(path):
+        if os.path.exists(os.path.join(flags.output_dir, "metrics.jsonl")):
+            return [f"--output_dir: {flags.output_dir} holds a metrics.jsonl but no flags.json; choose another folder"]
+        return []
+    try:
+        with open(path) as file:
+            recorded = json.load(file)
+        earlier, earlier_config = recorded["flags"], recorded["bert_config"]
+    except (ValueError, KeyError, TypeError) as error:
+        return [f"{path}: not the flags of a run ({type(error).__name__}: {error}); choose another --output_dir"]
+    problems = [
+        _changed(flags, f"--{name}={value}", earlier.get(name))
+        for name, value in vars(flags).items()
+        if name not in CHANGEABLE_FLAGS and _comparable(name, value) != _comparable(name, earlier.get(name))
+    ]
+    if os.path.isdir(os.path.join(flags.output_dir, "model")) and not checkpoints:
+        problems.append(
+            f"--output_dir: the run in {flags.output_dir} has ended and its checkpoints are gone; choose another --output_dir, with "
+            f"--init_checkpoint={flags.output_dir}/model to train on from its model"
+        )
+    if config:
+        problems += [
+            _changed(flags, f"{flags.bert_config_file}: {name} {value}", earlier_config.get(name))
+            for name, value in config_values(config).items()
+            if value != earlier_config.get(name)
+        ]
+    return problems
+
+
+def _comparable(name, value):
+    return os.path.basename(value.rstrip("/")) if name == "init_checkpoint" and value else value
+
+
+def _changed(flags, what, earlier):
+    return f"{what}: the run in {flags.output_dir} was begun with {earlier}; choose another --output_dir for another run"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Where indexes are
+
+
+def indexes_of(flags, split):
+    """Where the indexes of "train" or "eval" are."""
+    return getattr(flags, f"idx_{split}") or os.path.join(flags.output_dir, "idx", split)
+
+
+def is_folder_of_indexes(where):
+    """Whether it is a folder, or a name for one, and no pattern or file."""
+    # isfile and not exists: another rank may make the folder just now.
+    return os.path.isdir(where) or not (os.path.isfile(where) or glob.has_magic(where))

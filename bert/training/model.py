@@ -1,0 +1,274 @@
+"""BERT with both pretraining heads: Hugging Face's `BertForPreTraining`, predicting only where a token was masked.
+
+Shapes: B examples, S positions, P predictions per example, H hidden size, V vocabulary.
+"""
+
+import contextlib
+import glob
+import json
+import os
+import re
+import shutil
+import types
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
+
+from bert.common.files import DataError
+from bert.training import checkpoint, unpadded
+from bert.training.tensorflow_checkpoint import is_tensorflow_checkpoint, load_tensorflow_checkpoint
+
+# In Google's and MLPerf's configuration files "gelu" means the tanh approximation, which Hugging Face calls "gelu_new".
+_HIDDEN_ACTIVATIONS = {"gelu": "gelu_new", "gelu_new": "gelu_new"}
+
+_CONFIG_TYPES = {
+    "vocab_size": int, "hidden_size": int, "num_hidden_layers": int, "num_attention_heads": int, "intermediate_size": int,
+    "max_position_embeddings": int, "type_vocab_size": int, "hidden_act": str,
+    "hidden_dropout_prob": float, "attention_probs_dropout_prob": float, "initializer_range": float,
+}  # fmt: skip
+_SHAPE_KEYS = [key for key, kind in _CONFIG_TYPES.items() if kind is int] + ["hidden_act"]
+
+
+def load_config(path):
+    """Reads a `bert_config.json` of Google's and MLPerf's form into a `BertConfig`.
+
+    Raises DataError for a key that is missing or unknown, a value of the wrong type, and an activation other than GELU.
+    """
+    try:
+        with open(path) as file:
+            values = json.load(file)
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON: {error}") from None
+    if not isinstance(values, dict) or values.keys() != _CONFIG_TYPES.keys():
+        found = values.keys() if isinstance(values, dict) else set()
+        missing, unknown = _CONFIG_TYPES.keys() - found, found - _CONFIG_TYPES.keys()
+        raise DataError(
+            f"{path}: missing keys: {', '.join(sorted(missing)) or 'none'}, unknown keys: {', '.join(sorted(unknown)) or 'none'}"
+        )
+    for key, kind in _CONFIG_TYPES.items():
+        if not isinstance(values[key], (int, float) if kind is float else kind):
+            raise DataError(f"{path}: {key} is {values[key]!r}, expected {kind.__name__}")
+    if values["hidden_act"] not in _HIDDEN_ACTIVATIONS:
+        raise DataError(f"{path}: hidden_act is {values['hidden_act']!r}, expected 'gelu'")
+    values["hidden_act"] = _HIDDEN_ACTIVATIONS[values["hidden_act"]]
+    if values["hidden_size"] % values["num_attention_heads"]:
+        raise DataError(
+            f"{path}: hidden_size {values['hidden_size']} is not divisible by num_attention_heads {values['num_attention_heads']}"
+        )
+    return BertConfig(**values, layer_norm_eps=1e-12)
+
+
+def config_values(config):
+    """The values of a configuration file, under its keys."""
+    return {key: getattr(config, key) for key in _CONFIG_TYPES}
+
+
+def build_model(config):
+    """Returns a freshly initialised model; its `forward` is `_forward` below."""
+    return _bind_forward(BertForPreTraining(config))
+
+
+def load_model(where, config):
+    """Returns a model with the weights of a TensorFlow checkpoint (its prefix), a Hugging Face folder or a run's checkpoint.
+
+    Dropout is that of `config`. DataError if there is none, or if its shape or activation is not that of `config`.
+    """
+    if problem := missing_model(where):
+        raise DataError(problem)
+    if is_tensorflow_checkpoint(where):
+        model = build_model(config)
+        load_tensorflow_checkpoint(where, model)
+        return model
+    if checkpoint.is_checkpoint(where):
+        return _load_own(where, config)
+    return _load_folder(where, config)
+
+
+def _load_own(path, config):
+    """The weights of a checkpoint that train.py wrote: a folder such as <output_dir>/checkpoints/step-00001000."""
+    model, weights = build_model(config), checkpoint.load_weights(path)
+    parameters = dict(model.named_parameters())
+    differences = [
+        f"{name} is {list(weights[name].shape) if name in weights else 'missing'} there and "
+        f"{list(parameters[name].shape) if name in parameters else 'missing'} in the configuration"
+        for name in sorted(parameters.keys() | weights.keys())
+        if name not in weights or name not in parameters or weights[name].shape != parameters[name].shape
+    ]
+    if differences:
+        raise DataError(f"{path}: another model: {differences[0]} (and {len(differences) - 1} more)")
+    model.load_state_dict(weights, strict=False)  # the tied output weights have no name of their own
+    return model
+
+
+def _load_folder(folder, config):
+    try:
+        saved = BertConfig.from_pretrained(folder, local_files_only=True)
+        differences = [
+            f"{key} is {getattr(saved, key)!r} there and {getattr(config, key)!r} in the configuration"
+            for key in _SHAPE_KEYS
+            if getattr(saved, key) != getattr(config, key)
+        ]
+        if differences:
+            raise DataError(
+                f"{folder}: another model: {'; '.join(differences)} ('gelu_new' is GELU's tanh form, 'gelu' its erf form)"
+            )
+        return _bind_forward(BertForPreTraining.from_pretrained(folder, config=config, local_files_only=True))
+    except OSError as error:
+        raise DataError(f"{folder}: no Hugging Face model: {error}") from None
+
+
+def missing_model(where):
+    """Returns why `load_model` finds nothing there, in words and with what was perhaps meant, or None."""
+
+    def is_there(path):
+        return (
+            is_tensorflow_checkpoint(path)
+            or checkpoint.is_checkpoint(path)
+            or os.path.isfile(os.path.join(path, "config.json"))  # without it Hugging Face assumes BERT-base
+        )
+
+    if is_there(where):
+        return None
+    prefix = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", where)
+    inside = (
+        path.removesuffix(".index")
+        for name in ("*.index", "model", "step-*")
+        for path in glob.glob(f"{glob.escape(where)}/{name}")
+    )
+    meant = sorted(filter(is_there, (prefix, *inside)))
+    return (
+        f"{where}: no TensorFlow checkpoint (no {where}.index), no Hugging Face folder (no config.json in it) and no checkpoint "
+        f"of train.py (no manifest.json){f'; perhaps {meant[-1]} is meant' if meant else ''}"
+    )
+
+
+def _bind_forward(model):
+    # ColossalAI's policies want the exact class, so the instance gets a new forward instead of a subclass.
+    model.forward = types.MethodType(_forward, model)
+    if model.config.hidden_act == "gelu_new":
+        # The same function; Hugging Face's own keeps four times as much for the backward pass.
+        for layer in model.bert.encoder.layer:
+            layer.intermediate.intermediate_act_fn = torch.nn.GELU("tanh")
+        model.cls.predictions.transform.transform_act_fn = torch.nn.GELU("tanh")
+    return model
+
+
+def compile_layers(model):
+    """Has torch.compile translate the encoder's layers, all alike and so in one go, and the masked LM head."""
+    torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))  # 1 since bert/common/quiet_imports.py
+    for layer in model.bert.encoder.layer:
+        layer.compile()
+    model.cls.predictions.compile()
+
+
+def leave_out_padding(model):
+    """Has the model compute nothing at positions of padding; its results are the same but for rounding."""
+    model.forward = types.MethodType(_unpadded_forward, model)
+
+
+def _unpadded_forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
+    """As `_forward`, but for what padding costs."""
+    hidden, places = unpadded.encode(self.bert, input_ids, input_mask, segment_ids)
+    masked = hidden[places.gather(1, masked_lm_positions)]  # [B, P, H]
+    return self.cls.predictions(masked), self.cls.seq_relationship(self.bert.pooler(hidden[places[:, :1]]))
+
+
+def _forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
+    """int64 [B, S] three times and [B, P] -> masked LM logits [B, P, V] and next-sentence logits [B, 2]."""
+    # [B, 1, S]: of a mask [B, S] Hugging Face would ask whether it is all ones, and wait for the GPU.
+    encoded = self.bert(input_ids, attention_mask=input_mask[:, None], token_type_ids=segment_ids)
+    positions = masked_lm_positions.unsqueeze(-1).expand(-1, -1, self.config.hidden_size)
+    masked = encoded.last_hidden_state.gather(1, positions)  # [B, P, H]
+    return self.cls.predictions(masked), self.cls.seq_relationship(encoded.pooler_output)
+
+
+def predict(model, batch):
+    """Runs the model on a batch of the loader; returns its two logits."""
+    names = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+    return model(**{name: batch[name] for name in names})
+
+
+def loss_sums(logits, batch):
+    """Returns (sum of weighted masked LM cross entropies, sum of next-sentence cross entropies), float32 scalars."""
+    masked_lm_logits, next_sentence_logits = logits
+    cross_entropy = F.cross_entropy(masked_lm_logits.float().flatten(0, 1), batch["masked_lm_ids"].flatten(), reduction="none")
+    masked_lm = (cross_entropy * batch["masked_lm_weights"].flatten()).sum()
+    next_sentence = F.cross_entropy(next_sentence_logits.float(), batch["next_sentence_labels"].flatten(), reduction="sum")
+    return masked_lm, next_sentence
+
+
+def correct_counts(logits, batch):
+    """Returns (weighted number of right masked LM predictions, number of right next-sentence predictions)."""
+    masked_lm_logits, next_sentence_logits = logits
+    is_right = masked_lm_logits.argmax(-1) == batch["masked_lm_ids"]
+    return (
+        (is_right * batch["masked_lm_weights"]).sum(),
+        (next_sentence_logits.argmax(-1) == batch["next_sentence_labels"].flatten()).sum(),
+    )
+
+
+def count_right(masked_lm_logits, batch):
+    """Returns the weighted number of right masked LM predictions, of which a tie is one: for the progress line.
+
+    On the CPU 3 ms at 32 x 20 predictions, where the argmax of `correct_counts` takes 25.
+    """
+    own = masked_lm_logits.gather(-1, batch["masked_lm_ids"].unsqueeze(-1))
+    is_right = (own >= masked_lm_logits.amax(-1, keepdim=True)).squeeze(-1)
+    return (is_right * batch["masked_lm_weights"]).sum()
+
+
+def load_tokenizer(vocab_file, do_lower_case, config):
+    """Returns Hugging Face's tokenizer of a vocabulary, which truncates to the longest text the model takes.
+
+    DataError unless the vocabulary has as many tokens as the model.
+    """
+    try:
+        with open(vocab_file, encoding="utf-8") as file:
+            num_tokens = sum(1 for _ in file)
+        tokenizer = BertTokenizerFast(
+            vocab_file=vocab_file, do_lower_case=do_lower_case, model_max_length=config.max_position_embeddings
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{vocab_file}: no vocabulary, one token a line: {error}") from None
+    if num_tokens != config.vocab_size:
+        raise DataError(
+            f"{vocab_file} has {num_tokens} tokens, the configuration has vocab_size {config.vocab_size}; use the vocabulary that "
+            "made the examples, and its configuration"
+        )
+    return tokenizer
+
+
+def save_model(config, weights, folder, tokenizer=None):
+    """Writes a Hugging Face folder (config.json, model.safetensors, tokenizer), whole or not at all; replaces an older one.
+
+    weights: {parameter's name: float32 tensor}. DataError if it cannot be written.
+    """
+    with torch.device("meta"):
+        model = BertForPreTraining(config)
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_weights()
+    temporary = f"{folder}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary, safe_serialization=True)
+        _open_weights_to_readers(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        replaced = f"{folder}.old"
+        shutil.rmtree(replaced, ignore_errors=True)
+        if os.path.isdir(folder):
+            os.rename(folder, replaced)
+        os.rename(temporary, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(f"{folder}: the model could not be written: {error}") from None
+
+
+def _open_weights_to_readers(folder):
+    """Gives weights the mode of config.json, which is the umask's: safetensors writes them as a temporary file, mode 600."""
+    for path in glob.glob(f"{glob.escape(folder)}/*.safetensors"):
+        with contextlib.suppress(OSError):  # a file system without modes is no reason to lose a model
+            shutil.copymode(f"{folder}/config.json", path)

@@ -1,0 +1,66 @@
+"""Weights out of a TensorFlow checkpoint of Google's or MLPerf's BERT, such as MLPerf's model.ckpt-28252.
+
+TensorFlow is imported only here, when such a checkpoint is read.
+"""
+
+import os
+import re
+
+import torch
+
+from bert.common.files import DataError
+
+# Beside the weights: optimizer slots (m and v of LAMB or Adam), the optimizer's counters.
+_NOT_A_WEIGHT = re.compile(r"/(LAMB|LAMB_1|adam_m|adam_v|Adam|Adam_1)$|^(global_step|beta1_power|beta2_power)")
+
+_RENAMED = (
+    ("encoder/layer_", "encoder/layer."), ("predictions/output_bias", "predictions/bias"), ("output_weights", "weight"),
+    ("output_bias", "bias"), ("gamma", "weight"), ("beta", "bias"), ("kernel", "weight"), ("_embeddings", "_embeddings/weight"),
+)  # fmt: skip
+
+
+def is_tensorflow_checkpoint(prefix):
+    return os.path.isfile(f"{prefix}.index")
+
+
+def parameter_name(variable):
+    """A TensorFlow variable's name -> the name of `BertForPreTraining`'s parameter."""
+    for old, new in _RENAMED:
+        variable = variable.replace(old, new)
+    return variable.replace("/", ".")
+
+
+def as_parameter(variable, array):
+    """A variable's value -> the parameter's: kernels are transposed, embeddings and output_weights are not."""
+    return torch.from_numpy(array.T.copy() if variable.endswith("kernel") else array.copy())
+
+
+def load_tensorflow_checkpoint(prefix, model):
+    """Copies the weights of a TF1 checkpoint (with or without optimizer slots) into a `BertForPreTraining`, bit for bit.
+
+    prefix: the path without .index and .data-00000-of-00001. DataError, and no weight changed, unless variables and
+    parameters have the same names and shapes.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        variables = [name for name in reader.get_variable_to_shape_map() if not _NOT_A_WEIGHT.search(name)]
+        found = {parameter_name(name): as_parameter(name, reader.get_tensor(name)) for name in variables}
+    except (tf.errors.OpError, ValueError) as error:
+        raise DataError(f"{prefix}: cannot be read as a TensorFlow checkpoint: {error}") from None
+    parameters = dict(model.named_parameters())
+    problems = [f"no {name}" for name in parameters.keys() - found.keys()]
+    problems += [f"{name}, which the configuration has no place for" for name in found.keys() - parameters.keys()]
+    problems += [
+        f"{name} of shape {list(found[name].shape)}, the configuration has {list(parameters[name].shape)}"
+        for name in parameters.keys() & found.keys()
+        if found[name].shape != parameters[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more differences" if len(problems) > 5 else ""
+        raise DataError(f"{prefix}: another model: it has {'; '.join(sorted(problems)[:5])}{more}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(found[name])

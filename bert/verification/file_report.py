@@ -1,0 +1,192 @@
+"""One file of a data set, looked at as a whole: what is in it, what is wrong with it, and what tells it from other files.
+
+`inspect_text` and `inspect_tfrecord` read a file once, in memory that does not grow with it, and return a small report.
+"""
+
+import codecs
+import hashlib
+import os
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from bert.common.file_formats import what_else
+from bert.common.files import DataError
+from bert.examples.checksums import check_records
+from bert.examples.example import decode_example
+from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
+from bert.verification.example_check import Problem, Totals, check_block
+
+SKETCH_SIZE = 256  # hashes kept of a file: two files that share a tenth of their examples share some 26 of them
+_BLOCK_BYTES = 1 << 20  # stays in the cache between reading, checksum and what the caller does
+_SMALLEST_SKETCH = 16
+_MAX_PROBLEMS = 100  # examples of a file that are told to be bad before the others are left unread
+
+
+@dataclass
+class TextReport:
+    path: str
+    num_bytes: int
+    md5: str
+    problem: str | None  # what is wrong with it, None if nothing is
+
+
+def inspect_text(path):
+    """Returns the TextReport of a file that should be UTF-8 text."""
+    digest, decoder = hashlib.md5(), codecs.getincrementaldecoder("utf-8")()
+    num_bytes, problem, block = 0, None, b"\n"
+    with open(path, "rb") as file:
+        while more := file.read(1 << 20):
+            block = more
+            digest.update(block)
+            if num_bytes == 0 and (found := what_else(block)):
+                problem = f"{path}: {found}"
+            if problem is None:
+                problem = _utf8_problem(decoder, block, path, num_bytes)
+            num_bytes += len(block)
+    if num_bytes == 0:
+        problem = f"{path}: 0 bytes; make it again"
+    elif problem is None and not block.endswith(b"\n"):
+        problem = f"{path}: its last line has no end: the file is cut off at byte {num_bytes:,}; make or fetch it again"
+    return TextReport(path, num_bytes, digest.hexdigest(), problem)
+
+
+def _utf8_problem(decoder, block, path, offset):
+    held_back = len(decoder.getstate()[0])
+    try:
+        decoder.decode(block)
+    except UnicodeDecodeError as error:
+        return f"{path}: byte {offset - held_back + error.start:,} is not UTF-8; make or fetch the file again"
+    return None
+
+
+@dataclass
+class TFRecordReport:
+    path: str
+    num_bytes: int
+    num_records: int = 0  # whole or damaged in their data
+    broken_at: str | None = None  # why reading stopped before the end
+    num_damaged: int = 0  # records whose data do not have their checksum
+    damaged: list = field(default_factory=list)  # messages about the first of them
+    problems: list = field(default_factory=list)  # Problem, of examples
+    is_all_checked: bool = True  # False: after so many problems, the remaining examples were not looked at
+    totals: list = field(default_factory=lambda: [0] * len(Totals._fields))
+    content: tuple = (0, 0, 0)  # number, sum and exclusive or of the examples' hashes: the same in any order
+    num_repeated: int = 0  # examples that are in the file before
+    sketch: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # the smallest distinct hashes, sorted
+
+
+class CheckedBlock(NamedTuple):
+    """Whole records of a file, one after the other, read at once."""
+
+    data: np.ndarray  # uint8 [bytes]: the records, and perhaps the beginning of one more
+    offset: int  # of data[0] in the file, bytes
+    starts: np.ndarray  # int64 [K]: where each payload begins in data
+    ends: np.ndarray  # int64 [K]: where it ends
+    is_whole: np.ndarray  # bool [K]: whether the payload has its checksum
+
+
+def checked_blocks(records):
+    """Yields a CheckedBlock for each MB of a TFRecordFile: whole records, both checksums of each compared.
+
+    Raises DataError where `extents` does, after the block of the records before that place.
+    """
+    offset, wanted = 0, _BLOCK_BYTES
+    while offset < records.size:
+        data = records.read(wanted, offset)
+        if len(data) < min(wanted, records.size - offset):
+            raise DataError(f"{records.path}: byte {offset}: the file became shorter while it was read; make it again")
+        data = np.frombuffer(data, np.uint8)
+        block = CheckedBlock(data, offset, *check_records(data))
+        if len(block.starts):
+            yield block
+            offset, wanted = offset + int(block.ends[-1]) + CHECKSUM_BYTES, _BLOCK_BYTES
+        else:  # a record larger than a block, or none
+            _, wanted = next(records.extents(offset))
+            if wanted <= len(data):
+                raise DataError(f"{records.path}: byte {offset}: the file changed while it was read; read it again")
+
+
+def inspect_tfrecord(path, rules):
+    """Returns the TFRecordReport of a file; `rules` are those of its examples, as bert.verification.example_check.make_rules makes them."""
+    report = TFRecordReport(path, os.path.getsize(path))
+    hashes = [np.empty(0, np.uint64)]  # 8 bytes an example, a three hundredth of the file
+    try:
+        with TFRecordFile(path) as records:
+            for block in checked_blocks(records):
+                _add_block(report, block, rules, hashes)
+    except DataError as error:
+        report.broken_at = str(error)
+    hashes = np.concatenate(hashes)
+    report.content = len(hashes), int(hashes.sum(dtype=np.uint64)), int(np.bitwise_xor.reduce(hashes))
+    distinct = np.unique(hashes)
+    report.num_repeated = len(hashes) - len(distinct)
+    report.sketch = distinct[:SKETCH_SIZE].copy()
+    return report
+
+
+def _add_block(report, block, rules, hashes):
+    def place(number, start):
+        return f"{report.path}: record {number:,} at byte {block.offset + start - HEADER_BYTES:,}"
+
+    first = report.num_records
+    report.num_records += len(block.starts)
+    damaged = np.flatnonzero(~block.is_whole).tolist()
+    report.num_damaged += len(damaged)
+    for k in damaged[: _MAX_PROBLEMS - len(report.damaged)]:
+        report.damaged.append(f"{place(first + k, block.starts[k])}: its data do not have their checksum; make the file again")
+    if not report.is_all_checked:
+        return
+    whole = np.flatnonzero(block.is_whole)
+    starts, ends = block.starts[whole], block.ends[whole]
+    room = _MAX_PROBLEMS - len(report.problems)
+    problems, found, totals = check_block(
+        block.data, starts, ends, rules, lambda k: place(first + int(whole[k]), starts[k]), room
+    )
+    report.problems += [Problem(first + int(whole[problem.number]), problem.kind, problem.text) for problem in problems]
+    report.is_all_checked = len(report.problems) < _MAX_PROBLEMS
+    largest = max(report.totals[-1], totals[-1])
+    report.totals = [a + b for a, b in zip(report.totals, totals)][:-1] + [largest]
+    hashes.append(found[found != 0])
+
+
+def shared_part(a, b):
+    """About which part of the smaller file's examples is in the other one too, by two sketches: 0.0 to 1.0.
+
+    0.0 where the sketches are too small to tell.
+    """
+    if min(len(a), len(b)) < _SMALLEST_SKETCH:
+        return 0.0
+    # Below the smaller of the two limits, both sketches are complete.
+    limit = min(sketch[-1] if len(sketch) == SKETCH_SIZE else np.uint64(2**64 - 1) for sketch in (a, b))
+    a, b = a[a <= limit], b[b <= limit]
+    smaller = min(len(a), len(b))
+    return len(np.intersect1d(a, b, assume_unique=True)) / smaller if smaller >= _SMALLEST_SKETCH else 0.0
+
+
+def eval_articles_problem(folder):
+    """Whether eval.md5 holds the MD5s of the articles of eval.txt: what is wrong (a message), None if it does."""
+    with open(os.path.join(folder, "eval.txt"), "rb") as text, open(os.path.join(folder, "eval.md5")) as md5s:
+        expected = md5s.read().split()
+        articles = text.read().removesuffix(b"\n\n").split(b"\n\n")
+    if len(articles) != len(expected):
+        return f"eval.txt has {len(articles):,} articles, eval.md5 has {len(expected):,} lines"
+    for number, (article, md5) in enumerate(zip(articles, expected)):
+        if hashlib.md5(article.rstrip()).hexdigest() != md5:
+            return f"eval.txt: article {number:,} does not have the MD5 of line {number + 1:,} of eval.md5"
+    return None
+
+
+def eval_digest(path):
+    """The digest of input_ids by which MLPerf submitters compare evaluation sets; DataError if the file is damaged.
+
+    MD5 of str(list), the list holding for each record the MD5 hex of str(ids), ids = its first sum(input_mask) input_ids.
+    """
+    digests = []
+    with TFRecordFile(path) as records:
+        for number, (offset, size) in enumerate(records.extents()):
+            example = decode_example(records.payload(offset, size), f"{path}: record {number} at byte {offset}")
+            ids = example["input_ids"][: example["input_mask"].sum()].tolist()
+            digests.append(hashlib.md5(str(ids).encode()).hexdigest())
+    return hashlib.md5(str(digests).encode()).hexdigest()

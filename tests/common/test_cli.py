@@ -1,0 +1,69 @@
+"""What the commands share at their edge."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_in_a_finalizer_is_not_lost(number):
+    """Python lets no exception out of a finalizer, not even Ctrl-C's."""
+    program = f"""
+import os, signal, time
+from bert.common import cli
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), {number:d})
+        time.sleep(0.1)
+
+def main():
+    Finalized()
+    time.sleep(60)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.run(main)
+"""
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (process.returncode, process.stderr) == (128 + number, "")
+
+
+def test_other_errors_in_finalizers_are_told():
+    program = "from bert.common import cli; Lost = type('Lost', (), {'__del__': lambda self: 1 / 0}); cli.run(lambda: Lost() and None)"
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert process.returncode == 0 and "ZeroDivisionError" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "end, code, told",
+    [
+        ("raise DataError('wrong')", 1, "error: wrong\n"), ("raise OSError('wrong')", 1, "error: wrong\n"),
+        ("raise KeyboardInterrupt", 130, ""), ("1 / 0", 1, "ZeroDivisionError"), ("sys.exit(3)", 3, ""),
+    ],
+)  # fmt: skip
+def test_error_of_a_rank_ends_it_at_once(end, code, told):
+    """Here a thread that has no end stands for a collective that others never come to."""
+    program = f"""
+import sys, threading, time
+from bert.common import cli
+from bert.common.files import DataError
+
+def main():
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    print("so far")
+    {end}
+
+cli.run_as_rank(main)
+"""
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert process.returncode == code and process.stdout == "so far\n" and told in process.stderr
+    assert told or process.stderr == ""
+
+
+def test_rank_that_has_done_its_work_tidies_up():
+    program = "import atexit; from bert.common import cli; atexit.register(print, 'tidied up'); cli.run_as_rank(lambda: None)"
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "tidied up\n", "")

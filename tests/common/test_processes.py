@@ -1,0 +1,44 @@
+"""bert/common/processes.py: a pool of processes whose end is clean."""
+
+import concurrent.futures
+import os
+import signal
+import time
+
+import pytest
+
+from bert.common.files import DataError
+from bert.common.processes import process_pool
+
+
+def kill_oneself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt_oneself():
+    os.kill(os.getpid(), signal.SIGINT)
+    return "still here"
+
+
+def write(path):
+    time.sleep(0.2)
+    path.write_text("done")
+
+
+def test_results_and_an_ignored_interrupt():
+    with process_pool(4, 2) as pool:
+        assert [pool.submit(interrupt_oneself).result() for _ in range(2)] == ["still here"] * 2
+
+
+def test_a_killed_process_is_told():
+    with pytest.raises(DataError, match="was killed"), process_pool(1, 2) as pool:
+        pool.submit(kill_oneself).result()
+
+
+def test_an_error_leaves_out_what_is_not_begun(tmp_path):
+    paths = [tmp_path / str(number) for number in range(20)]
+    with pytest.raises(KeyboardInterrupt), process_pool(1, 20) as pool:
+        jobs = [pool.submit(write, path) for path in paths]
+        concurrent.futures.wait(jobs[:1])
+        raise KeyboardInterrupt
+    assert paths[0].read_text() == "done" and not paths[-1].exists()

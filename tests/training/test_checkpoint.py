@@ -1,0 +1,243 @@
+"""A run that goes on: to the same losses, from the newest checkpoint that is whole; what checkpoints are good for besides."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, assert_refused, run_script
+from training_runs import (
+    copy_of_run_as_it_was,
+    count_records,
+    evaluations_of,
+    flags,
+    metrics,
+    start,
+    torchrun,
+    train,
+    wait_for,
+    weights,
+)
+
+import bert.common.quiet_imports  # noqa: F401  before transformers
+from bert.common.files import DataError
+from bert.training.checkpoint import _write, load_shared
+from bert.training.model import load_config, load_model
+from train import main
+
+
+@pytest.fixture(scope="module")
+def long_run(training_data, dropout_config, tmp_path_factory):
+    """A run with dropout over the ends of epochs, that keeps all checkpoints; and its flags."""
+    folder = tmp_path_factory.mktemp("long")
+    more = (
+        f"--bert_config_file={dropout_config}", "--train_batch_size=256", "--num_train_steps=12", "--save_checkpoints_steps=2",
+        "--keep_checkpoint_max=0", "--eval_every_samples=1280",
+    )  # fmt: skip
+    train(training_data, folder / "run", *more)
+    return folder / "run", more
+
+
+@pytest.mark.parametrize("step", [2, 8])
+def test_goes_on_to_the_same_losses(training_data, long_run, tmp_path, step):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, step, tmp_path / "run")
+    (other / "checkpoints/.step-00000005.tmp").mkdir()  # killed while it wrote this one
+    train(training_data, other, *more)
+    assert metrics(other) == metrics(run)
+    assert weights(other) == weights(run)
+    assert sorted(os.listdir(other / "checkpoints")) == [f"step-{saved:08d}" for saved in range(step, 13, 2)]
+    examples = sum(count_records(path) for path in (training_data / "idx/train").iterdir())
+    assert 12 * 256 > 2 * examples  # more than two epochs
+
+
+def test_three_ranks_go_on_to_the_same_losses(training_data, tmp_path):
+    more = (
+        "--train_batch_size=48",
+        "--num_train_steps=6",
+        "--save_checkpoints_steps=3",
+        "--optimizer=adamw",
+        "--keep_checkpoint_max=0",
+    )
+    train(training_data, tmp_path / "straight", *more, processes=3)
+    other = copy_of_run_as_it_was(tmp_path / "straight", 3, tmp_path / "stopped")
+    train(training_data, other, *more, processes=3)
+    assert metrics(other) == metrics(tmp_path / "straight")
+    assert weights(other) == weights(tmp_path / "straight")
+
+
+def test_damaged_checkpoint_is_passed_over(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
+    for step, damage in ((6, lambda data: data[:-1]), (8, lambda data: data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])):
+        shutil.copytree(run / f"checkpoints/step-{step:08d}", other / f"checkpoints/step-{step:08d}")
+        path = other / f"checkpoints/step-{step:08d}/shared.pt"
+        path.write_bytes(damage(path.read_bytes()))
+    (other / "checkpoints/step-00000010").mkdir()
+    process = run_script("train.py", *flags(training_data, other, *more))
+    for step, problem in ((6, "bytes, expected"), (8, "does not have its SHA-256"), (10, "manifest.json")):
+        assert any(f"step-{step:08d}" in line and problem in line for line in process.stderr.splitlines())
+    assert "goes on from" in process.stdout and "after step 4" in process.stdout
+    assert metrics(other) == metrics(run)
+    damaged = {f"damaged-step-{step:08d}" for step in (6, 8, 10)}
+    assert set(os.listdir(other / "checkpoints")) == damaged | {f"step-{step:08d}" for step in range(4, 13, 2)}
+
+
+def test_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
+    (other / "checkpoints/step-00000004/shared.pt").write_bytes(b"")
+    before = metrics(other)
+    process = run_script("train.py", *flags(training_data, other, *more), check=False)
+    assert_refused(process, "none of the 1 checkpoints can be used", "another --output_dir")
+    assert metrics(other) == before
+    shutil.rmtree(other / "checkpoints")
+    shutil.copytree(run / "model", other / "model")
+    process = run_script("train.py", *flags(training_data, other, *more), check=False)
+    assert_refused(process, "its checkpoints are gone", f"--init_checkpoint={other}/model")
+
+
+def test_damaged_checkpoints_make_way_for_newer_ones(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
+    for step in (20, 21, 22):
+        (other / f"checkpoints/step-{step:08d}").mkdir()
+    process = run_script("train.py", *flags(training_data, other, *more, "--keep_checkpoint_max=3"))
+    damaged = [f"damaged-step-{step:08d}" for step in (20, 21, 22)]
+    assert sorted(os.listdir(other / "checkpoints")) == damaged + [f"step-{step:08d}" for step in (8, 10, 12)]
+    assert all(process.stderr.count(f"it is now {other}/checkpoints/{name}:") == 1 for name in damaged)
+
+
+def test_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(training_data, long_run, tmp_path):
+    """As when storage is away for a while: to go on from an older one would lose it."""
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
+    newer = other / "checkpoints/step-00000006"
+    newer.mkdir()
+    shutil.copy(run / "checkpoints/step-00000006/manifest.json", newer)
+    for name in ("shared.pt", "rank-00000.pt"):
+        (newer / name).symlink_to(name)  # to itself
+    before = metrics(other)
+    process = run_script("train.py", *flags(training_data, other, *more), check=False)
+    assert_refused(process, newer, "cannot be read, which does not mean that it is damaged", "symbolic links")
+    assert metrics(other) == before
+    assert sorted(os.listdir(other / "checkpoints")) == ["step-00000004", "step-00000006"]
+
+
+def test_old_checkpoint_that_cannot_be_removed_is_told_and_no_more(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 8, tmp_path / "run")
+    (other / "checkpoints/.step-00000008.tmp").touch()  # in its way
+    process = run_script("train.py", *flags(training_data, other, *more, "--keep_checkpoint_max=1"))
+    assert process.stderr.count("warning") == 2 and "an old checkpoint could not be removed" in process.stderr
+    assert metrics(other) == metrics(run)
+
+
+def test_checkpoint_of_an_earlier_version_is_refused(tmp_path):
+    torch.save({"model": {}, "step": 3}, tmp_path / "shared.pt")
+    with pytest.raises(DataError, match=f"{tmp_path}: an earlier train.py wrote it"):
+        load_shared(tmp_path)
+
+
+def test_finished_run_is_left_as_it_is(training_data, long_run):
+    run, more = long_run
+    before = metrics(run)
+    train(training_data, run, *more)
+    assert metrics(run) == before
+
+
+def test_other_number_of_ranks_goes_on(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 8, tmp_path / "run")
+    process = torchrun(2, "train.py", *flags(training_data, other, *more))
+    assert process.returncode == 0, process.stderr
+    assert "num_shards 2 instead of 1" in process.stderr
+    assert metrics(other).splitlines()[:8] == metrics(run).splitlines()[:8]
+    assert len(metrics(other).splitlines()) == len(metrics(run).splitlines())
+
+
+def test_other_evaluation_examples_are_told(training_data, long_run, tmp_path):
+    """Their accuracies are of another measure: what was best before is no more."""
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 10, tmp_path / "run")
+    saved = other / "checkpoints/step-00000010"
+    shared, manifest = load_shared(saved), json.loads((saved / "manifest.json").read_text())
+    manifest["files"]["shared.pt"] = _write(saved / "new", shared | {"best_accuracy": 0.9})
+    (saved / "new").rename(saved / "shared.pt")  # which is mapped into memory
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    others = (f"--tfrecord_eval={training_data}/train/part-00001", f"--idx_eval={training_data}/idx/train/part-00001.idx")
+    process = run_script("train.py", *flags(training_data, other, *more, *others))
+    assert "warning: the evaluation examples are others than before" in process.stdout
+    assert load_shared(other / "checkpoints/step-00000012")["best_accuracy"] == evaluations_of(other)[-1]["masked_lm_accuracy"]
+
+
+def test_another_run_in_the_same_folder_is_refused(training_data, long_run):
+    run, more = long_run
+    process = run_script(
+        "train.py", *flags(training_data, run, *more, "--learning_rate=3e-3", "--optimizer=adamw"), check=False
+    )
+    assert_refused(process, "--learning_rate=0.003", "begun with 0.01", "--optimizer=adamw", "--output_dir")
+
+
+def test_killed_run_goes_on_to_the_same_losses(training_data, long_run, tmp_path):
+    run, more = long_run
+    process = start(training_data, tmp_path / "run", *more)
+    wait_for(lambda: (tmp_path / "run/checkpoints/step-00000004").exists())
+    process.kill()
+    process.communicate()
+    train(training_data, tmp_path / "run", *more)
+    assert metrics(tmp_path / "run") == metrics(run)
+    assert weights(tmp_path / "run") == weights(run)
+
+
+def test_disk_full_keeps_earlier_checkpoints(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731  bytes of a file
+    process = subprocess.run(
+        [sys.executable, "train.py", *flags(training_data, other, *more)],
+        cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, timeout=120,
+    )  # fmt: skip
+    assert_refused(
+        process, "step-00000004: the checkpoint could not be written", "File too large", "earlier checkpoints are as they were"
+    )
+    assert os.listdir(other / "checkpoints") == ["step-00000002"]
+    run_script("train.py", *flags(training_data, other, *more))
+    assert metrics(other) == metrics(run)
+
+
+def test_export_writes_the_newest_checkpoints_model(training_data, long_run, tmp_path):
+    run, more = long_run
+    other = copy_of_run_as_it_was(run, 12, tmp_path / "run")
+    before = metrics(other)
+    process = run_script("train.py", *flags(training_data, other, *more, "--export=True"))
+    assert process.stdout == f"{other}/export: the model of {other}/checkpoints/step-00000012\n"
+    assert (other / "export/model.safetensors").read_bytes() == weights(run) and metrics(other) == before
+    config = json.loads((training_data / "config.json").read_text()) | {"num_hidden_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="another model.*missing in the configuration"):
+        main(flags(training_data, other, *more, "--export", f"--bert_config_file={tmp_path}/config.json"))
+    with pytest.raises(DataError, match=f"{tmp_path}/none holds no checkpoint"):
+        main(flags(training_data, tmp_path / "none", *more, "--export"))
+
+
+def test_begins_with_the_weights_of_a_checkpoint(training_data, long_run, tmp_path):
+    run, _ = long_run
+    saved = run / "checkpoints/step-00000012"
+    _, (evaluation,) = train(training_data, tmp_path / "run", f"--init_checkpoint={saved}", "--num_train_steps=0")
+    expected = [row for row in evaluations_of(run) if row["step"] == 12]
+    assert evaluation == pytest.approx({**expected[0], "step": 0}, rel=1e-6)
+    damaged = shutil.copytree(saved, tmp_path / "damaged")
+    with open(damaged / "shared.pt", "r+b") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match=f"{damaged}: .* damaged"):
+        load_model(damaged, load_config(training_data / "config.json"))
+    config = json.loads((training_data / "config.json").read_text()) | {"intermediate_size": 48}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    wrong_shape = "another model: .*intermediate.dense.bias is .64. there and .48. in the configuration"
+    with pytest.raises(DataError, match=f"{saved}: {wrong_shape}"):
+        load_model(saved, load_config(tmp_path / "config.json"))

@@ -1,0 +1,215 @@
+"""Processes that are asked to stop, that fail, hang or vanish: what the others make of it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, assert_refused, run_script
+from training_runs import TORCHRUN, flags, metrics, start, wait_for
+
+import bert.common.quiet_imports  # noqa: F401  before the frameworks
+
+# isort: split
+import torch.distributed as dist
+
+from bert.common import cli
+from bert.common.files import DataError
+from bert.training import distributed
+from bert.training.flag_checks import check
+from bert.training.launch import only_run_in, plain_errors
+from train import parse_flags
+
+
+def test_signals_save_and_stop(training_data, tmp_path):
+    """As a cluster sends them before it takes the machine away; the same command goes on each time."""
+    saved = lambda: sorted(path.name for path in (tmp_path / "run/checkpoints").glob("step-*"))  # noqa: E731
+    more = ("--num_train_steps=100000", "--save_checkpoints_steps=7", "--keep_checkpoint_max=1")
+    for signum in (signal.SIGTERM, signal.SIGUSR1):
+        before = saved()
+        process = start(training_data, tmp_path / "run", *more)
+        wait_for(lambda: saved()[-1:] > before[-1:])  # noqa: B023  under way
+        process.send_signal(signum)
+        time.sleep(0.1)
+        process.send_signal(signum)  # torchrun's, after the scheduler's
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        (checkpoint,) = saved()
+        step = int(checkpoint.removeprefix("step-"))
+        assert f"stopped by {signum.name} after step {step:,}; the same command goes on" in output
+        assert [json.loads(line)["step"] for line in metrics(tmp_path / "run").splitlines()] == list(range(1, step + 1))
+
+
+def test_torchrun_passes_sigterm_on(training_data, tmp_path):
+    """It ends with a stack trace of its own, but its processes save."""
+    torchrun = (TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py")
+    more = ("--num_train_steps=100000", "--save_checkpoints_steps=7")
+    process = start(training_data, tmp_path / "run", *more, program=torchrun, OMP_NUM_THREADS="1")
+    wait_for((tmp_path / "run/checkpoints/step-00000007").exists)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    (step,) = re.findall("stopped by SIGTERM after step ([0-9,]+);", output)
+    assert (tmp_path / f"run/checkpoints/step-{int(step.replace(',', '')):08d}/manifest.json").exists()
+
+
+def test_signals_before_the_first_step_stop_too(training_data, tmp_path):
+    process = start(training_data, tmp_path / "run", "--num_train_steps=100000")
+    wait_for((tmp_path / "run/.lock").exists)
+    process.send_signal(signal.SIGUSR1)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "stopped by SIGUSR1 after step 0; the same command goes on" in output
+    assert metrics(tmp_path / "run") == ""
+
+
+def test_signal_repeated_later_ends_at_once():
+    program = (
+        "import os, signal, time; from bert.training.distributed import StopRequest; StopRequest.PATIENCE = 0.2; StopRequest()\n"
+        "for pause in (0, 0.3, 0): os.kill(os.getpid(), signal.SIGTERM); print('at work', flush=True); time.sleep(pause)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (process.stdout, process.returncode) == ("at work\n" * 2, -signal.SIGTERM)
+
+
+def start_ranks(data, output, *more, rank_1=()):
+    """Two processes of one run, started as a cluster does it, without torchrun. rank_1: flags that it alone is given."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
+    own = ((), rank_1)
+    return [start(data, output, *more, *own[rank], RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+
+
+@pytest.fixture
+def two_ranks(training_data, tmp_path):
+    """Two processes in the middle of one run."""
+    more = ("--num_train_steps=100000", "--save_checkpoints_steps=2", "--collective_timeout=5")
+    ranks = start_ranks(training_data, tmp_path / "run", *more)
+    try:
+        wait_for((tmp_path / "run/checkpoints/step-00000002").exists)
+        yield ranks
+    finally:
+        for process in ranks:
+            process.kill()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_that_waits_too_long_says_so(two_ranks, rank):
+    waiting, hanging = two_ranks[rank], two_ranks[1 - rank]
+    hanging.send_signal(signal.SIGSTOP)
+    _, errors = waiting.communicate(timeout=60)
+    assert waiting.returncode == 1
+    assert "waited longer than --collective_timeout for another rank" in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_that_loses_the_other_says_so_in_a_line(two_ranks, rank):
+    left, lost = two_ranks[rank], two_ranks[1 - rank]
+    lost.kill()
+    _, errors = left.communicate(timeout=60)
+    assert left.returncode == 1
+    assert "lost the connection to another rank" in errors and len(errors.splitlines()) == 1
+
+
+def test_two_runs_in_one_folder_are_refused(training_data, tmp_path):
+    first = start(training_data, tmp_path / "run", "--num_train_steps=100000")
+    wait_for((tmp_path / "run/metrics.jsonl").exists)
+    process = run_script("train.py", *flags(training_data, tmp_path / "run", "--num_train_steps=100000"), check=False)
+    assert_refused(process, f"{tmp_path}/run: another run is at work there")
+    first.kill()
+    first.communicate()
+
+
+def test_error_of_the_first_rank_is_everybodys(training_data, tmp_path):
+    """Only rank 0 writes; the others are not left to wait for it, or to guess why it has gone."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "tensorboard").touch()  # where a folder should be
+    for rank, process in enumerate(start_ranks(training_data, run)):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert errors == f"error{' on rank 1' if rank else ''}: [Errno 17] File exists: '{run}/tensorboard'\n"
+
+
+@pytest.mark.parametrize(
+    "errors, told",
+    [
+        ((None, "gone", "gone", "full"), "rank 1, 2: gone; rank 3: full"), (("full", None, None, None), "full"),
+        (("full",) * 4, "rank 0, 1, 2, 3: full"),
+    ],
+)  # fmt: skip
+def test_the_same_error_of_several_ranks_is_told_once(monkeypatch, errors, told):
+    def gather(found, own, group):
+        found[:] = errors
+
+    monkeypatch.setattr(dist, "get_world_size", lambda: len(errors))
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    monkeypatch.setattr(distributed, "control_group", lambda: None)
+    with pytest.raises(DataError, match=f"^{told}$"), distributed.shared_errors():
+        pass
+
+
+def test_folder_that_is_not_shared_is_told_at_the_start(process_group, monkeypatch, tmp_path):
+    """As on the local disks of two machines, of which this one is not rank 0's."""
+    folder = tmp_path / "run"
+    with only_run_in(folder):
+        assert os.listdir(folder) == [".lock"]
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    with pytest.raises(DataError, match=f"{folder}: on .* choose an --output_dir that all machines share"), only_run_in(folder):
+        pass
+    assert os.listdir(folder) == [".lock"]
+
+
+def test_other_flags_and_data_on_a_rank_are_told_at_the_start(training_data, tmp_path):
+    fewer = (f"--tfrecord_train={training_data}/train/part-00000", f"--idx_train={training_data}/idx/train/part-00000.idx")
+    for process in start_ranks(training_data, tmp_path / "run", rank_1=("--learning_rate=0.5", *fewer)):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1 and len(errors.splitlines()) == 1
+        assert (
+            f"--learning_rate: 0.5 on rank 1 ({socket.gethostname()}), 0.01 on rank 0; training files: {{'files': 1," in errors
+        )
+        assert "--tfrecord_train" not in errors and "evaluation" not in errors
+    assert not (tmp_path / "run/flags.json").exists()
+
+
+def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_path, monkeypatch):
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        DataError, match="RANK is set, but not LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT: use torchrun"
+    ):
+        check(parse_flags(flags(training_data, tmp_path / "run")), 2)
+
+
+@pytest.mark.parametrize(
+    "raised, told",
+    [
+        (dist.DistBackendError("NCCL error in: x, remote process exited or there was a network error"), "lost the connection"),
+        (dist.DistNetworkError("Connection reset by peer"), "lost the connection"),
+        (dist.DistStoreError("wait timeout after 1800000ms, keys: /x"), "waited longer than --collective_timeout"),
+        (dist.DistNetworkError("The client socket has timed out after 30s"), "waited longer than --collective_timeout"),
+    ],
+)
+def test_what_torch_says_of_lost_ranks(monkeypatch, raised, told):
+    monkeypatch.setattr(cli, "wait_to_be_ended", lambda: None)
+    with pytest.raises(DataError, match=told), plain_errors():
+        raise raised
+
+
+def test_other_errors_of_torch_stay_what_they_are():
+    with pytest.raises(dist.DistBackendError, match="invalid usage"), plain_errors():
+        raise dist.DistBackendError("NCCL error in: x, invalid usage")
