@@ -73,10 +73,18 @@ class DaliDataloader:
         training=True, cuda=True, *, seed=12345, shuffle=None, device_id=None, prefetch=None, vocab_size=None,
         build_missing_indexes=False,
     ):  # fmt: skip
-        self.batch_size, self.shard_id, self.num_shards, self.training = batch_size, shard_id, num_shards, training
+        self.batch_size, self.shard_id, self.num_shards, self.training = (
+            batch_size,
+            shard_id,
+            num_shards,
+            training,
+        )
         self._num_threads = num_threads
         self._prefetch = max(4, 2 * num_threads) if prefetch is None else prefetch
-        self._cuda, self._device_id = cuda, int(os.environ.get("LOCAL_RANK", 0)) if device_id is None else device_id
+        self._cuda, self._device_id = (
+            cuda,
+            int(os.environ.get("LOCAL_RANK", 0)) if device_id is None else device_id,
+        )
         self._seed, self._shuffle = seed, training if shuffle is None else shuffle
         self._check_options(tfrec_filenames, tfrec_idx_filenames)
         self._index = self._open_files(tfrec_filenames, tfrec_idx_filenames, build_missing_indexes)
@@ -102,7 +110,10 @@ class DaliDataloader:
 
     def _end(self, position):
         """Where the last of these batches ends."""
-        return min(position + self._num_steps(position) * self.batch_size * self.num_shards, self.num_records)
+        return min(
+            position + self._num_steps(position) * self.batch_size * self.num_shards,
+            self.num_records,
+        )
 
     def _order(self, epoch):
         return EpochOrder(self.num_records, self._seed, epoch, self._shuffle)
@@ -114,8 +125,12 @@ class DaliDataloader:
         end = self._end(start)
         positions = rank_positions(start, end, self.shard_id, self.num_shards)
         # In evaluation a rank may have no record left for the last step.
-        empty = itertools.repeat(self._empty_batch(), num_steps - -(-len(positions) // self.batch_size))
-        for step, batch in enumerate(itertools.chain(self._decoded(epoch, positions), empty), start=1):
+        empty = itertools.repeat(
+            self._empty_batch(), num_steps - -(-len(positions) // self.batch_size)
+        )
+        for step, batch in enumerate(
+            itertools.chain(self._decoded(epoch, positions), empty), start=1
+        ):
             self._position = (epoch, min(start + step * global_batch, end))
             yield batch
         self._position = (epoch + 1, 0)
@@ -163,7 +178,11 @@ class DaliDataloader:
         for other files, another seed or another kind of loader, which have another order.
         """
         own = self.state_dict()
-        if not isinstance(state, dict) or state.keys() != own.keys() or state["version"] != own["version"]:
+        if (
+            not isinstance(state, dict)
+            or state.keys() != own.keys()
+            or state["version"] != own["version"]
+        ):
             raise DataError(
                 f"not a state of this version of the loader: expected the keys {', '.join(own)} and version {_STATE_VERSION}, "
                 f"found {state if not isinstance(state, dict) else {**state, 'files': '...'}}"
@@ -177,9 +196,13 @@ class DaliDataloader:
             ]
         )
         if not (state["epoch"] >= 0 and 0 <= state["position"] <= self.num_records):
-            raise DataError(f"epoch {state['epoch']}, position {state['position']}: expected 0 to {self.num_records}")
+            raise DataError(
+                f"epoch {state['epoch']}, position {state['position']}: expected 0 to {self.num_records}"
+            )
         changes = [
-            f"{name} {own[name]} instead of {state[name]}" for name in ("batch_size", "num_shards") if state[name] != own[name]
+            f"{name} {own[name]} instead of {state[name]}"
+            for name in ("batch_size", "num_shards")
+            if state[name] != own[name]
         ]
         if changes and self.shard_id == 0:
             print(
@@ -202,10 +225,14 @@ class DaliDataloader:
             if value < 1
         ]  # fmt: skip
         if not 0 <= self.shard_id < self.num_shards:
-            problems.append(f"shard_id={self.shard_id} with num_shards={self.num_shards}: expected 0 to {self.num_shards - 1}")
+            problems.append(
+                f"shard_id={self.shard_id} with num_shards={self.num_shards}: expected 0 to {self.num_shards - 1}"
+            )
         for name, value in (("tfrec_filenames", paths), ("tfrec_idx_filenames", index_paths)):
             if isinstance(value, str):
-                problems.append(f"{name}={value!r}: expected a list of files; build_dali_train takes a pattern")
+                problems.append(
+                    f"{name}={value!r}: expected a list of files; build_dali_train takes a pattern"
+                )
         if self._cuda and not 0 <= self._device_id < torch.cuda.device_count():
             problems.append(
                 f"cuda=True with device_id={self._device_id}, but torch finds {torch.cuda.device_count()} GPUs here; "
@@ -242,9 +269,18 @@ class DaliDataloader:
         if not positions:
             return
         batches = iterate_batches(
-            self._index, self._order(epoch), self._decoder, positions, self.batch_size, self._num_threads, self._prefetch
+            self._index,
+            self._order(epoch),
+            self._decoder,
+            positions,
+            self.batch_size,
+            self._num_threads,
+            self._prefetch,
         )
-        feed, self._idle_feed = self._idle_feed or _DaliFeed(self._device_id if self._cuda else None), None
+        feed, self._idle_feed = (
+            self._idle_feed or _DaliFeed(self._device_id if self._cuda else None),
+            None,
+        )
         with contextlib.closing(batches):
             for integers, weights in feed.run(batches):
                 yield self._decoder.split(integers, weights)
@@ -253,7 +289,9 @@ class DaliDataloader:
 
     def _empty_batch(self):
         device = torch.device("cuda", self._device_id) if self._cuda else torch.device("cpu")
-        return self._decoder.split(*(torch.empty(0, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32)))
+        return self._decoder.split(
+            *(torch.empty(0, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
+        )
 
 
 class _DaliFeed:
@@ -267,8 +305,15 @@ class _DaliFeed:
         self._batches = batches
         if self._iterator is None:
             # A whole batch is one sample of DALI's, in two pieces: 9 us of CPU a record at batch 64, 11 us in seven.
-            options = {"batch_size": 1, "num_threads": 1, "device_id": self._device_id, "prefetch_queue_depth": 2}
-            pipeline = _take_batches(lambda _: next(self._batches), self._device_id is not None, **options)
+            options = {
+                "batch_size": 1,
+                "num_threads": 1,
+                "device_id": self._device_id,
+                "prefetch_queue_depth": 2,
+            }
+            pipeline = _take_batches(
+                lambda _: next(self._batches), self._device_id is not None, **options
+            )
             self._iterator = DALIGenericIterator(pipeline, ["integers", "weights"])
         else:
             self._iterator.reset()
@@ -278,7 +323,9 @@ class _DaliFeed:
 
 @pipeline_def
 def _take_batches(next_batch, cuda):
-    columns = fn.external_source(source=next_batch, num_outputs=2, batch=False, dtype=[types.INT64, types.FLOAT])
+    columns = fn.external_source(
+        source=next_batch, num_outputs=2, batch=False, dtype=[types.INT64, types.FLOAT]
+    )
     return tuple(column.gpu() if cuda else column for column in columns)
 
 

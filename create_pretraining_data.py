@@ -31,9 +31,13 @@ MAX_16_BITS = (1 << 16) - 1  # token ids and positions are kept as 16-bit number
 def parse_flags(argv=None):
     parser = cli.parser_from_docstring(__doc__)
     files = parser.add_argument_group("files")
-    files.add_argument("--input_file", required=True, help="text files: comma-separated names or glob patterns")
     files.add_argument(
-        "--output_file", required=True, help="TFRecord files, comma-separated; record n goes to file n mod their count"
+        "--input_file", required=True, help="text files: comma-separated names or glob patterns"
+    )
+    files.add_argument(
+        "--output_file",
+        required=True,
+        help="TFRecord files, comma-separated; record n goes to file n mod their count",
     )
     files.add_argument(
         "--show_examples",
@@ -49,20 +53,44 @@ def add_data_flags(parser):
     """The flags that shape the data: the vocabulary, and those named like the fields of `Settings`."""
     text = parser.add_argument_group("tokenisation")
     text.add_argument("--vocab_file", required=True, help="vocabulary, one token per line")
-    cli.add_boolean_flag(text, "do_lower_case", True, "lower-case and strip accents; False for cased models")
-    cli.add_boolean_flag(text, "preserve_unused_tokens", False, "leave [unusedN] of the vocabulary whole")
+    cli.add_boolean_flag(
+        text, "do_lower_case", True, "lower-case and strip accents; False for cased models"
+    )
+    cli.add_boolean_flag(
+        text, "preserve_unused_tokens", False, "leave [unusedN] of the vocabulary whole"
+    )
     shape = parser.add_argument_group("examples")
     add = shape.add_argument
-    add("--max_seq_length", type=int, default=128, help="tokens per example, special tokens included (default: %(default)s)")
-    add("--max_predictions_per_seq", type=int, default=20, help="masked tokens per example at most (default: %(default)s)")
-    add("--masked_lm_prob", type=float, default=0.15, help="share of tokens to mask (default: %(default)s)")
+    add(
+        "--max_seq_length",
+        type=int,
+        default=128,
+        help="tokens per example, special tokens included (default: %(default)s)",
+    )
+    add(
+        "--max_predictions_per_seq",
+        type=int,
+        default=20,
+        help="masked tokens per example at most (default: %(default)s)",
+    )
+    add(
+        "--masked_lm_prob",
+        type=float,
+        default=0.15,
+        help="share of tokens to mask (default: %(default)s)",
+    )
     add(
         "--short_seq_prob",
         type=float,
         default=0.1,
         help="share of documents cut to a random shorter length; 0: none (default: %(default)s)",
     )
-    add("--dupe_factor", type=int, default=10, help="passes over the corpus, masked differently each (default: %(default)s)")
+    add(
+        "--dupe_factor",
+        type=int,
+        default=10,
+        help="passes over the corpus, masked differently each (default: %(default)s)",
+    )
     add("--random_seed", type=int, default=12345, help="(default: %(default)s)")
 
 
@@ -81,7 +109,8 @@ def check(flags):
     problems += [f"--input_file: {problem}" for problem in read_problems(inputs)]
     for number, path in enumerate(outputs):
         problems += [
-            f"--output_file: {problem}" for problem in output_problems(path, *inputs, flags.vocab_file, *outputs[:number])
+            f"--output_file: {problem}"
+            for problem in output_problems(path, *inputs, flags.vocab_file, *outputs[:number])
         ]
     if flags.show_examples < 0:
         problems.append(f"--show_examples={flags.show_examples}: expected 0 or more")
@@ -97,7 +126,11 @@ def check_data_flags(flags):
     """Returns (tokenizer, or None if it cannot be made, problems) of the flags that `add_data_flags` adds."""
     tokenizer, problems = None, length_problems(flags)
     try:
-        tokenizer = FullTokenizer(flags.vocab_file, flags.do_lower_case, preserve_unused_tokens=flags.preserve_unused_tokens)
+        tokenizer = FullTokenizer(
+            flags.vocab_file,
+            flags.do_lower_case,
+            preserve_unused_tokens=flags.preserve_unused_tokens,
+        )
         problems += vocabulary_problems(flags.vocab_file, tokenizer.vocab)
     except (OSError, ValueError) as error:
         problems.append(f"--vocab_file: {error}")
@@ -105,7 +138,11 @@ def check_data_flags(flags):
 
 
 def read_problems(paths):
-    return [f"{path}: no permission to read it" for path in paths if not is_remote(path) and not os.access(path, os.R_OK)]
+    return [
+        f"{path}: no permission to read it"
+        for path in paths
+        if not is_remote(path) and not os.access(path, os.R_OK)
+    ]
 
 
 def settings_of(flags):
@@ -133,7 +170,9 @@ def vocabulary_problems(path, vocab):
     problems = []
     missing = [token for token in SPECIAL_TOKENS if token not in vocab]
     if missing:
-        problems.append(f"--vocab_file: {path}: lacks {' '.join(missing)}; is this a BERT vocabulary?")
+        problems.append(
+            f"--vocab_file: {path}: lacks {' '.join(missing)}; is this a BERT vocabulary?"
+        )
     if len(vocab) - 1 > MAX_16_BITS:
         problems.append(
             f"--vocab_file: {path}: {len(vocab)} tokens, expected at most {MAX_16_BITS + 1}: ids are kept as 16-bit numbers"
@@ -151,7 +190,9 @@ def show_examples(path, count, tokens):
     with TFRecordFile(path) as records:
         for number, (offset, size) in zip(range(count), records.extents()):
             place = f"{path}: record {number} at byte {offset}"
-            print(f"*** {place} ***\n{example_words(decode_example(records.payload(offset, size), place), tokens)}\n")
+            print(
+                f"*** {place} ***\n{example_words(decode_example(records.payload(offset, size), place), tokens)}\n"
+            )
 
 
 def main(argv=None):

@@ -18,19 +18,40 @@ import sys
 import time
 
 from bert.common import cli
-from bert.common.files import DataError, is_remote, list_folder_or_pattern, output_problems, raise_all, size_of
+from bert.common.files import (
+    DataError,
+    is_remote,
+    list_folder_or_pattern,
+    output_problems,
+    raise_all,
+    size_of,
+)
 from bert.common.progress import ProgressLine, time_left
 from bert.generation import ray_pool, shards
 from bert.generation.part import compile_kernels
 from bert.generation.shards import Recipe, Shard
-from create_pretraining_data import add_data_flags, announce_compilation, check_data_flags, read_problems, settings_of
+from create_pretraining_data import (
+    add_data_flags,
+    announce_compilation,
+    check_data_flags,
+    read_problems,
+    settings_of,
+)
 
 
 def parse_flags(argv=None):
     parser = cli.parser_from_docstring(__doc__)
     add = parser.add_argument_group("files").add_argument
-    add("--input_dir", required=True, help="the texts: a folder, of which every part-* is taken, or a quoted pattern")
-    add("--output_dir", required=True, help="folder for the TFRecord files, made if its parent exists")
+    add(
+        "--input_dir",
+        required=True,
+        help="the texts: a folder, of which every part-* is taken, or a quoted pattern",
+    )
+    add(
+        "--output_dir",
+        required=True,
+        help="folder for the TFRecord files, made if its parent exists",
+    )
     add(
         "--check",
         action="store_true",
@@ -67,11 +88,15 @@ def check_flags(flags):
     if flags.num_workers is not None and flags.num_workers < 1:
         problems.append(f"--num_workers={flags.num_workers}: expected 1 or more")
     if flags.ray_address is not None:
-        problems += [f"--ray_address: {problem}" for problem in ray_pool.address_problems(flags.ray_address)]
+        problems += [
+            f"--ray_address: {problem}" for problem in ray_pool.address_problems(flags.ray_address)
+        ]
     output_dir = absolute(flags.output_dir)
     plan = [Shard(absolute(path), f"{output_dir}/{os.path.basename(path)}") for path in inputs]
     names = collections.Counter(shard.name for shard in plan)
-    problems += [f"--input_dir: {count} texts are named {name}" for name, count in names.items() if count > 1]
+    problems += [
+        f"--input_dir: {count} texts are named {name}" for name, count in names.items() if count > 1
+    ]
     if output_dir in {absolute(os.path.dirname(shard.input)) for shard in plan}:
         problems.append(
             f"--output_dir: {flags.output_dir} is the folder of the texts, which would be overwritten; give another"
@@ -94,7 +119,9 @@ def only_run_in(output_dir):
         with shards.lock_of_run(output_dir):
             yield
     except BlockingIOError:
-        raise DataError(f"--output_dir: another run is working on {output_dir}; wait for it or end it") from None
+        raise DataError(
+            f"--output_dir: another run is working on {output_dir}; wait for it or end it"
+        ) from None
 
 
 def look(plan, recipe, num_threads, reads_output):
@@ -103,11 +130,15 @@ def look(plan, recipe, num_threads, reads_output):
     verb = "checking" if reads_output else "looking at"
     statuses = []
     with ProgressLine() as progress, concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-        jobs = [pool.submit(shards.status, shard, recipe, reads_output=reads_output) for shard in plan]
+        jobs = [
+            pool.submit(shards.status, shard, recipe, reads_output=reads_output) for shard in plan
+        ]
         try:
             for done, job in enumerate(jobs, start=1):
                 statuses.append(job.result())
-                progress.show(f"{verb} parts: {done} of {len(plan)}, {time_left(done, len(plan), time.monotonic() - started)}")
+                progress.show(
+                    f"{verb} parts: {done} of {len(plan)}, {time_left(done, len(plan), time.monotonic() - started)}"
+                )
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -157,7 +188,11 @@ def make_all(plan, recipe, flags):
                 seconds = time.monotonic() - started
                 progress.show(
                     f"parts: {len(outcomes)} of {len(plan)} done, {min(num_workers, len(plan) - len(outcomes))} in work"
-                    + (f", {written / seconds / 1e6:,.0f} MB/s, {time_left(done, total, seconds)}" if done else "")
+                    + (
+                        f", {written / seconds / 1e6:,.0f} MB/s, {time_left(done, total, seconds)}"
+                        if done
+                        else ""
+                    )
                 )
     return outcomes
 
@@ -171,7 +206,10 @@ def print_summary(plan, skipped, outcomes, seconds):
     made = [outcome for outcome in outcomes if outcome.result]
     outputs = [manifest["output"] for manifest in skipped + [outcome.result for outcome in made]]
     rows = [
-        ("parts", f"{len(plan):,}: {len(made):,} made, {len(skipped):,} skipped, {len(outcomes) - len(made):,} failed"),
+        (
+            "parts",
+            f"{len(plan):,}: {len(made):,} made, {len(skipped):,} skipped, {len(outcomes) - len(made):,} failed",
+        ),
         ("documents", f"{sum(output['documents'] for output in outputs):,}"),
         ("records", f"{sum(output['records'] for output in outputs):,}"),
         ("bytes", f"{sum(output['bytes'] for output in outputs):,}"),
@@ -181,8 +219,14 @@ def print_summary(plan, skipped, outcomes, seconds):
         longest = max(costs, key=lambda name: costs[name]["wall_seconds"])
         rows += [
             ("longest part", f"{longest}: {costs[longest]['wall_seconds']:.1f} s"),
-            ("CPU a part", f"{sum(cost['cpu_seconds'] for cost in costs.values()) / len(costs):.1f} s"),
-            ("peak memory", f"{max(cost['peak_megabytes'] for cost in costs.values()):,} MB of the largest process"),
+            (
+                "CPU a part",
+                f"{sum(cost['cpu_seconds'] for cost in costs.values()) / len(costs):.1f} s",
+            ),
+            (
+                "peak memory",
+                f"{max(cost['peak_megabytes'] for cost in costs.values()):,} MB of the largest process",
+            ),
         ]
     rows.append(("time", f"{seconds:.1f} s"))
     for name, value in rows:
@@ -197,7 +241,9 @@ def check_outputs(plan, recipe, num_threads):
         f"{len(good):,} of {len(plan):,} parts are whole: {sum(manifest['output']['records'] for manifest in good):,} records"
     )
     problems = [
-        f"{shard.output}: {status.problem or 'not made yet'}" for shard, status in zip(plan, statuses) if not status.manifest
+        f"{shard.output}: {status.problem or 'not made yet'}"
+        for shard, status in zip(plan, statuses)
+        if not status.manifest
     ]
     raise_all(problems + ["make them with the same command without --check"] if problems else [])
 
@@ -206,7 +252,9 @@ def main(argv=None):
     flags = parse_flags(argv)
     started = time.monotonic()
     plan, tokenizer = check_flags(flags)
-    recipe = Recipe(settings_of(flags), absolute(flags.vocab_file), shards.fingerprint(flags.vocab_file))
+    recipe = Recipe(
+        settings_of(flags), absolute(flags.vocab_file), shards.fingerprint(flags.vocab_file)
+    )
     num_threads = flags.num_workers or len(os.sched_getaffinity(0))
     output_dir = absolute(flags.output_dir)
     announce_strangers(output_dir, plan)
@@ -225,7 +273,12 @@ def main(argv=None):
                 outcomes = make_all(missing, recipe, flags)
             finally:
                 shards.remove_leftovers(output_dir, missing)
-    print_summary(plan, [status.manifest for status in statuses if status.manifest], outcomes, time.monotonic() - started)
+    print_summary(
+        plan,
+        [status.manifest for status in statuses if status.manifest],
+        outcomes,
+        time.monotonic() - started,
+    )
     raise_all([f"{outcome.item.input}: {outcome.error}" for outcome in outcomes if outcome.error])
 
 

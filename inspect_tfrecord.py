@@ -18,7 +18,14 @@ import time
 import numpy as np
 
 from bert.common import cli
-from bert.common.files import DataError, atomic_writer, list_folder_or_pattern, make_parent_folder, output_problems, raise_all
+from bert.common.files import (
+    DataError,
+    atomic_writer,
+    list_folder_or_pattern,
+    make_parent_folder,
+    output_problems,
+    raise_all,
+)
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
 from bert.examples.decoding import Decoder
@@ -42,12 +49,22 @@ def parse_flags(argv=None):
         default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt"),
         help="(default: vocab.txt)",
     )
-    add("--record", type=int, default=0, help="number of the first example shown, from 0 (default: %(default)s)")
+    add(
+        "--record",
+        type=int,
+        default=0,
+        help="number of the first example shown, from 0 (default: %(default)s)",
+    )
     add("--count", type=int, default=1, help="examples shown (default: %(default)s)")
     cli.add_boolean_flag(parser, "stats", False, "statistics of all records instead of examples")
     add("--plot", metavar="PNG", help="the statistics as a picture in this file; means --stats")
     cores = len(os.sched_getaffinity(0))
-    add("--num_workers", type=int, default=cores, help="files read at the same time (default: all %(default)s cores)")
+    add(
+        "--num_workers",
+        type=int,
+        default=cores,
+        help="files read at the same time (default: all %(default)s cores)",
+    )
     flags = parser.parse_args(argv)
     flags.stats = flags.stats or flags.plot is not None
     return flags
@@ -61,18 +78,25 @@ def check(flags):
     except DataError as error:
         problems.append(str(error))
     if not flags.stats and len(paths) > 1:
-        problems.append(f"{flags.tfrecord}: {len(paths)} files; name one, or ask for statistics of all with --stats")
+        problems.append(
+            f"{flags.tfrecord}: {len(paths)} files; name one, or ask for statistics of all with --stats"
+        )
     try:
         vocab = load_vocab(flags.vocab_file)
     except (OSError, ValueError) as error:
         problems.append(f"--vocab_file: {error}")
     if vocab and "[MASK]" not in vocab:
-        problems.append(f"--vocab_file: {flags.vocab_file}: lacks [MASK]; is this a BERT vocabulary?")
+        problems.append(
+            f"--vocab_file: {flags.vocab_file}: lacks [MASK]; is this a BERT vocabulary?"
+        )
     for name, least in (("record", 0), ("count", 1), ("num_workers", 1)):
         if getattr(flags, name) < least:
             problems.append(f"--{name}={getattr(flags, name)}: expected {least} or more")
     if flags.plot is not None:
-        problems += [f"--plot: {problem}" for problem in output_problems(flags.plot, *paths, flags.vocab_file)]
+        problems += [
+            f"--plot: {problem}"
+            for problem in output_problems(flags.plot, *paths, flags.vocab_file)
+        ]
     raise_all(problems)
     return paths, list(vocab)
 
@@ -95,7 +119,9 @@ def show_examples(path, pieces, first, count):
             shown += 1
         if shown < count:
             total = sum(1 for _ in file.extents())
-            raise DataError(f"{path}: {total} records, 0 to {total - 1}; --record={first} --count={count} ends behind them")
+            raise DataError(
+                f"{path}: {total} records, 0 to {total - 1}; --record={first} --count={count} ends behind them"
+            )
 
 
 def census_of_file(path, lengths, pieces):
@@ -109,7 +135,9 @@ def census_of_file(path, lengths, pieces):
             starts = offsets - offsets[0] + HEADER_BYTES
             ends = offsets - offsets[0] + sizes - CHECKSUM_BYTES
             records = Records(np.arange(number, number + len(group)), data, starts, ends)
-            batch = decoder.decode([(records, slice(0, len(group)))], lambda record: f"{path}: record {record}")
+            batch = decoder.decode(
+                [(records, slice(0, len(group)))], lambda record: f"{path}: record {record}"
+            )
             census = take_census(decoder.split(*batch), len(pieces), mask_id)
             total = census if total is None else total + census
             number += len(group)
@@ -125,32 +153,53 @@ def census_of_files(paths, pieces, num_workers):
             total = job.result() if total is None else total + job.result()
             seconds = time.monotonic() - started
             rate = f"{total.records / seconds:,.0f} records/s"
-            progress.show(f"{done:,} of {len(paths):,} files, {rate}, {time_left(done, len(paths), seconds)}")
+            progress.show(
+                f"{done:,} of {len(paths):,} files, {rate}, {time_left(done, len(paths), seconds)}"
+            )
     return total
 
 
 def most_frequent(census, pieces):
     """Returns [(piece, share of all pieces)], the most frequent first, without those that stand in every example."""
     counts = census.pieces.copy()
-    counts[[number for number, piece in enumerate(pieces) if piece in ("[CLS]", "[SEP]", "[PAD]")]] = 0
-    return [(pieces[number], counts[number] / counts.sum()) for number in np.argsort(-counts, kind="stable")[:_MOST_FREQUENT]]
+    counts[
+        [number for number, piece in enumerate(pieces) if piece in ("[CLS]", "[SEP]", "[PAD]")]
+    ] = 0
+    return [
+        (pieces[number], counts[number] / counts.sum())
+        for number in np.argsort(-counts, kind="stable")[:_MOST_FREQUENT]
+    ]
 
 
 def print_statistics(census, pieces):
     size, bins = len(census.lengths) - 1, 8
     print(f"{census.records:,} records of {size} tokens and {len(census.masks) - 1} predictions")
-    print(f"padding: {census.padding:.1%} of the tokens, mean length {size * (1 - census.padding):.1f}")
+    print(
+        f"padding: {census.padding:.1%} of the tokens, mean length {size * (1 - census.padding):.1f}"
+    )
     for number in range(bins):
         low, high = size * number // bins + 1, size * (number + 1) // bins
         count = census.lengths[low : high + 1].sum()
-        print(f"  {low:>5} to {high:>5} tokens  {count / census.records:6.1%}  {'#' * round(50 * count / census.records)}")
+        print(
+            f"  {low:>5} to {high:>5} tokens  {count / census.records:6.1%}  {'#' * round(50 * count / census.records)}"
+        )
     predictions = int(census.masks @ np.arange(len(census.masks)))
-    print(f"predictions: {predictions / census.records:.1f} an example, {np.flatnonzero(census.masks).max()} at most", end="")
-    print(f", {predictions / (census.records * size * (1 - census.padding)):.1%} of the tokens that are not padding")
+    print(
+        f"predictions: {predictions / census.records:.1f} an example, {np.flatnonzero(census.masks).max()} at most",
+        end="",
+    )
+    print(
+        f", {predictions / (census.records * size * (1 - census.padding)):.1%} of the tokens that are not padding"
+    )
     masked, replaced, kept = census.changes / max(predictions, 1)
-    print(f"  {masked:.1%} [MASK], {replaced:.1%} another piece, {kept:.1%} left as they were (meant: 80 %, 10 %, 10 %)")
+    print(
+        f"  {masked:.1%} [MASK], {replaced:.1%} another piece, {kept:.1%} left as they were (meant: 80 %, 10 %, 10 %)"
+    )
     print(f"next sentence: {census.labels[1] / census.records:.1%} from another place (label 1)")
-    print("most frequent pieces: " + ", ".join(f"{piece!r} {share:.1%}" for piece, share in most_frequent(census, pieces)))
+    print(
+        "most frequent pieces: "
+        + ", ".join(f"{piece!r} {share:.1%}" for piece, share in most_frequent(census, pieces))
+    )
 
 
 def plot_statistics(census, pieces, title, png_path):
@@ -159,7 +208,9 @@ def plot_statistics(census, pieces, title, png_path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, ((lengths, masks), (shares, frequent)) = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    figure, ((lengths, masks), (shares, frequent)) = plt.subplots(
+        2, 2, figsize=(11, 8), layout="constrained"
+    )
     figure.suptitle(f"{title}: {census.records:,} records, {census.padding:.1%} padding")
     lengths.hist(range(len(census.lengths)), bins=32, weights=census.lengths)
     lengths.set(title="tokens of an example", xlabel="tokens", ylabel="records")

@@ -24,7 +24,10 @@ from bert.examples.tfrecord import write_index
 def parse_flags(argv=None):
     parser = cli.parser_from_docstring(__doc__)
     add = parser.add_argument
-    add("--tfrecord_train", help="training TFRecords: a folder, a glob pattern or a file; leave out for none")
+    add(
+        "--tfrecord_train",
+        help="training TFRecords: a folder, a glob pattern or a file; leave out for none",
+    )
     add("--tfrecord_eval", help="evaluation TFRecords, likewise")
     add("--output_idx", required=True, help="folder for the indexes, made if needed")
     add(
@@ -56,7 +59,9 @@ def plan(flags):
     source = {}
     for path, index_path in pairs:
         if index_path in source:
-            problems.append(f"{source[index_path]} and {path} would share the index {index_path}; index them in two calls")
+            problems.append(
+                f"{source[index_path]} and {path} would share the index {index_path}; index them in two calls"
+            )
         source[index_path] = path
     raise_all(problems)
     return pairs
@@ -80,7 +85,9 @@ def main(argv=None):
                 problems.append(f"{jobs[job]}: the process reading it was killed; run again")
             seconds = time.monotonic() - started
             rate = f"{num_records / seconds:,.0f} records/s"
-            progress.show(f"{done:,} of {len(pairs):,} files, {rate}, {time_left(done, len(pairs), seconds)}")
+            progress.show(
+                f"{done:,} of {len(pairs):,} files, {rate}, {time_left(done, len(pairs), seconds)}"
+            )
     print(
         f"indexed {len(pairs) - len(problems):,} of {len(pairs):,} files, {num_records:,} records in {flags.output_idx} "
         f"({time.monotonic() - started:.1f} s)"

@@ -20,10 +20,24 @@ from bert.examples.tfrecord import TFRecordFile, frame
 def parse_flags(argv=None):
     parser = cli.parser_from_docstring(__doc__)
     add = parser.add_argument
-    add("--input_tfrecord", required=True, help="the file to pick from, written by create_pretraining_data.py")
+    add(
+        "--input_tfrecord",
+        required=True,
+        help="the file to pick from, written by create_pretraining_data.py",
+    )
     add("--output_tfrecord", required=True, help="the file to write")
-    add("--num_examples_to_pick", type=int, default=10000, help="K; over N, records repeat (default: %(default)s)")
-    add("--max_seq_length", type=int, default=512, help="expected of every picked example (default: %(default)s)")
+    add(
+        "--num_examples_to_pick",
+        type=int,
+        default=10000,
+        help="K; over N, records repeat (default: %(default)s)",
+    )
+    add(
+        "--max_seq_length",
+        type=int,
+        default=512,
+        help="expected of every picked example (default: %(default)s)",
+    )
     add("--max_predictions_per_seq", type=int, default=76, help="likewise (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -35,7 +49,10 @@ def check(flags):
             problems.append(f"--{name}={getattr(flags, name)}: expected 1 or more")
     if not os.path.isfile(flags.input_tfrecord):
         problems.append(f"--input_tfrecord: {flags.input_tfrecord}: no such file")
-    problems += [f"--output_tfrecord: {problem}" for problem in output_problems(flags.output_tfrecord, flags.input_tfrecord)]
+    problems += [
+        f"--output_tfrecord: {problem}"
+        for problem in output_problems(flags.output_tfrecord, flags.input_tfrecord)
+    ]
     raise_all(problems)
 
 
@@ -60,10 +77,17 @@ def main(argv=None):
         make_parent_folder(flags.output_tfrecord)
         output = stack.enter_context(atomic_writer(flags.output_tfrecord))
         written = 0
-        for number, offset, size in picked_extents(records, num_examples, flags.num_examples_to_pick):
+        for number, offset, size in picked_extents(
+            records, num_examples, flags.num_examples_to_pick
+        ):
             place = f"{flags.input_tfrecord}: record {number} at byte {offset}"
             payload = records.payload(offset, size)
-            check_lengths(decode_example(payload, place), flags.max_seq_length, flags.max_predictions_per_seq, place)
+            check_lengths(
+                decode_example(payload, place),
+                flags.max_seq_length,
+                flags.max_predictions_per_seq,
+                place,
+            )
             written += output.write(frame(payload))
     print(
         f"picked {flags.num_examples_to_pick:,} of {num_examples:,} records, {written:,} bytes in {flags.output_tfrecord} "

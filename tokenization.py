@@ -89,7 +89,9 @@ def load_vocab(vocab_file):
     try:
         lines = data.decode("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{vocab_file}: not a vocabulary: byte {error.start} is not UTF-8") from None
+        raise ValueError(
+            f"{vocab_file}: not a vocabulary: byte {error.start} is not UTF-8"
+        ) from None
     vocab = {}
     for line in lines:
         vocab.setdefault(line.strip(), len(vocab))
@@ -143,7 +145,9 @@ class FullTokenizer:
     def __init__(self, vocab_file, do_lower_case=True, *, preserve_unused_tokens=False):
         self.vocab = load_vocab(vocab_file)
         self.inv_vocab = {index: token for token, index in self.vocab.items()}
-        self.basic_tokenizer = BasicTokenizer(do_lower_case, vocab=self.vocab if preserve_unused_tokens else ())
+        self.basic_tokenizer = BasicTokenizer(
+            do_lower_case, vocab=self.vocab if preserve_unused_tokens else ()
+        )
         self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
 
     def tokenize(self, text):
@@ -194,7 +198,11 @@ class BasicTokenizer:
 
     @staticmethod
     def _strip_accents(text):
-        return "".join(char for char in unicodedata.normalize("NFD", text) if unicodedata.category(char) != "Mn")
+        return "".join(
+            char
+            for char in unicodedata.normalize("NFD", text)
+            if unicodedata.category(char) != "Mn"
+        )
 
     @staticmethod
     def _split_on_punctuation(text):
@@ -212,7 +220,11 @@ class WordpieceTokenizer:
 
     def tokenize(self, text):
         """Returns the pieces of each white-space separated word; a word that cannot be pieced together is `unk_token`."""
-        return [piece for word in whitespace_tokenize(convert_to_unicode(text)) for piece in self._pieces(word)]
+        return [
+            piece
+            for word in whitespace_tokenize(convert_to_unicode(text))
+            for piece in self._pieces(word)
+        ]
 
     def _pieces(self, word):
         if len(word) > self.max_input_chars_per_word:

@@ -28,7 +28,15 @@ from bert.training import checkpoint
 from bert.training.distributed import StopRequest
 from bert.training.flag_checks import check
 from bert.training.launch import join_processes, only_run_in, plain_errors
-from bert.training.model import count_right, load_config, load_model, load_tokenizer, loss_sums, predict, save_model
+from bert.training.model import (
+    count_right,
+    load_config,
+    load_model,
+    load_tokenizer,
+    loss_sums,
+    predict,
+    save_model,
+)
 from bert.training.optimization import learning_rate
 from bert.training.plugins import DTYPES, PLUGINS
 from bert.training.run import Run
@@ -40,7 +48,11 @@ def parse_flags(argv=None):
     parser = cli.parser_from_docstring(__doc__)
     model = parser.add_argument_group("model and output")
     add = model.add_argument
-    add("--bert_config_file", required=True, help="configs/bert_large.json or another of MLPerf's form")
+    add(
+        "--bert_config_file",
+        required=True,
+        help="configs/bert_large.json or another of MLPerf's form",
+    )
     add(
         "--init_checkpoint",
         help="weights to start from: a TensorFlow checkpoint such as MLPerf's model.ckpt-28252, or a Hugging Face folder such "
@@ -52,37 +64,110 @@ def parse_flags(argv=None):
         help="of the examples, to be saved with the model (default: vocab.txt beside this script)",
     )
     cli.add_boolean_flag(model, "do_lower_case", True, "False for a cased vocabulary")
-    add("--output_dir", required=True, help="folder of this run; the same command goes on with the run that is in it")
+    add(
+        "--output_dir",
+        required=True,
+        help="folder of this run; the same command goes on with the run that is in it",
+    )
     data = parser.add_argument_group("data: folders, glob patterns or files")
     add = data.add_argument
     add("--tfrecord_train", required=True, help="training TFRecords")
-    add("--idx_train", help="their indexes; what is missing in a folder is made (default: <output_dir>/idx/train)")
+    add(
+        "--idx_train",
+        help="their indexes; what is missing in a folder is made (default: <output_dir>/idx/train)",
+    )
     add("--tfrecord_eval", required=True, help="evaluation TFRecords")
     add("--idx_eval", help="their indexes, likewise (default: <output_dir>/idx/eval)")
     cli.add_boolean_flag(data, "shuffle", True, "False: training examples in file order")
-    add("--max_seq_length", type=int, help="refuse examples of another length (default: that of the first example)")
+    add(
+        "--max_seq_length",
+        type=int,
+        help="refuse examples of another length (default: that of the first example)",
+    )
     add("--max_predictions_per_seq", type=int, help="likewise of their predictions")
-    add("--num_threads", type=int, default=4, help="loader threads per process (default: %(default)s)")
+    add(
+        "--num_threads",
+        type=int,
+        default=4,
+        help="loader threads per process (default: %(default)s)",
+    )
     training = parser.add_argument_group("training")
     add = training.add_argument
     add("--train_batch_size", type=int, required=True, help="examples per step over all processes")
-    add("--steps_per_update", type=int, default=1, help="gradient accumulation; 1: none (default: %(default)s)")
+    add(
+        "--steps_per_update",
+        type=int,
+        default=1,
+        help="gradient accumulation; 1: none (default: %(default)s)",
+    )
     add("--num_train_steps", type=int, required=True, help="optimizer steps; 0: only evaluate")
-    add("--num_warmup_steps", type=int, default=0, help="steps of linear warm-up; 0: none (default: %(default)s)")
-    add("--start_warmup_step", type=int, default=0, help="step at which warm-up begins, 0 or less (default: %(default)s)")
+    add(
+        "--num_warmup_steps",
+        type=int,
+        default=0,
+        help="steps of linear warm-up; 0: none (default: %(default)s)",
+    )
+    add(
+        "--start_warmup_step",
+        type=int,
+        default=0,
+        help="step at which warm-up begins, 0 or less (default: %(default)s)",
+    )
     add("--learning_rate", type=float, required=True, help="peak rate")
-    add("--poly_power", type=float, default=1.0, help="power of the decay to 0 (default: %(default)s, linear)")
+    add(
+        "--poly_power",
+        type=float,
+        default=1.0,
+        help="power of the decay to 0 (default: %(default)s, linear)",
+    )
     add("--optimizer", choices=("lamb", "adamw"), default="lamb", help="(default: %(default)s)")
-    cli.add_boolean_flag(training, "adam_bias_correction", False, "for --optimizer=adamw; MLPerf's has none")
-    add("--lamb_beta_1", type=float, default=0.9, help="first-moment decay of either optimizer (default: %(default)s)")
-    add("--lamb_beta_2", type=float, default=0.999, help="second-moment decay (default: %(default)s)")
-    add("--lamb_weight_decay_rate", type=float, default=0.01, help="weight decay; 0: none (default: %(default)s)")
-    add("--log_epsilon", type=float, default=-6.0, help="epsilon of the optimizer is 10 to this power (default: %(default)s)")
-    add("--max_grad_norm", type=float, default=1.0, help="clip the global gradient norm; 0: no clipping (default: %(default)s)")
-    add("--seed", type=int, default=12345, help="of weights, dropout and shuffling (default: %(default)s)")
+    cli.add_boolean_flag(
+        training, "adam_bias_correction", False, "for --optimizer=adamw; MLPerf's has none"
+    )
+    add(
+        "--lamb_beta_1",
+        type=float,
+        default=0.9,
+        help="first-moment decay of either optimizer (default: %(default)s)",
+    )
+    add(
+        "--lamb_beta_2",
+        type=float,
+        default=0.999,
+        help="second-moment decay (default: %(default)s)",
+    )
+    add(
+        "--lamb_weight_decay_rate",
+        type=float,
+        default=0.01,
+        help="weight decay; 0: none (default: %(default)s)",
+    )
+    add(
+        "--log_epsilon",
+        type=float,
+        default=-6.0,
+        help="epsilon of the optimizer is 10 to this power (default: %(default)s)",
+    )
+    add(
+        "--max_grad_norm",
+        type=float,
+        default=1.0,
+        help="clip the global gradient norm; 0: no clipping (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=12345,
+        help="of weights, dropout and shuffling (default: %(default)s)",
+    )
     machine = parser.add_argument_group("machine")
     add = machine.add_argument
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any (default: %(default)s)")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: CUDA if there is any (default: %(default)s)",
+    )
     add(
         "--precision",
         choices=("auto", *DTYPES),
@@ -97,13 +182,24 @@ def parse_flags(argv=None):
         help="ddp: data parallelism; zero1: with the optimizer's state dealt out; hybrid: with layers cut over --tp_size "
         "processes (default: %(default)s)",
     )
-    add("--tp_size", type=int, default=1, help="processes over which a layer is cut; 1: none (default: %(default)s)")
+    add(
+        "--tp_size",
+        type=int,
+        default=1,
+        help="processes over which a layer is cut; 1: none (default: %(default)s)",
+    )
     cli.add_boolean_flag(
-        machine, "unpad", False, "compute nothing for padding; same losses but for rounding and dropout's draws"
+        machine,
+        "unpad",
+        False,
+        "compute nothing for padding; same losses but for rounding and dropout's draws",
     )
     cli.add_boolean_flag(machine, "compile", False, "torch.compile the layers")
     cli.add_boolean_flag(
-        machine, "gradient_checkpointing", False, "keep no activations inside layers: less memory, a third slower"
+        machine,
+        "gradient_checkpointing",
+        False,
+        "keep no activations inside layers: less memory, a third slower",
     )
     add(
         "--collective_timeout",
@@ -113,16 +209,47 @@ def parse_flags(argv=None):
     )
     checkpoints = parser.add_argument_group("checkpoints")
     add = checkpoints.add_argument
-    add("--save_checkpoints_steps", type=int, default=1000, help="steps between; 0: at the end only (default: %(default)s)")
-    add("--keep_checkpoint_max", type=int, default=3, help="newest ones to keep; 0: all (default: %(default)s)")
-    cli.add_boolean_flag(checkpoints, "export", False, "write export/ from the newest checkpoint, and do nothing else")
+    add(
+        "--save_checkpoints_steps",
+        type=int,
+        default=1000,
+        help="steps between; 0: at the end only (default: %(default)s)",
+    )
+    add(
+        "--keep_checkpoint_max",
+        type=int,
+        default=3,
+        help="newest ones to keep; 0: all (default: %(default)s)",
+    )
+    cli.add_boolean_flag(
+        checkpoints,
+        "export",
+        False,
+        "write export/ from the newest checkpoint, and do nothing else",
+    )
     evaluation = parser.add_argument_group("evaluation")
     add = evaluation.add_argument
-    add("--eval_batch_size", type=int, default=32, help="examples per evaluation batch of a process (default: %(default)s)")
-    add("--eval_every_samples", type=int, help="training examples between evaluations (default: MLPerf's formula)")
+    add(
+        "--eval_batch_size",
+        type=int,
+        default=32,
+        help="examples per evaluation batch of a process (default: %(default)s)",
+    )
+    add(
+        "--eval_every_samples",
+        type=int,
+        help="training examples between evaluations (default: MLPerf's formula)",
+    )
     cli.add_boolean_flag(evaluation, "eval_at_start", False, "evaluate before the first step too")
-    add("--expected_curve", help="warn where accuracy leaves this curve, such as configs/curves/mosaicml_448_adamw.csv")
-    add("--target_accuracy", type=float, help="stop at this masked LM accuracy, such as MLPerf's 0.720; leave out to train on")
+    add(
+        "--expected_curve",
+        help="warn where accuracy leaves this curve, such as configs/curves/mosaicml_448_adamw.csv",
+    )
+    add(
+        "--target_accuracy",
+        type=float,
+        help="stop at this masked LM accuracy, such as MLPerf's 0.720; leave out to train on",
+    )
     return parser.parse_args(argv)
 
 
@@ -137,7 +264,9 @@ def denominators(batches, data_group):
     Dividing by the sums of the whole update makes a loss that does not depend on how ranks and micro-batches cut it.
     """
     weights = torch.stack([batch["masked_lm_weights"].sum() for batch in batches]).sum()
-    sums = torch.stack([weights, torch.full_like(weights, sum(len(batch["input_ids"]) for batch in batches))])
+    sums = torch.stack(
+        [weights, torch.full_like(weights, sum(len(batch["input_ids"]) for batch in batches))]
+    )
     dist.all_reduce(sums, group=data_group)
     sums[0] += 1e-5
     return sums
@@ -196,18 +325,25 @@ def train(flags, config, device, stop_request):
         if run.is_evaluation_due:
             run.evaluate()
         stopped_by = stop_request.agreed()
-        is_save_due = flags.save_checkpoints_steps > 0 and run.step % flags.save_checkpoints_steps == 0
+        is_save_due = (
+            flags.save_checkpoints_steps > 0 and run.step % flags.save_checkpoints_steps == 0
+        )
         if is_save_due or run.is_complete or stopped_by:
             run.save()
     if run.is_complete:
         run.finish()
     else:
-        run.recorder.say(f"stopped by {stopped_by} after step {run.step:,}; the same command goes on from there")
+        run.recorder.say(
+            f"stopped by {stopped_by} after step {run.step:,}; the same command goes on from there"
+        )
 
 
 def export(flags, config):
     """Writes <output_dir>/export from the newest checkpoint. The run itself may be at work meanwhile."""
-    path, _ = checkpoint.find_newest_valid(os.path.join(flags.output_dir, "checkpoints")) or (None, None)
+    path, _ = checkpoint.find_newest_valid(os.path.join(flags.output_dir, "checkpoints")) or (
+        None,
+        None,
+    )
     if path is None:
         raise DataError(f"--export: {flags.output_dir} holds no checkpoint; train first")
     folder = os.path.join(flags.output_dir, "export")

@@ -28,7 +28,12 @@ from bert.verification import check_table, dataset_checks
 from bert.verification.check_table import DIFFERS, FAILED
 from bert.verification.example_check import check_block, make_rules
 from bert.verification.example_pass import pass_examples
-from bert.verification.file_report import eval_articles_problem, eval_digest, inspect_text, inspect_tfrecord
+from bert.verification.file_report import (
+    eval_articles_problem,
+    eval_digest,
+    inspect_text,
+    inspect_tfrecord,
+)
 from tokenization import load_vocab
 
 EXIT_CODES = {"as published": 0, "whole": 0, "not the published data": 3, "broken": 1}
@@ -37,16 +42,31 @@ EXIT_CODES = {"as published": 0, "whole": 0, "not the published data": 3, "broke
 def parse_flags(argv=None):
     parser = cli.parser_from_docstring(__doc__)
     what = parser.add_argument_group("what to verify, one or more")
-    what.add_argument("--results", metavar="FOLDER", help="text: part-XXXXX-of-YYYYY, eval.txt and eval.md5")
-    what.add_argument("--tfrecord", metavar="FOLDER", help="training TFRecords: a folder, a glob pattern or a file")
+    what.add_argument(
+        "--results", metavar="FOLDER", help="text: part-XXXXX-of-YYYYY, eval.txt and eval.md5"
+    )
+    what.add_argument(
+        "--tfrecord",
+        metavar="FOLDER",
+        help="training TFRecords: a folder, a glob pattern or a file",
+    )
     what.add_argument("--eval_10k", metavar="FILE", help="the evaluation TFRecord")
     add = parser.add_argument
-    add("--own_data", action="store_true", help="data of your own: no comparison with what MLPerf published")
+    add(
+        "--own_data",
+        action="store_true",
+        help="data of your own: no comparison with what MLPerf published",
+    )
     add("--md5_list", metavar="FILE", help="compare --results with this list too, as md5sum writes it; cleanup_scripts/download.py "
         "--mlperf=text writes MLCommons' list, download/results4.md5")  # fmt: skip
     add("--vocab_file", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt"),
         help="the vocabulary that the examples were made with (default: vocab.txt beside this script)")  # fmt: skip
-    add("--max_seq_length", type=int, default=512, help="that the examples were made with (default: %(default)s)")
+    add(
+        "--max_seq_length",
+        type=int,
+        default=512,
+        help="that the examples were made with (default: %(default)s)",
+    )
     add("--max_predictions_per_seq", type=int, default=76, help="likewise (default: %(default)s)")
     add(
         "--masked_lm_prob",
@@ -64,7 +84,9 @@ def check(flags):
     """Returns ({"results" and "tfrecord": files}, {name: MD5} of --md5_list, vocabulary); DataError with all that is wrong."""
     problems, paths, md5s, vocab = [], {}, {}, {}
     if not (flags.results or flags.tfrecord or flags.eval_10k):
-        problems.append("nothing to verify: give --results, --tfrecord or --eval_10k; --help shows examples")
+        problems.append(
+            "nothing to verify: give --results, --tfrecord or --eval_10k; --help shows examples"
+        )
     for name in ("results", "tfrecord"):
         where = getattr(flags, name)
         try:
@@ -102,7 +124,9 @@ def read_md5_list(path):
         for number, line in enumerate(file, start=1):
             words = line.split()
             if len(words) != 2 or len(words[0]) != 32:
-                raise DataError(f"{path}: line {number} is {line.strip()[:80]!r}, expected '<MD5>  <file>'")
+                raise DataError(
+                    f"{path}: line {number} is {line.strip()[:80]!r}, expected '<MD5>  <file>'"
+                )
             md5s[os.path.basename(words[1].lstrip("*"))] = words[0]
     return md5s
 
@@ -126,14 +150,18 @@ def inspect_all(inspect, paths, num_workers):
             done += sizes[jobs[job]]
             seconds = time.monotonic() - started
             left = f", {time_left(done, total, seconds)}" if done else ""
-            progress.show(f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {done / seconds / 1e6:,.0f} MB/s{left}")
+            progress.show(
+                f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {done / seconds / 1e6:,.0f} MB/s{left}"
+            )
         return [job.result() for job in jobs]
 
 
 def verify_results(flags, paths, md5s):
     reports = inspect_all(inspect_text, paths, flags.num_workers)
     has_eval = {"eval.txt", "eval.md5"} <= {os.path.basename(path) for path in paths}
-    eval_problem = eval_articles_problem(flags.results) if has_eval else "eval.txt or eval.md5 is missing"
+    eval_problem = (
+        eval_articles_problem(flags.results) if has_eval else "eval.txt or eval.md5 is missing"
+    )
     rows = dataset_checks.results_rows(reports, flags.own_data, eval_problem)
     if not flags.own_data:
         rows += dataset_checks.published_results_rows(reports)
@@ -144,9 +172,13 @@ def verify_results(flags, paths, md5s):
 
 def verify_tfrecord(flags, paths, rules):
     """Returns (rows, likely causes of differences)."""
-    reports = inspect_all(functools.partial(inspect_tfrecord, rules=rules), paths, flags.num_workers)
+    reports = inspect_all(
+        functools.partial(inspect_tfrecord, rules=rules), paths, flags.num_workers
+    )
     rows = [
-        dataset_checks.names_row("tfrecord", [os.path.basename(path) for path in paths], flags.own_data)
+        dataset_checks.names_row(
+            "tfrecord", [os.path.basename(path) for path in paths], flags.own_data
+        )
         if os.path.isdir(flags.tfrecord)
         else dataset_checks.chosen_files_row("tfrecord", paths),
         *dataset_checks.example_rows("tfrecord", reports, rules),
@@ -167,9 +199,13 @@ def verify_eval(flags, rules):
     if flags.own_data:
         return rows
     is_readable = (
-        not report.broken_at and not report.num_damaged and not any(problem.kind == "features" for problem in report.problems)
+        not report.broken_at
+        and not report.num_damaged
+        and not any(problem.kind == "features" for problem in report.problems)
     )
-    return rows + dataset_checks.published_eval_rows(report, eval_digest(flags.eval_10k) if is_readable else None)
+    return rows + dataset_checks.published_eval_rows(
+        report, eval_digest(flags.eval_10k) if is_readable else None
+    )
 
 
 def verdict_of(rows, own_data):
@@ -196,7 +232,9 @@ def main(argv=None):
     flags = parse_flags(argv)
     started = time.monotonic()
     paths, md5s, vocab = check(flags)
-    rules = make_rules(flags.max_seq_length, flags.max_predictions_per_seq, flags.masked_lm_prob, vocab)
+    rules = make_rules(
+        flags.max_seq_length, flags.max_predictions_per_seq, flags.masked_lm_prob, vocab
+    )
     if flags.tfrecord or flags.eval_10k:
         compile_kernels(rules)
     rows, causes = [], []
@@ -210,7 +248,15 @@ def main(argv=None):
     verdict = verdict_of(rows, flags.own_data)
     seconds = round(time.monotonic() - started, 1)
     if flags.json:
-        print(check_table.as_json(rows, verdict=verdict, exit_code=EXIT_CODES[verdict], likely_causes=causes, seconds=seconds))
+        print(
+            check_table.as_json(
+                rows,
+                verdict=verdict,
+                exit_code=EXIT_CODES[verdict],
+                likely_causes=causes,
+                seconds=seconds,
+            )
+        )
     else:
         check_table.print_table(rows)
         for cause in causes:

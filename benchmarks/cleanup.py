@@ -25,7 +25,13 @@ SCRIPTS = os.path.join(ROOT, "cleanup_scripts")
 FULL_XML_MB = 75_163  # the dump of 2020-01-01, MLPerf's README
 FULL_TEXT_MB = 14_060  # extracted from it: 13,418 files, AA/wiki_00 to FE/wiki_17, of 1.048 MB each (the same README)
 CORES = (2, 64)
-STEPS = ("cleanup_file", "clean_markup", "do_sentence_segmentation", "separate_test_set", "do_gather")
+STEPS = (
+    "cleanup_file",
+    "clean_markup",
+    "do_sentence_segmentation",
+    "separate_test_set",
+    "do_gather",
+)
 INPUT_SUFFIX = {
     "cleanup_file": "",
     "clean_markup": ".1",
@@ -49,7 +55,9 @@ def repeat_pages(dump, times, path):
 
 def timed(command, folder):
     started = time.monotonic()
-    process = subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.run(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     if process.returncode:
         sys.exit(f"error: {' '.join(command)}\n{process.stderr}")
     return time.monotonic() - started
@@ -62,8 +70,19 @@ def megabytes(folder, suffix):
 
 def run_chain(dump, folder, num_workers):
     """Returns {step: (seconds, MB read)}."""
-    extract = [sys.executable, "-m", "wikiextractor.WikiExtractor", "--quiet", "--processes", str(num_workers), "--bytes", "1M"]
-    figures = {"WikiExtractor": (timed([*extract, "--output", f"{folder}/extracted", dump], folder), None)}
+    extract = [
+        sys.executable,
+        "-m",
+        "wikiextractor.WikiExtractor",
+        "--quiet",
+        "--processes",
+        str(num_workers),
+        "--bytes",
+        "1M",
+    ]
+    figures = {
+        "WikiExtractor": (timed([*extract, "--output", f"{folder}/extracted", dump], folder), None)
+    }
     for step in STEPS:
         flags = ["--data=extracted/*/wiki_*", f"--num_workers={num_workers}", *FLAGS.get(step, [])]
         seconds = timed([sys.executable, f"{SCRIPTS}/{step}.py", *flags], folder)
@@ -119,11 +138,19 @@ def print_table(once, often, xml_mb, times, num_workers, reading):
     for step, (seconds_once, mb_once) in once.items():
         seconds, mb = often[step]
         is_extraction = step == "WikiExtractor"
-        larger = FULL_XML_MB / (xml_mb[1] - xml_mb[0]) if is_extraction else FULL_TEXT_MB / more_text
+        larger = (
+            FULL_XML_MB / (xml_mb[1] - xml_mb[0]) if is_extraction else FULL_TEXT_MB / more_text
+        )
         core_minutes = (seconds - seconds_once) * num_workers * larger / 60
-        minutes = {cores: max(core_minutes / cores, alone if is_extraction else 0.0) for cores in CORES}
+        minutes = {
+            cores: max(core_minutes / cores, alone if is_extraction else 0.0) for cores in CORES
+        }
         is_bound_by_reader = is_extraction and minutes[CORES[1]] == alone
-        bound = "CPU; with many cores by the one process that reads the dump" if is_bound_by_reader else "CPU"
+        bound = (
+            "CPU; with many cores by the one process that reads the dump"
+            if is_bound_by_reader
+            else "CPU"
+        )
         for cores in CORES:
             totals[cores] += minutes[cores]
         told = " | ".join(f"{minutes[cores]:.1f} min" for cores in CORES)
@@ -133,10 +160,21 @@ def print_table(once, often, xml_mb, times, num_workers, reading):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dump", required=True, help="a pages-articles dump or an excerpt of one, .bz2")
-    parser.add_argument("--times", type=int, default=20, help="how often its pages are repeated (default: %(default)s)")
-    parser.add_argument("--num_workers", type=int, default=2, help="processes of each step (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--dump", required=True, help="a pages-articles dump or an excerpt of one, .bz2"
+    )
+    parser.add_argument(
+        "--times",
+        type=int,
+        default=20,
+        help="how often its pages are repeated (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--num_workers", type=int, default=2, help="processes of each step (default: %(default)s)"
+    )
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(2)]
@@ -150,7 +188,9 @@ def main():
     print(f"{xml_mb[0]:.1f} MB of XML, and {xml_mb[1]:.1f} MB; {args.num_workers} processes")
     print_table(*figures, xml_mb, args.times, args.num_workers, reading)
     print(f"\nreading the dump in one process: {xml_mb[1] / reading:.1f} MB/s of XML")
-    print(f"segmentation, one process: {ours:.1f} MB/s; NLTK's own tokenizer: {nltks:.1f} MB/s ({ours / nltks:.1f} times)")
+    print(
+        f"segmentation, one process: {ours:.1f} MB/s; NLTK's own tokenizer: {nltks:.1f} MB/s ({ours / nltks:.1f} times)"
+    )
 
 
 if __name__ == "__main__":

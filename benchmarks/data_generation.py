@@ -50,7 +50,9 @@ def make_corpus(patterns, megabytes, path):
     articles = []
     for part in expand_patterns(patterns):
         with open(part, encoding="utf-8", newline="") as file:
-            articles += [article.strip("\n") for article in file.read().split("\n\n") if article.strip()]
+            articles += [
+                article.strip("\n") for article in file.read().split("\n\n") if article.strip()
+            ]
     generator, size = random.Random(1), 0
     with open(path, "w", encoding="utf-8", newline="") as file:
         while size < megabytes * 1e6:
@@ -65,25 +67,42 @@ def make_corpus(patterns, megabytes, path):
 def measure(command, **environment):
     """Runs a command; returns (CPU seconds, wall seconds, peak megabytes) of it and its children."""
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment
+    )
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        sys.exit(f"error: {' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}")
+        sys.exit(
+            f"error: {' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}"
+        )
     return usage.ru_utime + usage.ru_stime, time.monotonic() - started, usage.ru_maxrss / 1000
 
 
 def print_table(rows):
     """rows: [(name, what `measure` returns)]; ratios are to the first."""
-    print("| program | CPU seconds | wall seconds | peak MB | CPU, first / this |\n|---|---|---|---|---|")
+    print(
+        "| program | CPU seconds | wall seconds | peak MB | CPU, first / this |\n|---|---|---|---|---|"
+    )
     for name, (cpu, wall, megabytes) in rows:
         print(f"| {name} | {cpu:.2f} | {wall:.2f} | {megabytes:,.0f} | {rows[0][1][0] / cpu:.0f} |")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", default="quickstart_output/results/part-*", help="(default: %(default)s)")
-    parser.add_argument("--megabytes", type=float, default=27.0, help="size of the corpus (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="of all but the twin; the median counts (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--text", default="quickstart_output/results/part-*", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--megabytes", type=float, default=27.0, help="size of the corpus (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="of all but the twin; the median counts (default: %(default)s)",
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         corpus, records, vocab = f"{folder}/corpus", f"{folder}/records", f"{ROOT}/vocab.txt"
@@ -104,21 +123,37 @@ def main():
             return [sys.executable, "-c", code.format(**names)]
 
         def median(command, **environment):
-            return sorted(measure(command, **environment) for _ in range(args.repeats))[args.repeats // 2]
+            return sorted(measure(command, **environment) for _ in range(args.repeats))[
+                args.repeats // 2
+            ]
 
-        rows = [("readable twin", measure(generate("tests/reference/create_pretraining_data.py", f"{folder}/twin")))]
-        cold = measure(generate("create_pretraining_data.py", records), NUMBA_CACHE_DIR=f"{folder}/cache")
+        rows = [
+            (
+                "readable twin",
+                measure(generate("tests/reference/create_pretraining_data.py", f"{folder}/twin")),
+            )
+        ]
+        cold = measure(
+            generate("create_pretraining_data.py", records), NUMBA_CACHE_DIR=f"{folder}/cache"
+        )
         rows.append(("create_pretraining_data.py, first call (compiles)", cold))
-        rows.append(("create_pretraining_data.py", median(generate("create_pretraining_data.py", records))))
+        rows.append(
+            ("create_pretraining_data.py", median(generate("create_pretraining_data.py", records)))
+        )
         if not filecmp.cmp(records, f"{folder}/twin", shallow=False):
             sys.exit("error: the records differ")
         os.remove(f"{folder}/twin")
         rows.append(
-            ("BertTokenizerFast, tokenising alone", median(inline(TOKENISE), USE_TF="0", TOKENIZERS_PARALLELISM="false"))
+            (
+                "BertTokenizerFast, tokenising alone",
+                median(inline(TOKENISE), USE_TF="0", TOKENIZERS_PARALLELISM="false"),
+            )
         )
         rows.append(("floor: copying the records", median(inline(WRITE))))
         rows.append(("floor: checksums of the records", median(inline(CHECKSUM))))
-        print(f"{os.path.getsize(corpus):,} bytes of text, {os.path.getsize(records):,} bytes of records, equal")
+        print(
+            f"{os.path.getsize(corpus):,} bytes of text, {os.path.getsize(records):,} bytes of records, equal"
+        )
     print()
     print_table(rows)
 

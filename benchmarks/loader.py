@@ -67,7 +67,11 @@ def ours(paths, batch_size, threads):
     from bert_dali_dataloader import DaliDataloader
 
     return DaliDataloader(
-        paths, [f"{path}.idx" for path in paths], batch_size=batch_size, num_threads=threads, cuda=False
+        paths,
+        [f"{path}.idx" for path in paths],
+        batch_size=batch_size,
+        num_threads=threads,
+        cuda=False,
     ).__iter__
 
 
@@ -83,7 +87,9 @@ def without_dali(paths, batch_size, threads):
 
     def epoch():
         order = EpochOrder(loader.num_records, 1, 0, True)
-        for batch in iterate_batches(loader._index, order, decoder, positions, batch_size, threads, 2 * threads):
+        for batch in iterate_batches(
+            loader._index, order, decoder, positions, batch_size, threads, 2 * threads
+        ):
             yield decoder.split(*batch)
 
     return epoch
@@ -111,7 +117,10 @@ def raw_dali(paths, batch_size, threads):
         return tuple(columns[feature.name] for feature in FEATURES)
 
     iterator = DALIGenericIterator(
-        read(), [feature.name for feature in FEATURES], reader_name="reader", last_batch_policy=LastBatchPolicy.PARTIAL
+        read(),
+        [feature.name for feature in FEATURES],
+        reader_name="reader",
+        last_batch_policy=LastBatchPolicy.PARTIAL,
     )
 
     def epoch():
@@ -129,19 +138,29 @@ def tf_data(paths, batch_size, threads, is_batched=False):
     import tensorflow as tf
 
     lengths = {"sequence": SEQUENCE, "predictions": PREDICTIONS, "one": 1}
-    features = {feature.name: tf.io.FixedLenFeature([lengths[feature.length]], feature.dtype) for feature in FEATURES}
+    features = {
+        feature.name: tf.io.FixedLenFeature([lengths[feature.length]], feature.dtype)
+        for feature in FEATURES
+    }
 
     def cast(example):
-        return {name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value for name, value in example.items()}
+        return {
+            name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+            for name, value in example.items()
+        }
 
     files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths))
     records = files.interleave(
         tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=threads, deterministic=False
     ).shuffle(1000)
     if is_batched:
-        batches = records.batch(batch_size).map(lambda batch: cast(tf.io.parse_example(batch, features)), threads)
+        batches = records.batch(batch_size).map(
+            lambda batch: cast(tf.io.parse_example(batch, features)), threads
+        )
     else:
-        batches = records.map(lambda record: cast(tf.io.parse_single_example(record, features)), threads).batch(batch_size)
+        batches = records.map(
+            lambda record: cast(tf.io.parse_single_example(record, features)), threads
+        ).batch(batch_size)
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads
     return batches.prefetch(2).with_options(options).__iter__
@@ -240,17 +259,28 @@ def measure_full_set(args, folder):
     for name in names:
         os.symlink(path, name)
         os.symlink(f"{path}.idx", f"{name}.idx")
-    print(f"{MLPERF_FILES} files of {os.path.getsize(path):,} bytes, indexes of {os.path.getsize(path + '.idx'):,} bytes")
+    print(
+        f"{MLPERF_FILES} files of {os.path.getsize(path):,} bytes, indexes of {os.path.getsize(path + '.idx'):,} bytes"
+    )
     ranks = [
         subprocess.Popen(
-            [sys.executable, __file__, f"--rank={rank}", f"--folder={folder}", f"--threads={args.threads}"],
+            [
+                sys.executable,
+                __file__,
+                f"--rank={rank}",
+                f"--folder={folder}",
+                f"--threads={args.threads}",
+            ],
             stdout=subprocess.PIPE,
         )
         for rank in range(GPUS)
     ]
     for rank, process in enumerate(ranks):
         result = json.loads(process.communicate()[0])
-        print(f"rank {rank} of {GPUS}: " + ", ".join(f"{name} {value:,.1f}" for name, value in result.items()))
+        print(
+            f"rank {rank} of {GPUS}: "
+            + ", ".join(f"{name} {value:,.1f}" for name, value in result.items())
+        )
 
 
 def measure_disk(path):
@@ -268,11 +298,15 @@ def measure_disk(path):
                 os.posix_fadvise(file.fileno(), number * step, step, os.POSIX_FADV_WILLNEED)
             for number in offsets:
                 os.pread(file.fileno(), step, number * step)
-            print(f"| {step:,} | {records} | {count * step / (time.monotonic() - started) / 1e6:,.0f} |")
+            print(
+                f"| {step:,} | {records} | {count * step / (time.monotonic() - started) / 1e6:,.0f} |"
+            )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--records", type=int, default=64_000, help="(default: %(default)s)")
     add("--files", type=int, default=16, help="(default: %(default)s)")
@@ -280,16 +314,24 @@ def main():
     add("--threads", type=int, default=2, help="of each loader (default: %(default)s)")
     add("--seconds", type=float, default=4.0, help="measured per process (default: %(default)s)")
     add("--repeats", type=int, default=3, help="processes of each loader (default: %(default)s)")
-    add("--full_set", action="store_true", help="measure start and memory with MLPerf's number of records instead")
+    add(
+        "--full_set",
+        action="store_true",
+        help="measure start and memory with MLPerf's number of records instead",
+    )
     add("--disk", metavar="FILE", help="measure reads of several sizes instead")
-    add("--loader", choices=LOADERS, help=argparse.SUPPRESS)  # these three: for the processes that this one starts
+    add(
+        "--loader", choices=LOADERS, help=argparse.SUPPRESS
+    )  # these three: for the processes that this one starts
     add("--rank", type=int, help=argparse.SUPPRESS)
     add("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.disk:
         return measure_disk(args.disk)
     if args.folder:
-        paths = sorted(path for path in glob.glob(f"{args.folder}/part-*") if not path.endswith(".idx"))
+        paths = sorted(
+            path for path in glob.glob(f"{args.folder}/part-*") if not path.endswith(".idx")
+        )
         if args.loader:
             result = time_loader(args.loader, paths, args.batch_size, args.threads, args.seconds)
         else:
@@ -300,7 +342,8 @@ def main():
             return measure_full_set(args, folder)
         with concurrent.futures.ProcessPoolExecutor() as pool:
             jobs = [
-                pool.submit(write_records, f"{folder}/part-{n:05d}", args.records // args.files, n) for n in range(args.files)
+                pool.submit(write_records, f"{folder}/part-{n:05d}", args.records // args.files, n)
+                for n in range(args.files)
             ]
             for job in jobs:
                 job.result()
@@ -315,14 +358,20 @@ def main():
                     f"--batch_size={args.batch_size}",
                 ]
                 command += [f"--threads={args.threads}", f"--seconds={args.seconds}"]
-                results[name].append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
-    print(f"{args.records:,} records, batch {args.batch_size}, {args.threads} threads, {len(os.sched_getaffinity(0))} cores\n")
+                results[name].append(
+                    json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+                )
+    print(
+        f"{args.records:,} records, batch {args.batch_size}, {args.threads} threads, {len(os.sched_getaffinity(0))} cores\n"
+    )
     print(
         f"| loader | samples/s | CPU s per million samples | cores for {GPUS} GPUs at {SAMPLES_PER_GPU:,} samples/s |\n|---|---|---|---|"
     )
     for name, runs in results.items():
         rate, cpu = (sorted(values)[len(values) // 2] for values in zip(*runs))
-        print(f"| {LOADERS[name][1]} | {rate:,.0f} | {cpu:,.1f} | {cpu * GPUS * SAMPLES_PER_GPU / 1e6:.2f} |")
+        print(
+            f"| {LOADERS[name][1]} | {rate:,.0f} | {cpu:,.1f} | {cpu * GPUS * SAMPLES_PER_GPU / 1e6:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -48,26 +48,47 @@ def decoded(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tfrecord", required=True, help="a file of examples of 512 tokens and 76 predictions")
-    parser.add_argument("--num_examples_to_pick", type=int, default=10000, help="(default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tfrecord", required=True, help="a file of examples of 512 tokens and 76 predictions"
+    )
+    parser.add_argument(
+        "--num_examples_to_pick", type=int, default=10000, help="(default: %(default)s)"
+    )
     args = parser.parse_args()
     tfrecord2idx = os.path.join(os.path.dirname(sys.executable), "tfrecord2idx")
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = f"{folder}/ours", f"{folder}/theirs"
-        pick = [f"{ROOT}/pick_eval_samples.py", f"--input_tfrecord={args.tfrecord}", f"--output_tfrecord={ours}"]
+        pick = [
+            f"{ROOT}/pick_eval_samples.py",
+            f"--input_tfrecord={args.tfrecord}",
+            f"--output_tfrecord={ours}",
+        ]
         pick.append(f"--num_examples_to_pick={args.num_examples_to_pick}")
-        loop = EAGER_LOOP.format(records=args.tfrecord, picked=theirs, number=args.num_examples_to_pick)
-        index = [f"{ROOT}/make_idx.py", f"--tfrecord_train={args.tfrecord}", f"--output_idx={folder}"]
+        loop = EAGER_LOOP.format(
+            records=args.tfrecord, picked=theirs, number=args.num_examples_to_pick
+        )
+        index = [
+            f"{ROOT}/make_idx.py",
+            f"--tfrecord_train={args.tfrecord}",
+            f"--output_idx={folder}",
+        ]
         rows = [
             ("TensorFlow's eager loop", measure([sys.executable, "-c", loop])),
             ("`pick_eval_samples.py`", measure([sys.executable, *pick])),
-            ("DALI's tfrecord2idx", measure([sys.executable, tfrecord2idx, args.tfrecord, f"{folder}/idx"])),
+            (
+                "DALI's tfrecord2idx",
+                measure([sys.executable, tfrecord2idx, args.tfrecord, f"{folder}/idx"]),
+            ),
             ("`make_idx.py`", measure([sys.executable, *index])),
         ]
         if decoded(ours) != decoded(theirs):
             sys.exit("error: the picked examples differ")
-        if not filecmp.cmp(f"{folder}/train/{os.path.basename(args.tfrecord)}.idx", f"{folder}/idx", shallow=False):
+        if not filecmp.cmp(
+            f"{folder}/train/{os.path.basename(args.tfrecord)}.idx", f"{folder}/idx", shallow=False
+        ):
             sys.exit("error: the indexes differ")
     print(f"{os.path.getsize(args.tfrecord):,} bytes of records; examples and indexes are equal\n")
     print_table(rows[:2])

@@ -45,12 +45,20 @@ def costs_of(output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", default="quickstart_output/results/part-*", help="(default: %(default)s)")
-    parser.add_argument("--megabytes", type=float, default=27.0, help="size of a part (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--text", default="quickstart_output/results/part-*", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--megabytes", type=float, default=27.0, help="size of a part (default: %(default)s)"
+    )
     parser.add_argument("--parts", type=int, default=8, help="(default: %(default)s)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
-    parser.add_argument("--repeats", type=int, default=3, help="in turns; the fastest counts (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="in turns; the fastest counts (default: %(default)s)"
+    )
     args = parser.parse_args()
     runs = {num_workers: [] for num_workers in args.workers}
     with tempfile.TemporaryDirectory() as folder:
@@ -64,14 +72,24 @@ def main():
             output = f"{folder}/records"
             wall = run(num_workers, texts, output)
             costs, parts_wall = costs_of(output)
-            if not all(filecmp.cmp(path, f"{folder}/warm/part-00000", shallow=False) for path in glob.glob(f"{output}/part-*")):
+            if not all(
+                filecmp.cmp(path, f"{folder}/warm/part-00000", shallow=False)
+                for path in glob.glob(f"{output}/part-*")
+            ):
                 sys.exit("error: the records differ")
             size = sum(os.path.getsize(path) for path in glob.glob(f"{output}/part-*"))
             shutil.rmtree(output)
-            of_part = [sum(cost[name] for cost in costs) / len(costs) for name in ("cpu_seconds", "wall_seconds")]
-            runs[num_workers].append((parts_wall, wall, *of_part, max(cost["peak_megabytes"] for cost in costs)))
+            of_part = [
+                sum(cost[name] for cost in costs) / len(costs)
+                for name in ("cpu_seconds", "wall_seconds")
+            ]
+            runs[num_workers].append(
+                (parts_wall, wall, *of_part, max(cost["peak_megabytes"] for cost in costs))
+            )
     print(f"{args.parts} parts of {args.megabytes:.0f} MB, {size:,} bytes of records, equal")
-    print("\n| workers | wall seconds | parts alone | times as fast | CPU a part | wall a part | peak MB of a worker |")
+    print(
+        "\n| workers | wall seconds | parts alone | times as fast | CPU a part | wall a part | peak MB of a worker |"
+    )
     print("|---|---|---|---|---|---|---|")
     of_first = min(runs[args.workers[0]])[0]
     for num_workers, of_workers in runs.items():

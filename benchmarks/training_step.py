@@ -42,7 +42,9 @@ def make_batch(batch_size, config, generator):
     mask = (places < lengths).long()
     num_masked = (0.15 * lengths).long().clamp(1, PREDICTIONS)
     is_masked = (torch.arange(PREDICTIONS)[None] < num_masked).long()
-    ids = torch.randint(1000, config.vocab_size, (batch_size, SEQ_LENGTH), generator=generator) * mask
+    ids = (
+        torch.randint(1000, config.vocab_size, (batch_size, SEQ_LENGTH), generator=generator) * mask
+    )
     positions = torch.arange(1, PREDICTIONS + 1)[None] * is_masked
     return {
         "input_ids": ids, "input_mask": mask, "segment_ids": mask * (places >= lengths // 2),
@@ -53,8 +55,14 @@ def make_batch(batch_size, config, generator):
 
 def full_logits(model, batch):
     """What a plain use of Hugging Face's class does: logits at all positions, the masked ones taken out of them."""
-    output = model(input_ids=batch["input_ids"], attention_mask=batch["input_mask"], token_type_ids=batch["segment_ids"])
-    positions = batch["masked_lm_positions"][..., None].expand(-1, -1, output.prediction_logits.shape[-1])
+    output = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["input_mask"],
+        token_type_ids=batch["segment_ids"],
+    )
+    positions = batch["masked_lm_positions"][..., None].expand(
+        -1, -1, output.prediction_logits.shape[-1]
+    )
     return output.prediction_logits.gather(1, positions), output.seq_relationship_logits
 
 
@@ -66,7 +74,9 @@ def measure(model, forward, batch, steps):
         started = time.process_time()
         optimizer.zero_grad()
         masked_lm, next_sentence = loss_sums(forward(model, batch), batch)
-        loss = masked_lm / batch["masked_lm_weights"].sum() + next_sentence / len(batch["input_ids"])
+        loss = masked_lm / batch["masked_lm_weights"].sum() + next_sentence / len(
+            batch["input_ids"]
+        )
         loss.backward()
         optimizer.step()
         seconds.append(time.process_time() - started)
@@ -75,13 +85,19 @@ def measure(model, forward, batch, steps):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch_size", type=int, default=8, help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=5, help="timed, after one that is not (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=5, help="timed, after one that is not (default: %(default)s)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    print("| model | program | CPU seconds a step | tokens/s | first / this |\n|---|---|---|---|---|")
+    print(
+        "| model | program | CPU seconds a step | tokens/s | first / this |\n|---|---|---|---|---|"
+    )
     for name, shape in SHAPES.items():
         config = BertConfig(
             **shape, vocab_size=30522, hidden_act="gelu_new", layer_norm_eps=1e-12, hidden_dropout_prob=0.0,
@@ -103,7 +119,10 @@ def main():
             if abs(loss - rows[0][1]) > 1e-4 * rows[0][1]:
                 sys.exit(f"error: {name}, {program}: loss {loss}, expected {rows[0][1]}")
             tokens = batch["input_mask"].sum().item() / seconds
-            print(f"| {name} | {program} | {seconds:.2f} | {tokens:,.0f} | {rows[0][2] / seconds:.1f} |", flush=True)
+            print(
+                f"| {name} | {program} | {seconds:.2f} | {tokens:,.0f} | {rows[0][2] / seconds:.1f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ LABELLED_LINK = (r"\[\[[^\]|\[]*\|([^\]|\[]*)\]\]", r"\1")  # [[Alberta|the prov
 
 BRACKET_RULES = [
     *compiled(LINK, LINK, LABELLED_LINK, LABELLED_LINK),
-    *deleted(r"\[\[:*[Ff]ile:[^\]\[]*\]\]", r"\[\[[Mm]edia:[^\]\[]*\]\]", r"\[\[[Ii]mage:[^\]\[]*\]\]"),
+    *deleted(
+        r"\[\[:*[Ff]ile:[^\]\[]*\]\]", r"\[\[[Mm]edia:[^\]\[]*\]\]", r"\[\[[Ii]mage:[^\]\[]*\]\]"
+    ),
     *compiled((r"\[([^\]|\[]*)\]", r"\1")),
     *deleted(r"\[\[[^\]\[]*\]\]"),
 ]
@@ -65,7 +67,9 @@ TAG_RULES = [
             "gallery",
         )
     ),
-    *deleted(r"<graph>\{", r"<graph>", r"\}</graph>", r"</graph>", r"</references>", r"<poem [^>]*>"),
+    *deleted(
+        r"<graph>\{", r"<graph>", r"\}</graph>", r"</graph>", r"</references>", r"<poem [^>]*>"
+    ),
 ]
 # A line without the sign cannot match the rules beside it, and no rule makes a sign that was not there.
 RULES_BY_SIGN = [("[", BRACKET_RULES), ("alt=", ALT_RULES), ("<", TAG_RULES)]
@@ -85,7 +89,9 @@ def clean_line(line):
 def remove_markup(text):
     """clean_line for each line of the text."""
     lines = text.removesuffix("\n").split("\n") if text else []
-    cleaned = (clean_line(line) if "<" in line or "[" in line or "alt=" in line else line for line in lines)
+    cleaned = (
+        clean_line(line) if "<" in line or "[" in line or "alt=" in line else line for line in lines
+    )
     return "".join(line + "\n" for line in cleaned if line is not None)
 
 
@@ -93,7 +99,9 @@ def main():
     args = cleanup_io.step_parser(__doc__, input_suffix=".1", output_suffix=".2").parse_args()
     files, problems = cleanup_io.check_inputs(args)
     cleanup_io.exit_if(problems)
-    step = functools.partial(cleanup_io.transform_file, remove_markup, args.input_suffix, args.output_suffix)
+    step = functools.partial(
+        cleanup_io.transform_file, remove_markup, args.input_suffix, args.output_suffix
+    )
     return cleanup_io.run_step("clean_markup", step, files, args)
 
 

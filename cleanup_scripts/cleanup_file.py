@@ -30,7 +30,11 @@ def main():
     files, problems = cleanup_io.check_inputs(args)
     cleanup_io.exit_if(problems)
     step = functools.partial(
-        cleanup_io.transform_file, remove_tags_and_titles, args.input_suffix, args.output_suffix, universal_newlines=True
+        cleanup_io.transform_file,
+        remove_tags_and_titles,
+        args.input_suffix,
+        args.output_suffix,
+        universal_newlines=True,
     )
     return cleanup_io.run_step("cleanup_file", step, files, args)
 

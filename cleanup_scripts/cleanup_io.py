@@ -21,7 +21,9 @@ import time
 from journal import Journal, fixed_folder
 
 STEP_SUFFIXES = (".1", ".2", ".3", ".4")
-TEST_SUFFIX = ".test"  # separate_test_set.py: the test articles of one file, <file><output_suffix>.test
+TEST_SUFFIX = (
+    ".test"  # separate_test_set.py: the test articles of one file, <file><output_suffix>.test
+)
 MAX_PROBLEMS_SHOWN = 20
 BYTES_PER_MB = 1024 * 1024  # the unit of do_gather.py's --block_size, and of every number told here
 
@@ -32,7 +34,9 @@ class BrokenInput(Exception):
 
 def step_parser(docstring, input_suffix, output_suffix=None):
     """The flags every step has. `docstring` is that of the script: its text is the --help."""
-    parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--data",
         default="./extracted/*/wiki_*",
@@ -80,11 +84,17 @@ def check_inputs(args):
     files = extracted_files(args.data, args.input_suffix, output_suffix)
     problems = []
     if output_suffix == "":
-        problems.append("--output_suffix '' would overwrite the extracted files; expected a suffix such as '.1'")
+        problems.append(
+            "--output_suffix '' would overwrite the extracted files; expected a suffix such as '.1'"
+        )
     elif output_suffix == args.input_suffix:
-        problems.append(f"--input_suffix and --output_suffix are both {output_suffix!r}: the step would overwrite its input")
+        problems.append(
+            f"--input_suffix and --output_suffix are both {output_suffix!r}: the step would overwrite its input"
+        )
     if args.num_workers < 1:
-        problems.append(f"--num_workers {args.num_workers}: expected at least 1 (leave the flag out for all cores)")
+        problems.append(
+            f"--num_workers {args.num_workers}: expected at least 1 (leave the flag out for all cores)"
+        )
     if not files:
         problems.append(
             f"--data {args.data!r} matches no extracted file (a name without "
@@ -171,7 +181,9 @@ def run_on_files(function, tasks, num_workers, journal):
     started = time.monotonic()
     results, errors = [journal.result_of(task) for task in tasks], {}
     to_do = [index for index, result in enumerate(results) if result is None]
-    for done, (number, (result, error)) in enumerate(_outcomes(function, [tasks[i] for i in to_do], num_workers), start=1):
+    for done, (number, (result, error)) in enumerate(
+        _outcomes(function, [tasks[i] for i in to_do], num_workers), start=1
+    ):
         index = to_do[number]
         if error:
             errors[index] = error
@@ -187,7 +199,11 @@ def report(errors, result_line, journal):
     """Tells the errors of the files and the result; returns the exit code: 0, or 1 if a file failed."""
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
-    before = f"; {journal.num_done_before} were done before (--restart makes them again)" if journal.num_done_before else ""
+    before = (
+        f"; {journal.num_done_before} were done before (--restart makes them again)"
+        if journal.num_done_before
+        else ""
+    )
     print(result_line + before + (f"; {len(errors)} FAILED" if errors else ""))
     return 1 if errors else 0
 
@@ -242,7 +258,9 @@ def _result_of(future, path):
     try:
         return future.result()
     except concurrent.futures.process.BrokenProcessPool:
-        return None, (f"{path}: a worker process was killed (out of memory?); run the step again with a smaller --num_workers")
+        return None, (
+            f"{path}: a worker process was killed (out of memory?); run the step again with a smaller --num_workers"
+        )
 
 
 def run(main):

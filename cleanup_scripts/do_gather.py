@@ -25,9 +25,18 @@ def parse_args():
         "a larger file is a part of its own (default: %(default)s)",
     )
     parser.add_argument(
-        "--num_outputs", type=int, default=500, metavar="N", help="the number in the names of the parts (default: %(default)s)"
+        "--num_outputs",
+        type=int,
+        default=500,
+        metavar="N",
+        help="the number in the names of the parts (default: %(default)s)",
     )
-    parser.add_argument("--out_dir", default="./results", metavar="FOLDER", help="where the parts go (default: %(default)s)")
+    parser.add_argument(
+        "--out_dir",
+        default="./results",
+        metavar="FOLDER",
+        help="where the parts go (default: %(default)s)",
+    )
     return parser.parse_args()
 
 
@@ -79,10 +88,18 @@ def check(args):
     if args.num_outputs < 1:
         problems.append(f"--num_outputs {args.num_outputs}: expected at least 1")
     out_dir = os.path.expanduser(args.out_dir)
-    blocks = blocks_of(files, map(os.path.getsize, files), args.block_size * cleanup_io.BYTES_PER_MB)
-    parts = [os.path.join(out_dir, f"part-{number:05d}-of-{args.num_outputs:05d}") for number in range(len(blocks))]
+    blocks = blocks_of(
+        files, map(os.path.getsize, files), args.block_size * cleanup_io.BYTES_PER_MB
+    )
+    parts = [
+        os.path.join(out_dir, f"part-{number:05d}-of-{args.num_outputs:05d}")
+        for number in range(len(blocks))
+    ]
     problems += leftover_problems(out_dir, parts)
-    return [(part, tuple(path + args.input_suffix for path in block)) for part, block in zip(parts, blocks)], problems
+    return [
+        (part, tuple(path + args.input_suffix for path in block))
+        for part, block in zip(parts, blocks)
+    ], problems
 
 
 def main():

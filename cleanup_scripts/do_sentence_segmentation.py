@@ -31,7 +31,13 @@ def main():
     files, problems = cleanup_io.check_inputs(args)
     cleanup_io.exit_if(problems)
     punkt_3_4_5.english_tokenizer()  # loaded once, before the worker processes start
-    step = functools.partial(cleanup_io.transform_file, segment, args.input_suffix, args.output_suffix, universal_newlines=True)
+    step = functools.partial(
+        cleanup_io.transform_file,
+        segment,
+        args.input_suffix,
+        args.output_suffix,
+        universal_newlines=True,
+    )
     return cleanup_io.run_step("do_sentence_segmentation", step, files, args)
 
 

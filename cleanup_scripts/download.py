@@ -45,21 +45,37 @@ SOURCES = ("mlcommons", "drive")
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--wiki", default="enwiki", metavar="NAME", help="which Wikipedia, e.g. enwiki, dewiki (default: %(default)s)")
+    add(
+        "--wiki",
+        default="enwiki",
+        metavar="NAME",
+        help="which Wikipedia, e.g. enwiki, dewiki (default: %(default)s)",
+    )
     add("--date", metavar="YYYYMMDD", help="the date of the dump; leave out for no dump")
     add("--file", default="pages-articles-multistream.xml.bz2", metavar="NAME",
         help="which file of the dump: what follows '<wiki>-<date>-' in its name (default: %(default)s)")  # fmt: skip
     add("--base_url", default=DEFAULT_BASE_URL, metavar="URL",
         help="folder of the dump on a mirror, with {wiki} and {date} (default: %(default)s)")  # fmt: skip
-    add("--mlperf", metavar="GROUPS", help=f"MLPerf's files: any of {','.join(GROUPS)}, comma-separated; see --list")
+    add(
+        "--mlperf",
+        metavar="GROUPS",
+        help=f"MLPerf's files: any of {','.join(GROUPS)}, comma-separated; see --list",
+    )
     add("--source", default="mlcommons", metavar="NAME",
         help=f"where MLPerf's files come from: {' or '.join(SOURCES)} (default: %(default)s)")  # fmt: skip
     add("--metadata_url", default=mlcommons.METADATA_URL, metavar="URL",
         help="folder of MLCommons' .uri and .md5 files, e.g. on a mirror (default: %(default)s)")  # fmt: skip
-    add("--out_dir", default="download", metavar="FOLDER", help="where the files go (default: %(default)s)")
+    add(
+        "--out_dir",
+        default="download",
+        metavar="FOLDER",
+        help="where the files go (default: %(default)s)",
+    )
     add(
         "--url",
         action="append",
@@ -80,7 +96,11 @@ def parse_args(argv=None):
         metavar="SECONDS",
         help="without a byte, before trying again (default: %(default)s)",
     )
-    add("--list", action="store_true", help="show MLPerf's files with what is known of them, and end")
+    add(
+        "--list",
+        action="store_true",
+        help="show MLPerf's files with what is known of them, and end",
+    )
     return parser.parse_args(argv)
 
 
@@ -101,9 +121,13 @@ def check(args):
     problems = []
     urls, md5s = pairs(args.url, "url", problems), pairs(args.md5, "md5", problems)
     if args.date is None and not wanted_groups(args):
-        problems.append("nothing to download: give --date=YYYYMMDD for a dump, or --mlperf=text; --help shows examples")
+        problems.append(
+            "nothing to download: give --date=YYYYMMDD for a dump, or --mlperf=text; --help shows examples"
+        )
     if args.date is not None and not re.fullmatch(r"\d{8}", args.date):
-        problems.append(f"--date {args.date!r}: expected YYYYMMDD; https://dumps.wikimedia.org/{args.wiki}/ lists the dates")
+        problems.append(
+            f"--date {args.date!r}: expected YYYYMMDD; https://dumps.wikimedia.org/{args.wiki}/ lists the dates"
+        )
     for group in wanted_groups(args):
         if group not in GROUPS:
             problems.append(f"--mlperf {group}: expected any of {', '.join(GROUPS)}")
@@ -115,8 +139,15 @@ def check(args):
     for name, md5 in md5s.items():
         if not re.fullmatch(r"[0-9a-fA-F]{32}|none", md5):
             problems.append(f"--md5 {name}={md5}: expected 32 hexadecimal digits, or none")
-    if args.source == "drive" or not wanted_groups(args):  # MLCommons' names are known when its lists are here
-        asked = [file.name for group in wanted_groups(args) if group in GROUPS for file in drive_files(group)]
+    if args.source == "drive" or not wanted_groups(
+        args
+    ):  # MLCommons' names are known when its lists are here
+        asked = [
+            file.name
+            for group in wanted_groups(args)
+            if group in GROUPS
+            for file in drive_files(group)
+        ]
         problems += unknown_names(args, urls.keys() | md5s.keys(), asked)
     if args.retries < 0 or args.first_wait < 0 or args.timeout <= 0:
         problems.append("--retries and --first_wait: expected 0 or more; --timeout: more than 0")
@@ -163,9 +194,14 @@ class Downloads:
             if os.path.exists(path):
                 found, done = self._check_present(path, file.name, md5), "was there"
             else:
-                found, done = fetch(url or file.url, path, size, md5, if_missing=if_missing, **self.how), "downloaded"
+                found, done = (
+                    fetch(url or file.url, path, size, md5, if_missing=if_missing, **self.how),
+                    "downloaded",
+                )
         except (DownloadError, OSError) as error:
-            self.note_error(file.name, f"{error}" + (refused_advice(error, own_command) if not url else ""))
+            self.note_error(
+                file.name, f"{error}" + (refused_advice(error, own_command) if not url else "")
+            )
             return
         unknown = "not checked" if chosen == "none" else "no published one to compare with"
         known = "as expected" if md5 else unknown
@@ -183,18 +219,26 @@ class Downloads:
     def _check_present(self, path, name, md5):
         found = md5_of(path, name)
         if md5 not in (None, found):
-            raise DownloadError(f"{path}: its MD5 is {found}, expected {md5}; remove it and run again: rm {path}")
+            raise DownloadError(
+                f"{path}: its MD5 is {found}, expected {md5}; remove it and run again: rm {path}"
+            )
         return found
 
     def md5_from_list(self, name, url, if_missing):
         """The MD5 of a dump's file by the dump's own list; None, with the error noted, if it cannot be had."""
         list_path = os.path.join(self.out_dir, os.path.basename(url))
         try:
-            if os.path.exists(list_path):  # of an unfinished dump, perhaps: it grows until the dump is whole
+            if os.path.exists(
+                list_path
+            ):  # of an unfinished dump, perhaps: it grows until the dump is whole
                 os.remove(list_path)
             fetch(url, list_path, if_missing=if_missing, **self.how)
             with open(list_path, encoding="utf-8", errors="replace") as file:
-                listed = dict(reversed(line.split(maxsplit=1)) for line in file.read().splitlines() if " " in line)
+                listed = dict(
+                    reversed(line.split(maxsplit=1))
+                    for line in file.read().splitlines()
+                    if " " in line
+                )
             if name in listed:
                 return listed[name]
             raise DownloadError(
@@ -222,7 +266,9 @@ def get_dump(downloads, args, md5s):
     size, md5 = BY_NAME[name][2:4] if name in BY_NAME else (None, None)
     if md5 is None and name not in md5s:
         list_hint = f"{hint}. If only this list is missing, give the MD5 yourself: --md5 {name}=HEX (or =none, not to check)"
-        md5 = downloads.md5_from_list(name, f"{folder}/{args.wiki}-{args.date}-md5sums.txt", list_hint)
+        md5 = downloads.md5_from_list(
+            name, f"{folder}/{args.wiki}-{args.date}-md5sums.txt", list_hint
+        )
         if md5 is None:
             return
     downloads.get(Wanted(name, name, f"{folder}/{name}", size, md5), hint)
@@ -244,7 +290,10 @@ def list_mlcommons(downloads, args):
 
 def get_group(downloads, args, group, files):
     if args.source == "drive":
-        hints = [f"MLPerf may have moved it; name where it is now: --url {file.name}=..." for file in files]
+        hints = [
+            f"MLPerf may have moved it; name where it is now: --url {file.name}=..."
+            for file in files
+        ]
         command = ""
     else:
         hints = ["MLCommons lists it, but does not have it"] * len(files)
@@ -278,13 +327,19 @@ def main(argv=None):
     else:
         files = list_mlcommons(downloads, args)
     if not downloads.errors:
-        cleanup_io.exit_if(unknown_names(args, urls.keys() | md5s.keys(), [f.name for group in files.values() for f in group]))
+        cleanup_io.exit_if(
+            unknown_names(
+                args, urls.keys() | md5s.keys(), [f.name for group in files.values() for f in group]
+            )
+        )
     if args.date is not None:
         get_dump(downloads, args, md5s)
     for group in files:
         get_group(downloads, args, group, files[group])
     if downloads.errors:
-        print(f"there: {len(downloads.got)}, FAILED: {len(downloads.errors)} ({', '.join(downloads.errors)})")
+        print(
+            f"there: {len(downloads.got)}, FAILED: {len(downloads.errors)} ({', '.join(downloads.errors)})"
+        )
         return 1
     for command in next_commands.after(groups, downloads.got, downloads.out_dir):
         print(f"next: {command}")

@@ -25,7 +25,10 @@ def code_digest():
     here = os.path.dirname(os.path.abspath(__file__))
     own = (here + os.sep, os.path.dirname(os.path.abspath(bert.__file__)) + os.sep)
     digest = hashlib.sha256()
-    paths = {os.path.abspath(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())}
+    paths = {
+        os.path.abspath(getattr(module, "__file__", None) or "")
+        for module in list(sys.modules.values())
+    }
     for path in sorted(path for path in paths if path.startswith(own)):
         with open(path, "rb") as file:
             digest.update(file.read())

@@ -26,11 +26,20 @@ from part_file import DownloadError, Refused
 from resumable_download import fetch
 
 METADATA_URL = "https://training.mlcommons-storage.org/metadata"
-DATA_SETS = {"text": "bert-preprocessed-wikipedia-dataset", "model": "bert-input-files", "dump": "bert-input-files"}
-OWN_DOWNLOADER = "https://raw.githubusercontent.com/mlcommons/r2-downloader/refs/heads/main/mlc-r2-downloader.sh"
+DATA_SETS = {
+    "text": "bert-preprocessed-wikipedia-dataset",
+    "model": "bert-input-files",
+    "dump": "bert-input-files",
+}
+OWN_DOWNLOADER = (
+    "https://raw.githubusercontent.com/mlcommons/r2-downloader/refs/heads/main/mlc-r2-downloader.sh"
+)
 # A group is complete only with a file like these: (pattern of the name, in words).
 ESSENTIAL = {
-    "text": (re.compile(f"{ARCHIVE.pattern}|part-.*"), "part-00000-of-00500 and no archive of them"),
+    "text": (
+        re.compile(f"{ARCHIVE.pattern}|part-.*"),
+        "part-00000-of-00500 and no archive of them",
+    ),
     "model": (re.compile(r"model\.ckpt-\d+\.index"), f"{CHECKPOINT_FOLDER}/model.ckpt-*.index"),
     "dump": (DUMP, "*-pages-articles*.xml.bz2"),
 }
@@ -59,7 +68,10 @@ def read_data_set(uri: str, out_dir: str, how: dict) -> DataSet:
     try:
         base = _fetch_text(uri, how).strip()
         if not re.fullmatch(r"https?://\S+", base):
-            raise Refused(f"{uri}: holds {base[:80]!r}, expected one address that begins with http:// or https://", "")
+            raise Refused(
+                f"{uri}: holds {base[:80]!r}, expected one address that begins with http:// or https://",
+                "",
+            )
         md5_url = f"{uri.removesuffix('.uri')}.md5"
         return DataSet(uri, base, parse_md5_list(_fetch_text(md5_url, how), md5_url))
     except DownloadError as error:
@@ -85,7 +97,9 @@ def parse_md5_list(text: str, source: str) -> dict[str, str]:
             continue
         match = re.fullmatch(r"([0-9a-fA-F]{32})\s+\*?(\S.*?)\s*", line)
         if not match:
-            raise Refused(f"{source}: line {number} is {line[:80]!r}, expected '<MD5>  ./<path>'", "")
+            raise Refused(
+                f"{source}: line {number} is {line[:80]!r}, expected '<MD5>  ./<path>'", ""
+            )
         path = safe_path(match[2], f"{source}: line {number}")
         if md5s.setdefault(path, match[1].lower()) != match[1].lower():
             raise Refused(f"{source}: line {number}: {path} is listed twice, with two MD5s", "")
@@ -98,7 +112,9 @@ def safe_path(path: str, source: str) -> str:
     """The path without `./`; an absolute one, or one with `..`, is refused."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or not parts or not path.isprintable() or "\\" in path:
-        raise Refused(f"{source}: the path {path[:80]!r} leads out of the folder, or is no plain path", "")
+        raise Refused(
+            f"{source}: the path {path[:80]!r} leads out of the folder, or is no plain path", ""
+        )
     return "/".join(parts)
 
 
@@ -112,7 +128,9 @@ def files_of_group(group: str, data_set: DataSet) -> list[Wanted]:
     files = [_wanted(group, path, data_set) for path in paths]
     places = [file.place for file in files]
     if doubles := sorted({place for place in places if places.count(place) > 1}):
-        raise DownloadError(f"{data_set.uri}: its list has several files for one place: {', '.join(doubles[:5])}")
+        raise DownloadError(
+            f"{data_set.uri}: its list has several files for one place: {', '.join(doubles[:5])}"
+        )
     return files
 
 
@@ -129,14 +147,20 @@ def _belongs(group, path):
 def _wanted(group, path, data_set):
     published, listed = BY_NAME.get(os.path.basename(path)), data_set.md5s[path]
     size, md5 = (published.size, published.md5 or listed) if published else (None, listed)
-    return Wanted(path, place_of(group, path), f"{data_set.base.rstrip('/')}/{quote(path)}", size, md5, listed)
+    return Wanted(
+        path, place_of(group, path), f"{data_set.base.rstrip('/')}/{quote(path)}", size, md5, listed
+    )
 
 
 def print_list(metadata_url: str) -> None:
     """Prints the groups, their addresses, and what MLPerf publishes of their files."""
     for group, what in GROUPS.items():
-        print(f"--mlperf={group}: {what}\n  MLCommons: {uri_of(metadata_url, group)}\n  Google Drive (--source=drive):")
+        print(
+            f"--mlperf={group}: {what}\n  MLCommons: {uri_of(metadata_url, group)}\n  Google Drive (--source=drive):"
+        )
         for file in PUBLISHED:
             if file.group == group:
                 size = f"{file.size:,}" if file.size is not None else "size not published"
-                print(f"  {file.name:52} {size:>18}  {file.md5 or 'MD5 not published'}\n    {DRIVE_URL.format(file.drive_id)}")
+                print(
+                    f"  {file.name:52} {size:>18}  {file.md5 or 'MD5 not published'}\n    {DRIVE_URL.format(file.drive_id)}"
+                )

@@ -50,7 +50,11 @@ PUBLISHED = (
     Published("model", "model.ckpt-28252.meta", 24740228, "dbd16c731e8a8113bc08eeed0326b8e7", "1vAcVmXSLsLeQ1q7gvHnQUSth5W_f_pwv"),
     Published("dump", "enwiki-20200101-pages-articles-multistream.xml.bz2", 17751214669, "00d47075e0f583fb7c0791fac1c57cb3", "18K1rrNJ_0lSR9bsLaoP3PkQeSFO-9LE7"),
 )  # fmt: skip
-GROUPS = {"text": "the 500 parts and eval.txt", "model": "vocabulary and first checkpoint", "dump": "the dump of 2020-01-01"}
+GROUPS = {
+    "text": "the 500 parts and eval.txt",
+    "model": "vocabulary and first checkpoint",
+    "dump": "the dump of 2020-01-01",
+}
 BY_NAME = {file.name: file for file in PUBLISHED}
 
 
@@ -65,7 +69,13 @@ def place_of(group: str, path: str) -> str:
 def drive_files(group: str) -> list[Wanted]:
     """The files of a group on MLPerf's Google Drive."""
     return [
-        Wanted(file.name, place_of(group, file.name), DRIVE_URL.format(file.drive_id), file.size, file.md5)
+        Wanted(
+            file.name,
+            place_of(group, file.name),
+            DRIVE_URL.format(file.drive_id),
+            file.size,
+            file.md5,
+        )
         for file in PUBLISHED
         if file.group == group
     ]

@@ -17,7 +17,9 @@ EXAMPLE_FLAGS = (
 def after(groups: Collection[str], paths: Collection[str], out_dir: str) -> Iterator[str]:
     """The commands for the groups of MLPerf's files and the paths that are there now."""
     if "text" in groups:
-        yield from _after_text(shlex.quote(os.path.join(out_dir, TEXT_FOLDER)), os.path.join(out_dir, TEXT_MD5_LIST))
+        yield from _after_text(
+            shlex.quote(os.path.join(out_dir, TEXT_FOLDER)), os.path.join(out_dir, TEXT_MD5_LIST)
+        )
     for path in paths:
         if DUMP.fullmatch(os.path.basename(path)):
             yield f"cleanup_scripts/process_wiki.sh {shlex.quote(path)} wiki"

@@ -29,7 +29,9 @@ class PartFile:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise DownloadError(f"{path}: another download is writing it; wait for that one") from None
+            raise DownloadError(
+                f"{path}: another download is writing it; wait for that one"
+            ) from None
 
     @property
     def size(self):

@@ -12,7 +12,12 @@ The English parameters are those of NLTK's `punkt` data, as the nltk-punkt-token
 import functools
 import re
 
-from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer, PunktToken
+from nltk.tokenize.punkt import (
+    PunktLanguageVars,
+    PunktParameters,
+    PunktSentenceTokenizer,
+    PunktToken,
+)
 from punkt.data import english
 
 from bert.common.unicode_11 import RECLASSIFIED_LETTERS, Unicode11
@@ -68,7 +73,9 @@ class SentenceTokenizer345(PunktSentenceTokenizer):
     def __init__(self, parameters):
         super().__init__(parameters, lang_vars=LanguageVars345(), token_cls=Token345)
         # Only an abbreviation or the first word of a collocation does not end a sentence in a plain candidate.
-        self._unsure_words = parameters.abbrev_types | {first for first, _ in parameters.collocations}
+        self._unsure_words = parameters.abbrev_types | {
+            first for first, _ in parameters.collocations
+        }
 
     def sentences_from_text(self, text, realign_boundaries=True):
         """Punkt's sentences, found as Python 3.7 finds them and cut out of the text as it is."""

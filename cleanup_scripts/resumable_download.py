@@ -73,14 +73,19 @@ def _transfer_with_retries(url, part, name, size, md5, retries, first_wait, time
                     f"{part.size:,} bytes are kept: run the same command again to go on from there",
                 ) from None
             # Not all at the same moment again, if many wait for one server: half to the whole of the time.
-            wait = max(fault.retry_after, min(LONGEST_WAIT, first_wait * 2 ** (failures - 1)) * random.uniform(0.5, 1.0))
+            wait = max(
+                fault.retry_after,
+                min(LONGEST_WAIT, first_wait * 2 ** (failures - 1)) * random.uniform(0.5, 1.0),
+            )
             say(f"{name}: {fault}; trying again in {wait:.0f} s (try {failures + 1})")
             time.sleep(wait)
 
 
 def _transfer(url, part, name, size, md5, timeout, if_missing):
     """One request: brings what is missing, or raises PassingFault with what arrived kept."""
-    request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
+    request = urllib.request.Request(
+        url, headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+    )
     origin = part.origin()
     start = part.size if _can_resume(origin, url, md5) else 0
     if start:
@@ -94,12 +99,16 @@ def _transfer(url, part, name, size, md5, timeout, if_missing):
         _judge_status(error, url, part, start, origin, if_missing)
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
-            raise DownloadError(f"{url}: the server's certificate is not trusted: {error.reason}") from None
+            raise DownloadError(
+                f"{url}: the server's certificate is not trusted: {error.reason}"
+            ) from None
         raise PassingFault(f"no connection: {error.reason}") from None
     except TimeoutError:
         raise PassingFault(f"no byte for {timeout:g} s") from None
     except (http.client.HTTPException, ConnectionError) as error:
-        raise PassingFault(f"the connection broke at byte {part.size:,} ({type(error).__name__})") from None
+        raise PassingFault(
+            f"the connection broke at byte {part.size:,} ({type(error).__name__})"
+        ) from None
 
 
 def _validator(origin):
@@ -123,7 +132,10 @@ def _judge_status(error, url, part, start, origin, if_missing):
         raise PassingFault("the server's file is another one now")
     if error.code in PASSING_STATUS:
         seconds = error.headers.get("Retry-After", "")
-        raise PassingFault(f"the server answers {error.code} {error.reason}", float(seconds) if seconds.isdigit() else 0.0)
+        raise PassingFault(
+            f"the server answers {error.code} {error.reason}",
+            float(seconds) if seconds.isdigit() else 0.0,
+        )
     if error.code in (404, 410):
         raise Refused(f"{url}: there is no such file on the server ({error.code})", if_missing)
     reason = str(error.reason).partition("\n")[0]
@@ -140,14 +152,23 @@ def _receive(response, part, name, url, start, origin, size, md5):
         content_range = response.headers.get("Content-Range", "")
         if not content_range.startswith(f"bytes {start}-") or total != origin.get("size"):
             part.start_anew({})
-            raise PassingFault(f"the server answers with another range ({content_range!r}); from the beginning")
+            raise PassingFault(
+                f"the server answers with another range ({content_range!r}); from the beginning"
+            )
     else:
         start = 0
         _refuse_web_page(response, url, name)
     _check_total(total, size, md5, url, name, would_show_a_cut=bool(response.chunked))
     if start == 0:
         headers = response.headers
-        part.start_anew({"url": url, "etag": headers["ETag"], "last_modified": headers["Last-Modified"], "size": total})
+        part.start_anew(
+            {
+                "url": url,
+                "etag": headers["ETag"],
+                "last_modified": headers["Last-Modified"],
+                "size": total,
+            }
+        )
     _check_disk_space(part, total)
     clock = Progress(name, total, start)
     done = start

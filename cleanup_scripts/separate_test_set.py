@@ -24,7 +24,11 @@ SEED_STEP = 13  # between the generators of one file and the next, as in MLPerf'
 def parse_args():
     parser = cleanup_io.step_parser(__doc__, input_suffix=".3", output_suffix=".4")
     parser.add_argument(
-        "--seed", type=int, default=12345, metavar="N", help="of the choice; file f uses N + 13 f (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=12345,
+        metavar="N",
+        help="of the choice; file f uses N + 13 f (default: %(default)s)",
     )
     parser.add_argument(
         "--num_test_articles",
@@ -34,7 +38,10 @@ def parse_args():
         help="articles to take out of all files together; 0 = none (default: %(default)s)",
     )
     parser.add_argument(
-        "--test_output", default="./results/eval", metavar="PATH", help="write PATH.txt and PATH.md5 (default: %(default)s)"
+        "--test_output",
+        default="./results/eval",
+        metavar="PATH",
+        help="write PATH.txt and PATH.md5 (default: %(default)s)",
     )
     return parser.parse_args()
 
@@ -58,7 +65,9 @@ def separate(text, num_test_articles, seed):
     """Splits a text into (training articles, test articles), each in the order of the text."""
     articles = text.split("\n\n")
     if num_test_articles > len(articles):
-        raise ValueError(f"holds {len(articles)} articles, {num_test_articles} test articles are asked of it")
+        raise ValueError(
+            f"holds {len(articles)} articles, {num_test_articles} test articles are asked of it"
+        )
     chosen = choose(len(articles), num_test_articles, seed)
     training = [article for index, article in enumerate(articles) if index not in chosen]
     return training, [articles[index] for index in sorted(chosen)]
@@ -78,7 +87,9 @@ def separate_file(input_suffix, output_suffix, path, num_test_articles, seed):
     try:
         training, test = separate(text, num_test_articles, seed)
     except ValueError as error:
-        raise cleanup_io.BrokenInput(f"{source}: {error}; run again with a smaller --num_test_articles") from None
+        raise cleanup_io.BrokenInput(
+            f"{source}: {error}; run again with a smaller --num_test_articles"
+        ) from None
     if test:
         cleanup_io.write_text(output + cleanup_io.TEST_SUFFIX, joined(test))
     digests = [hashlib.md5(article.rstrip().encode("utf-8")).hexdigest() for article in test]
@@ -89,7 +100,10 @@ def files_of(args, task):
     """The input and output paths of a task (path, number of test articles, seed)."""
     path, num_test_articles, _ = task
     output = path + args.output_suffix
-    return [path + args.input_suffix], [output, output + cleanup_io.TEST_SUFFIX] if num_test_articles else [output]
+    return [path + args.input_suffix], [
+        output,
+        output + cleanup_io.TEST_SUFFIX,
+    ] if num_test_articles else [output]
 
 
 def write_test_articles(test_output, sources, digests):
@@ -111,26 +125,44 @@ def main():
     cleanup_io.exit_if(problems)
 
     tasks = [
-        (path, test_articles_of_file(index, len(files), args.num_test_articles), args.seed + SEED_STEP * index)
+        (
+            path,
+            test_articles_of_file(index, len(files), args.num_test_articles),
+            args.seed + SEED_STEP * index,
+        )
         for index, path in enumerate(files)
     ]
     step = functools.partial(separate_file, args.input_suffix, args.output_suffix)
-    journal = Journal("separate_test_set", fixed_folder(args.data), functools.partial(files_of, args), args.restart)
+    journal = Journal(
+        "separate_test_set",
+        fixed_folder(args.data),
+        functools.partial(files_of, args),
+        args.restart,
+    )
     results, errors = cleanup_io.run_on_files(step, tasks, args.num_workers, journal)
 
     test_output = os.path.expanduser(args.test_output)
     if errors:
-        for suffix in (".txt", ".md5"):  # of an earlier call: they would be taken for these articles
+        for suffix in (
+            ".txt",
+            ".md5",
+        ):  # of an earlier call: they would be taken for these articles
             if os.path.exists(test_output + suffix):
                 os.remove(test_output + suffix)
         told = f"{test_output}.txt not written"
     else:
-        sources = [outputs[1] for _, outputs in map(functools.partial(files_of, args), tasks) if len(outputs) == 2]
+        sources = [
+            outputs[1]
+            for _, outputs in map(functools.partial(files_of, args), tasks)
+            if len(outputs) == 2
+        ]
         digests = [digest for _, _, of_file in results for digest in of_file]
         write_test_articles(test_output, sources, digests)
         told = f"{len(digests)} articles in {test_output}.txt"
     return cleanup_io.report(
-        errors, f"separate_test_set: {cleanup_io.totals(results)}, {told}, {time.monotonic() - started:.1f} s", journal
+        errors,
+        f"separate_test_set: {cleanup_io.totals(results)}, {told}, {time.monotonic() - started:.1f} s",
+        journal,
     )
 
 

@@ -61,7 +61,11 @@ def _listed_text(path):
             listed = parse_md5_list(file.read(), path)
     except (DownloadError, UnicodeDecodeError):
         return {}
-    return {name: md5 for path, md5 in listed.items() if TEXT_FILE.fullmatch(name := os.path.basename(path))}
+    return {
+        name: md5
+        for path, md5 in listed.items()
+        if TEXT_FILE.fullmatch(name := os.path.basename(path))
+    }
 
 
 def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
@@ -70,14 +74,18 @@ def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DownloadError(f"{archive}: another call is unpacking it; wait for that one") from None
+            raise DownloadError(
+                f"{archive}: another call is unpacking it; wait for that one"
+            ) from None
         if os.path.exists(folder):
             _check_unpacked(folder, archive, archive_md5)
             return "was unpacked before"
         try:
             return _unpack(archive, folder, archive_md5)
         except _UNREADABLE as error:
-            raise DownloadError(f"{archive}: damaged, or no archive ({error}); remove it and run again: rm {archive}") from None
+            raise DownloadError(
+                f"{archive}: damaged, or no archive ({error}); remove it and run again: rm {archive}"
+            ) from None
 
 
 def _check_unpacked(folder, archive, archive_md5):
@@ -85,11 +93,19 @@ def _check_unpacked(folder, archive, archive_md5):
     try:
         with open(os.path.join(folder, RECORD)) as file:
             record = json.load(file)
-        changed = [name for name, state in record["files"].items() if _state(os.path.join(folder, name)) != state]
+        changed = [
+            name
+            for name, state in record["files"].items()
+            if _state(os.path.join(folder, name)) != state
+        ]
     except (OSError, ValueError, KeyError):
-        raise DownloadError(f"{folder}: is there, but not unpacked by this script; rename it and run again") from None
+        raise DownloadError(
+            f"{folder}: is there, but not unpacked by this script; rename it and run again"
+        ) from None
     if record.get("archive_md5") != archive_md5:
-        raise DownloadError(f"{folder}: unpacked from another archive than {archive}; remove it and run again: rm -r {folder}")
+        raise DownloadError(
+            f"{folder}: unpacked from another archive than {archive}; remove it and run again: rm -r {folder}"
+        )
     if changed:
         raise DownloadError(
             f"{folder}: {changed[0]} has changed since it was unpacked ({len(changed)} such files); "
@@ -114,7 +130,9 @@ def _unpack(archive, folder, archive_md5):
     os.mkdir(temporary)
     try:
         _extract(archive, set(sizes), temporary)
-        files = {name: _state(os.path.join(temporary, name)) for name in map(os.path.basename, sizes)}
+        files = {
+            name: _state(os.path.join(temporary, name)) for name in map(os.path.basename, sizes)
+        }
         with open(os.path.join(temporary, RECORD), "w") as file:
             json.dump({"archive_md5": archive_md5, "files": files}, file)
             file.flush()
@@ -132,7 +150,9 @@ def _text_files(archive):
     with tarfile.open(archive, "r|*") as tar:
         for member in tar:
             if not (member.isfile() or member.isdir()):
-                raise DownloadError(f"{archive}: {member.name[:80]!r} is a link or a device, expected files and folders only")
+                raise DownloadError(
+                    f"{archive}: {member.name[:80]!r} is a link or a device, expected files and folders only"
+                )
             is_root = member.isdir() and member.name in ("", ".")
             path = "" if is_root else safe_path(member.name, archive)
             if member.isfile() and TEXT_FILE.fullmatch(os.path.basename(path)):
@@ -140,14 +160,18 @@ def _text_files(archive):
     folders = {os.path.dirname(name) for name in sizes}
     if len(folders) != 1 or len(set(map(os.path.basename, sizes))) != len(sizes):
         found = f"{len(folders)} folders with parts" if folders else "none"
-        raise DownloadError(f"{archive}: expected one folder with part-00000-of-00500 ..., found {found}; unpack it by hand")
+        raise DownloadError(
+            f"{archive}: expected one folder with part-00000-of-00500 ..., found {found}; unpack it by hand"
+        )
     return sizes
 
 
 def _check_disk_space(folder, needed):
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DownloadError(f"{folder}: {free:,} bytes free, the unpacked text needs {needed:,}; make room and run again")
+        raise DownloadError(
+            f"{folder}: {free:,} bytes free, the unpacked text needs {needed:,}; make room and run again"
+        )
 
 
 def _extract(archive, wanted, folder):

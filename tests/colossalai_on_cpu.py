@@ -74,13 +74,16 @@ def install():
 def main(runs):
     """Trains once for each list of flags, in one process group, as joining takes longer than these runs."""
     install()
-    if "BERT_TEST_NORMS_OF_PARTS" in os.environ:  # the mistake of an optimizer that does not know it has parts
+    if (
+        "BERT_TEST_NORMS_OF_PARTS" in os.environ
+    ):  # the mistake of an optimizer that does not know it has parts
         AdamWeightDecay.split_over = lambda self, group, parameters: None
     if "BERT_TEST_REPLICAS" in os.environ:
         Run.finish = assert_replicas_are_alike
-        {"equal gradients": leave_gradients_as_they_are, "rounded gradients": round_gradients_by_rank}[
-            os.environ["BERT_TEST_REPLICAS"]
-        ]()
+        {
+            "equal gradients": leave_gradients_as_they_are,
+            "rounded gradients": round_gradients_by_rank,
+        }[os.environ["BERT_TEST_REPLICAS"]]()
     if "BERT_TEST_WAITS" in os.environ:
         note_steps_that_wait()
     leave, dist.destroy_process_group = dist.destroy_process_group, lambda group=None: None
@@ -122,8 +125,16 @@ class WaitRecorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         name = function.overloadpacket.__name__
-        has_mask = name == "index" and any(index is not None and index.dtype == torch.bool for index in arguments[1])
-        if has_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique2"):
+        has_mask = name == "index" and any(
+            index is not None and index.dtype == torch.bool for index in arguments[1]
+        )
+        if has_mask or name in (
+            "_local_scalar_dense",
+            "nonzero",
+            "masked_select",
+            "equal",
+            "unique2",
+        ):
             waits.append(name)
         return function(*arguments, **(options or {}))
 

@@ -24,15 +24,24 @@ WIKIPEDIA = (
 )  # texts that were recorded from, beside the checkout in development only
 UNICODE_TEXT = DATA / "unicode.txt"
 
-settings.register_profile("project", deadline=None)  # imports and compilation come within a test's time
+settings.register_profile(
+    "project", deadline=None
+)  # imports and compilation come within a test's time
 settings.load_profile("project")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-needs_wikipedia = pytest.mark.skipif(not WIKIPEDIA.is_dir(), reason="the recorded Wikipedia texts are not beside this checkout")
+needs_wikipedia = pytest.mark.skipif(
+    not WIKIPEDIA.is_dir(), reason="the recorded Wikipedia texts are not beside this checkout"
+)
 
 
 def run_script(name, *flags, cwd=ROOT, check=True):
     """Runs a script at the root; returns the finished process, its output as text."""
-    process = subprocess.run([sys.executable, str(ROOT / name), *map(str, flags)], cwd=cwd, capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, str(ROOT / name), *map(str, flags)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
     assert not check or process.returncode == 0, process.stdout + process.stderr
     return process
 
@@ -113,7 +122,9 @@ def tfrecord_folder(tmp_path):
         paths, number = [], 0
         for n, size in enumerate(sizes):
             path = tmp_path / f"part-{n:05d}"
-            records = [frame(encode_example(synthetic_example(number + i, **shape))) for i in range(size)]
+            records = [
+                frame(encode_example(synthetic_example(number + i, **shape))) for i in range(size)
+            ]
             path.write_bytes(b"".join(records))
             number += size
             paths.append(str(path))
@@ -159,7 +170,10 @@ def training_data(tmp_path_factory):
     create(UNICODE_TEXT, folder / "train/part-00001", *shape, "--dupe_factor=1", "--random_seed=1")
     create(UNICODE_TEXT, folder / "eval/all", *shape, "--dupe_factor=1", "--random_seed=2")
     run_script(
-        "make_idx.py", f"--tfrecord_train={folder}/train", f"--tfrecord_eval={folder}/eval", f"--output_idx={folder}/idx"
+        "make_idx.py",
+        f"--tfrecord_train={folder}/train",
+        f"--tfrecord_eval={folder}/eval",
+        f"--output_idx={folder}/idx",
     )
     config = json.loads((ROOT / "configs" / "bert_tiny.json").read_text())
     config |= {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 64}

@@ -39,11 +39,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if isinstance(fault, int):
             return self.send_error(fault)
         if fault == "html":
-            return self.reply(200, b"<!DOCTYPE html><p>Quota exceeded", {"Content-Type": "text/html; charset=utf-8"})
+            return self.reply(
+                200,
+                b"<!DOCTYPE html><p>Quota exceeded",
+                {"Content-Type": "text/html; charset=utf-8"},
+            )
         if fault == "chunked":
             return self.reply_in_chunks(server.files[self.path])
         if fault == "disguised html":
-            return self.reply(200, b"\n<html><p>Sign in", {"Content-Type": "application/octet-stream"})
+            return self.reply(
+                200, b"\n<html><p>Sign in", {"Content-Type": "application/octet-stream"}
+            )
         if self.path not in server.files:
             return self.send_error(404)
         data = server.files[self.path]
@@ -60,7 +66,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             validators["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         if fault == "other range":
             validators["Content-Range"] = f"bytes 0-{len(data) - 1}/{len(data)}"
-        self.reply(status, data[start:], validators, cut=300_000 if fault == "cut" else None, stall=fault == "stall")
+        self.reply(
+            status,
+            data[start:],
+            validators,
+            cut=300_000 if fault == "cut" else None,
+            stall=fault == "stall",
+        )
 
     def reply(self, status, body, headers, cut=None, stall=False):
         self.send_response(status)

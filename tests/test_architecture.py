@@ -14,7 +14,10 @@ MAY_IMPORT = {  # beside common/, examples/ and itself
     "verification": set(),
     "training": {"bert_dali_dataloader"},
 }
-PUBLIC_MODULES = {"tokenization": {"common"}, "bert_dali_dataloader": {"common", "examples", "loader"}}
+PUBLIC_MODULES = {
+    "tokenization": {"common"},
+    "bert_dali_dataloader": {"common", "examples", "loader"},
+}
 OWN_MODULES = {path.stem for path in [*ROOT.glob("*.py"), *(ROOT / "cleanup_scripts").glob("*.py")]}
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.glob("bert/*/*.py"))
 
@@ -29,7 +32,9 @@ def rooms_and_scripts_imported(path):
             assert node.level == 0, f"{path}: a relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     parts = [name.split(".") for name in names]
-    return {part[1] for part in parts if part[0] == "bert"} | {part[0] for part in parts if part[0] in OWN_MODULES}
+    return {part[1] for part in parts if part[0] == "bert"} | {
+        part[0] for part in parts if part[0] in OWN_MODULES
+    }
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
@@ -52,5 +57,7 @@ def test_every_module_is_in_a_room_and_listed():
         if heading := re.fullmatch(r"## (\w+)/", line):
             room = heading[1]
         elif room and line.startswith("| `"):
-            listed += [f"bert/{room}/{name}.py" for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+            listed += [
+                f"bert/{room}/{name}.py" for name in re.findall(r"`(\w+)`", line.split("|")[1])
+            ]
     assert sorted(listed) == [str(path) for path in MODULES if path.name != "__init__.py"]

@@ -41,7 +41,10 @@ ADDED = {
     "torchrun": "--bert_config_file=download/bert_config.json --train_batch_size=4 --num_train_steps=2 --device=cpu",
 }
 # {in a command: what stands there instead}
-REPLACED = {"--num_examples_to_pick=10000": "--num_examples_to_pick=20", "--nproc_per_node=8": "--nproc_per_node=1"}
+REPLACED = {
+    "--num_examples_to_pick=10000": "--num_examples_to_pick=20",
+    "--nproc_per_node=8": "--nproc_per_node=1",
+}
 # {beginning of a command: what is run before it}, so that the other ways to make a part find one that is missing
 BEFORE = {
     "for part in": "mkdir by_ray; mv tfrecord/part-00000-of-00500 by_ray",
@@ -53,9 +56,13 @@ ENVIRONMENT = {"NUM_TEST_ARTICLES": "2"}  # for process_wiki.sh, which holds out
 def walk_blocks():
     """The blocks of commands, each a list of lines, of the README's walk."""
     readme = (ROOT / "README.md").read_text()
-    walk = readme[readme.index("## The whole Wikipedia, step by step") : readme.index("## Published sizes")]
+    walk = readme[
+        readme.index("## The whole Wikipedia, step by step") : readme.index("## Published sizes")
+    ]
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", walk, re.DOTALL | re.MULTILINE)
-    blocks = [block.splitlines() for language, block in fenced if not language]  # the loader's block is Python
+    blocks = [
+        block.splitlines() for language, block in fenced if not language
+    ]  # the loader's block is Python
     return [lines for lines in blocks if lines[0] not in OUTPUT_BLOCKS]
 
 
@@ -114,8 +121,14 @@ def text_files():
     articles = [article for article in UNICODE_TEXT.read_text().split("\n\n") if article.strip()]
     articles = [article.strip("\n") for article in articles]
     third = len(articles) // 3
-    whole = ["".join(f"{article}\n\n" for article in articles[i * third : (i + 1) * third]) for i in range(3)]
-    md5s = [hashlib.md5(article.encode()).hexdigest() + "\n" for article in articles[2 * third : 3 * third]]
+    whole = [
+        "".join(f"{article}\n\n" for article in articles[i * third : (i + 1) * third])
+        for i in range(3)
+    ]
+    md5s = [
+        hashlib.md5(article.encode()).hexdigest() + "\n"
+        for article in articles[2 * third : 3 * third]
+    ]
     files = {
         "part-00000-of-00500": whole[0],
         "part-00001-of-00500": whole[1],
@@ -143,11 +156,16 @@ def dump_file():
 
 def model_files(folder):
     """A tiny BERT as a TensorFlow checkpoint, its configuration, and the true vocabulary."""
-    config = json.loads((ROOT / "configs/bert_tiny.json").read_text()) | {"hidden_size": 32, "intermediate_size": 64}
+    config = json.loads((ROOT / "configs/bert_tiny.json").read_text()) | {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+    }
     torch.manual_seed(0)
     arrays = tensorflow_variables(BertForPreTraining(BertConfig(**config)))
     write_tensorflow_checkpoint(folder / "model.ckpt-28252", arrays)
-    files = {f"tf1_ckpt/{path.name}": path.read_bytes() for path in folder.glob("model.ckpt-28252.*")}
+    files = {
+        f"tf1_ckpt/{path.name}": path.read_bytes() for path in folder.glob("model.ckpt-28252.*")
+    }
     return files | {
         "tf1_ckpt/model.ckpt-28252.meta": b"the graph, which nothing here reads",
         "bert_config.json": json.dumps(config).encode(),
@@ -160,10 +178,17 @@ def server(tmp_path_factory):
     """MLCommons' storage and Wikimedia's, small."""
     dump, text = dump_file(), text_files()
     with running_server() as server:
-        listed = "".join(f"{hashlib.md5(data).hexdigest()}  ./{name}\n" for name, data in text.items())
-        archives = {"results_text.tar.gz": packed(text), "bert_reference_results_text_md5.txt": listed.encode()}
+        listed = "".join(
+            f"{hashlib.md5(data).hexdigest()}  ./{name}\n" for name, data in text.items()
+        )
+        archives = {
+            "results_text.tar.gz": packed(text),
+            "bert_reference_results_text_md5.txt": listed.encode(),
+        }
         serve_mlcommons(server, "bert-preprocessed-wikipedia-dataset", archives)
-        inputs = model_files(tmp_path_factory.mktemp("model")) | {"enwiki-20200101-pages-articles-multistream.xml.bz2": dump}
+        inputs = model_files(tmp_path_factory.mktemp("model")) | {
+            "enwiki-20200101-pages-articles-multistream.xml.bz2": dump
+        }
         serve_mlcommons(server, "bert-input-files", inputs)
         name = "enwiki-20240101-pages-articles-multistream.xml.bz2"
         server.files[f"/enwiki/20240101/{name}"] = dump
@@ -175,20 +200,36 @@ def server(tmp_path_factory):
 @pytest.fixture
 def project(tmp_path):
     """A folder that has the project's scripts by links, so that what the walk writes stays out of the project."""
-    for path in (*ROOT.glob("*.py"), ROOT / "vocab.txt", ROOT / "configs", ROOT / "cleanup_scripts"):
+    for path in (
+        *ROOT.glob("*.py"),
+        ROOT / "vocab.txt",
+        ROOT / "configs",
+        ROOT / "cleanup_scripts",
+    ):
         (tmp_path / path.name).symlink_to(path)
     return tmp_path
 
 
 def expanded(commands):
     """The commands with the values of $text and $flags, as lists of words."""
-    values = dict(re.match(r'(\w+)="?(.*?)"?\s*$', command).groups() for command in commands if re.match(r"\w+=", command))
-    return [re.sub(r"\$(\w+)", lambda match: values.get(match[1], match[0]), command).split() for command in commands]
+    values = dict(
+        re.match(r'(\w+)="?(.*?)"?\s*$', command).groups()
+        for command in commands
+        if re.match(r"\w+=", command)
+    )
+    return [
+        re.sub(r"\$(\w+)", lambda match: values.get(match[1], match[0]), command).split()
+        for command in commands
+    ]
 
 
 def test_the_walk(server, project):
     commands = walk_commands()
-    environment = os.environ | ENVIRONMENT | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    environment = (
+        os.environ
+        | ENVIRONMENT
+        | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    )
     process = subprocess.run(
         ["bash", "-c", script_of(commands, server.url)],
         cwd=project,
@@ -207,7 +248,11 @@ def test_the_walk(server, project):
         assert command.replace("20240101", "20200101").split() in known
 
     for part in ("part-00000-of-00500", "part-00001-of-00500"):  # by Ray, and without it
-        assert (project / "by_ray" / part).read_bytes() == (project / "tfrecord" / part).read_bytes()
-    rows = [json.loads(line) for line in (project / "runs/large/metrics.jsonl").read_text().splitlines()]
+        assert (project / "by_ray" / part).read_bytes() == (
+            project / "tfrecord" / part
+        ).read_bytes()
+    rows = [
+        json.loads(line) for line in (project / "runs/large/metrics.jsonl").read_text().splitlines()
+    ]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2]
     assert (project / "runs/large/model/config.json").is_file()

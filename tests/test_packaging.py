@@ -10,7 +10,9 @@ from conftest import ROOT
 
 def test_public_modules_are_importable_from_every_folder(tmp_path):
     code = "import bert, tokenization; from bert_dali_dataloader import DaliDataloader; print(bert.__file__)"
-    process = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip() == str(ROOT / "bert/__init__.py")
 
@@ -18,7 +20,9 @@ def test_public_modules_are_importable_from_every_folder(tmp_path):
 def names(path):
     """{name of a package: line} of a requirements file."""
     lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
-    return {re.split(r"[=<>;\s\[]", line)[0].lower().replace("_", "-"): line for line in lines if line}
+    return {
+        re.split(r"[=<>;\s\[]", line)[0].lower().replace("_", "-"): line for line in lines if line
+    }
 
 
 def test_lock_has_every_direct_dependency_at_its_version():

@@ -11,7 +11,9 @@ from conftest import ROOT
 
 def quickstart(output):
     environment = os.environ | {"OUTPUT": str(output), "NUM_TRAIN_STEPS": "40"}
-    process = subprocess.run(["./quickstart.sh"], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=900)
+    process = subprocess.run(
+        ["./quickstart.sh"], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=900
+    )
     if "from versions: none" in process.stderr:
         pytest.skip("the package index, which carries the dump excerpt, cannot be reached")
     assert process.returncode == 0, process.stdout + process.stderr
@@ -39,5 +41,9 @@ def test_whole_pipeline_and_second_call(tmp_path):
     assert quickstart(tmp_path).count("done before") == 5
     shutil.rmtree(tmp_path / "idx")  # a result that is gone is made again, with all that follows
     again = quickstart(tmp_path)
-    assert again.count("done before") == 3 and again.count("make_idx.py ") == 1 and again.count("torchrun ") == 1
+    assert (
+        again.count("done before") == 3
+        and again.count("make_idx.py ") == 1
+        and again.count("torchrun ") == 1
+    )
     assert json.loads((tmp_path / "summary.json").read_text())["records"] == summary["records"]

@@ -11,7 +11,9 @@ from conftest import ROOT
 
 PYTHON = os.path.realpath(sys.executable)
 UV = re.search(r"^UV_VERSION=(\S+)", (ROOT / "setup.sh").read_text(), re.MULTILINE)[1]
-NO_PYTHON = "bash cat cut dirname df du env flock mkdir mv rm sh sha256sum tail tr uname chmod".split()
+NO_PYTHON = (
+    "bash cat cut dirname df du env flock mkdir mv rm sh sha256sum tail tr uname chmod".split()
+)
 
 
 @pytest.fixture
@@ -20,7 +22,14 @@ def project(tmp_path):
     (folder / "bert").mkdir(parents=True)
     for name in ("setup.sh", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
-    for name in ("bert/__init__.py", "tokenization.py", "bert_dali_dataloader.py", "LICENSE", "README.md", "requirements.txt"):
+    for name in (
+        "bert/__init__.py",
+        "tokenization.py",
+        "bert_dali_dataloader.py",
+        "LICENSE",
+        "README.md",
+        "requirements.txt",
+    ):
         (folder / name).touch()
     need_gb(folder, 0)
     return folder
@@ -28,7 +37,9 @@ def project(tmp_path):
 
 def need_gb(project, amount):
     script = project / "setup.sh"
-    text, replaced = re.subn(r"^NEEDED_GB=\d+", f"NEEDED_GB={amount}", script.read_text(), flags=re.MULTILINE)
+    text, replaced = re.subn(
+        r"^NEEDED_GB=\d+", f"NEEDED_GB={amount}", script.read_text(), flags=re.MULTILINE
+    )
     assert replaced == 1
     script.write_text(text)
 
@@ -37,7 +48,9 @@ def set_up(project, **environment):
     """uv is found on the path, as after the set-up of this checkout."""
     path = f"{ROOT}/.venv.uv/bin:{os.environ['PATH']}"
     environment = os.environ | {"PYTHON": PYTHON, "PATH": path} | environment
-    return subprocess.run(["./setup.sh"], cwd=project, capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        ["./setup.sh"], cwd=project, capture_output=True, text=True, env=environment
+    )
 
 
 def program(path, text):
@@ -77,7 +90,12 @@ def test_set_up_and_repair(project):
     (project / ".venv" / "bin" / "python").unlink()
     assert was_rebuilt()
     assert not was_rebuilt()
-    assert subprocess.run([project / ".venv/bin/python", "-c", "import bert, tokenization"], cwd="/").returncode == 0
+    assert (
+        subprocess.run(
+            [project / ".venv/bin/python", "-c", "import bert, tokenization"], cwd="/"
+        ).returncode
+        == 0
+    )
 
 
 def test_active_environment_and_no_python_on_the_path(project, no_python):
@@ -100,7 +118,11 @@ def test_failed_installation_is_not_complete(project):
 
 
 def test_full_disk_is_reported_before_anything_is_removed(project):
-    free_gb = int(subprocess.check_output(["df", "--output=avail", "-BG", project], text=True).split()[1].rstrip("G"))
+    free_gb = int(
+        subprocess.check_output(["df", "--output=avail", "-BG", project], text=True)
+        .split()[1]
+        .rstrip("G")
+    )
     venv = project / ".venv"
     venv.mkdir()
     need_gb(project, free_gb + 10)
@@ -126,7 +148,10 @@ def test_full_disk_is_reported_before_anything_is_removed(project):
 def test_python_that_does_not_fit_is_refused(project, tmp_path, python, expected):
     path = tmp_path / "bin/python3"
     if python:
-        program(path, f'case "$2" in "") {"exit 0" if "echo" in python else python};; *) {python};; esac')
+        program(
+            path,
+            f'case "$2" in "") {"exit 0" if "echo" in python else python};; *) {python};; esac',
+        )
     process = set_up(project, PYTHON=str(path))
     assert process.returncode == 1
     assert f"PYTHON={path}" in process.stderr and expected in process.stderr
@@ -143,10 +168,13 @@ def test_first_python_that_fits_is_taken(project, tmp_path):
 
 
 @pytest.mark.parametrize("has_network", [True, False])
-def test_uv_fetches_itself_and_a_python_where_there_is_none(project, no_python, tmp_path, has_network):
+def test_uv_fetches_itself_and_a_python_where_there_is_none(
+    project, no_python, tmp_path, has_network
+):
     """The network is a stand-in: `curl` prints an installer that leaves a `uv` which notes what it was asked for."""
     uv = program(
-        tmp_path / "stand-ins/uv", f'[ "$1" != --version ] || echo "uv {UV}"; echo "$*" >> {tmp_path}/asked; [ "$1" != venv ]'
+        tmp_path / "stand-ins/uv",
+        f'[ "$1" != --version ] || echo "uv {UV}"; echo "$*" >> {tmp_path}/asked; [ "$1" != venv ]',
     )
     curl = f'echo "$*" >> {tmp_path}/fetched; echo \'mkdir -p "$UV_UNMANAGED_INSTALL"; ln -s {uv} "$UV_UNMANAGED_INSTALL/uv"\''
     program(no_python / "curl", curl if has_network else "exit 6")
@@ -165,4 +193,6 @@ def test_uv_is_installed_by_pip(project):
     process = set_up(project, PATH="/usr/bin:/bin")
     assert process.returncode == 0, process.stderr
     assert (project / ".venv.uv/bin/uv").exists()
-    assert subprocess.check_output([project / ".venv.uv/bin/uv", "--version"], text=True).startswith(f"uv {UV}")
+    assert subprocess.check_output(
+        [project / ".venv.uv/bin/uv", "--version"], text=True
+    ).startswith(f"uv {UV}")

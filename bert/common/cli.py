@@ -38,11 +38,26 @@ def add_boolean_flag(parser, name, default, help):
         f"--{name}", type=_boolean, nargs="?", const=True, default=default, metavar="True|False",
         help=f"{help} (default: {default})",
     )  # fmt: skip
-    group.add_argument(f"--no{name}", dest=name, action="store_false", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    group.add_argument(
+        f"--no{name}",
+        dest=name,
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
 
 
 def _boolean(text):
-    words = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
+    words = {
+        "true": True,
+        "t": True,
+        "1": True,
+        "yes": True,
+        "false": False,
+        "f": False,
+        "0": False,
+        "no": False,
+    }
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected True or False")
     return words[text.lower()]

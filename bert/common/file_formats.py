@@ -3,7 +3,10 @@
 import re
 
 _KINDS = (
-    (rb"version https://git-lfs", "a Git LFS pointer, not the data: fetch the file itself with: git lfs pull"),
+    (
+        rb"version https://git-lfs",
+        "a Git LFS pointer, not the data: fetch the file itself with: git lfs pull",
+    ),
     (rb"\s*<(?i:!doctype|html)", "a web page, not the data: the download failed, repeat it"),
     (rb"\x1f\x8b|PK\x03\x04|BZh[1-9]", "a compressed file: unpack it"),  # gzip, zip, bzip2
 )

@@ -77,7 +77,9 @@ def is_folder(path):
     if not is_remote(path):
         return os.path.isdir(path)
     with _gfile(path) as gfile:
-        return gfile.exists(path) and gfile.isdir(path)  # only `exists` complains of an unknown scheme
+        return gfile.exists(path) and gfile.isdir(
+            path
+        )  # only `exists` complains of an unknown scheme
 
 
 def _names(folder):
@@ -245,7 +247,9 @@ def expand_patterns(patterns):
     for item in patterns.split(","):
         matches = _matches(item)
         if not matches:
-            raise DataError(f"{item or '(empty name)'}: no such file, and no file matches it as a pattern")
+            raise DataError(
+                f"{item or '(empty name)'}: no such file, and no file matches it as a pattern"
+            )
         paths.extend(matches)
     return paths
 
@@ -274,11 +278,15 @@ def output_problems(path, *inputs):
     if os.path.isdir(path):
         return [f"{path} is a folder, expected a file name"]
     if any(os.path.realpath(path) == os.path.realpath(other) for other in inputs):
-        return [f"{path} would overwrite an input, or an output of the same call; give another name"]
+        return [
+            f"{path} would overwrite an input, or an output of the same call; give another name"
+        ]
     if os.path.exists(folder) and not os.path.isdir(folder):
         return [f"{folder} is a file, expected a folder to write {path} in"]
     if not os.path.isdir(folder) and not os.path.isdir(os.path.dirname(folder)):
-        return [f"{folder}: neither it nor its parent folder exists; make it with: mkdir -p {folder}"]
+        return [
+            f"{folder}: neither it nor its parent folder exists; make it with: mkdir -p {folder}"
+        ]
     if not os.access(folder if os.path.isdir(folder) else os.path.dirname(folder), os.W_OK):
         return [f"{folder} is not writable"]
     return []
@@ -286,7 +294,9 @@ def output_problems(path, *inputs):
 
 def _remote_output_problems(path, inputs):
     if path in map(str, inputs):
-        return [f"{path} would overwrite an input, or an output of the same call; give another name"]
+        return [
+            f"{path} would overwrite an input, or an output of the same call; give another name"
+        ]
     try:
         return [f"{path} is a folder, expected a file name"] if is_folder(path) else []
     except OSError as error:  # a scheme that TensorFlow does not know

@@ -23,7 +23,9 @@ def _choose_cache_folder():
     beside = os.path.join(here, "__pycache__")
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     candidates = (beside, here, home, os.path.dirname(home))
-    if "NUMBA_CACHE_DIR" in os.environ or any(os.path.isdir(folder) and os.access(folder, os.W_OK) for folder in candidates):
+    if "NUMBA_CACHE_DIR" in os.environ or any(
+        os.path.isdir(folder) and os.access(folder, os.W_OK) for folder in candidates
+    ):
         return
     folder = os.path.join(tempfile.gettempdir(), f"bert-kernels-{os.getuid()}")
     print(
@@ -45,8 +47,13 @@ def prefetch(typing_context, array, index):
     """Asks the processor to fetch array[index] into its cache, in a kernel; costs nothing to wait for. index: uint64."""
 
     def generate(context, builder, signature, arguments):
-        array_type, values = signature.args[0], context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = cgutils.get_item_pointer(context, builder, array_type, values, [arguments[1]], wraparound=False)
+        array_type, values = (
+            signature.args[0],
+            context.make_array(signature.args[0])(context, builder, arguments[0]),
+        )
+        place = cgutils.get_item_pointer(
+            context, builder, array_type, values, [arguments[1]], wraparound=False
+        )
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         function_type = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
@@ -70,4 +77,6 @@ def is_compiled(function):
     """Whether numba's cache holds compiled code of a kernel (of this or an earlier version)."""
     folder = function.stats.cache_path
     prefix = f"{function.py_func.__module__.rpartition('.')[2]}.{function.py_func.__name__}-"
-    return os.path.isdir(folder) and any(name.startswith(prefix) and name.endswith(".nbi") for name in os.listdir(folder))
+    return os.path.isdir(folder) and any(
+        name.startswith(prefix) and name.endswith(".nbi") for name in os.listdir(folder)
+    )

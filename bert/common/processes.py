@@ -15,11 +15,15 @@ def process_pool(num_workers, num_jobs):
     On Ctrl-C, SIGTERM or an error in the block the jobs in work are finished, and the others not begun. DataError if a
     process was killed.
     """
-    with concurrent.futures.ProcessPoolExecutor(min(num_workers, num_jobs), initializer=_ignore_interrupt) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        min(num_workers, num_jobs), initializer=_ignore_interrupt
+    ) as pool:
         try:
             yield pool
         except BrokenProcessPool:
-            raise DataError("a process that read the files was killed (out of memory?); try a smaller --num_workers") from None
+            raise DataError(
+                "a process that read the files was killed (out of memory?); try a smaller --num_workers"
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -34,7 +34,9 @@ class Unicode11(dict):
     As a dict it is what `str.translate` takes; the entry of a code point is made when it is first asked for.
     """
 
-    def __init__(self, reclassified: Mapping[int, int], kept_ranges: Iterable[tuple[int, int]] = ()):
+    def __init__(
+        self, reclassified: Mapping[int, int], kept_ranges: Iterable[tuple[int, int]] = ()
+    ):
         super().__init__(reclassified)
         self._kept_ranges = sorted(kept_ranges)
 
@@ -43,7 +45,11 @@ class Unicode11(dict):
         if text.isascii():
             return text
         # Few texts hold such a character. To see that one holds none is some 10 times faster than to translate it.
-        others = text.encode("utf-8", "surrogatepass").translate(None, delete=_ASCII).decode("utf-8", "surrogatepass")
+        others = (
+            text.encode("utf-8", "surrogatepass")
+            .translate(None, delete=_ASCII)
+            .decode("utf-8", "surrogatepass")
+        )
         return text if others.translate(self) == others else text.translate(self)
 
     def __missing__(self, code: int) -> int:

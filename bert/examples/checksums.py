@@ -40,7 +40,11 @@ def check_records(buffer):
     Returns where each payload begins and ends (int64 [K] both), and whether it has its checksum (bool [K]).
     """
     most = len(buffer) // FRAME_BYTES
-    starts, ends, is_right = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.bool_)
+    starts, ends, is_right = (
+        np.empty(most, np.int64),
+        np.empty(most, np.int64),
+        np.empty(most, np.bool_),
+    )
     count = _check_records(buffer, at_every_offset(buffer, np.uint64), starts, ends, is_right)
     return starts[:count], ends[:count], is_right[:count]
 
@@ -50,7 +54,9 @@ def _check_records(buffer, eights, starts, ends, is_right):
     at, size, count = np.uint64(0), np.uint64(len(buffer)), 0
     while size - at >= np.uint64(FRAME_BYTES):
         length, first = eights[at], at + np.uint64(HEADER_BYTES)
-        if length > size - at - np.uint64(FRAME_BYTES) or not _has_checksum(buffer, eights, at, at + np.uint64(8)):
+        if length > size - at - np.uint64(FRAME_BYTES) or not _has_checksum(
+            buffer, eights, at, at + np.uint64(8)
+        ):
             break
         starts[count], ends[count] = first, first + length
         is_right[count] = _has_checksum(buffer, eights, first, first + length)
@@ -120,7 +126,9 @@ def _crc32_instruction(typing_context, crc, eight):
         word = llvmlite.ir.IntType(64)
         function_type = llvmlite.ir.FunctionType(word, [word, word])
         name = "llvm.x86.sse42.crc32.64.64"
-        function = builder.module.globals.get(name) or llvmlite.ir.Function(builder.module, function_type, name)
+        function = builder.module.globals.get(name) or llvmlite.ir.Function(
+            builder.module, function_type, name
+        )
         return builder.call(function, arguments)
 
     return types.uint64(types.uint64, types.uint64), generate

@@ -10,7 +10,14 @@ import numpy as np
 from bert.common.files import DataError
 from bert.common.kernels import inlined_kernel, kernel
 from bert.examples.checksums import have_checksums
-from bert.examples.example import FEATURES, FLOAT_LIST, INT64_LIST, MAX_VALUE, check_values, decode_example
+from bert.examples.example import (
+    FEATURES,
+    FLOAT_LIST,
+    INT64_LIST,
+    MAX_VALUE,
+    check_values,
+    decode_example,
+)
 
 _NAMES = [feature.name for feature in FEATURES]
 _NAME_LENGTHS = np.array([len(name) for name in _NAMES])
@@ -48,7 +55,9 @@ class Decoder:
             end = start + count * self.lengths[name]
             batch[name] = integers[start:end].reshape(count, self.lengths[name])
             start = end
-        return batch | {"masked_lm_weights": weights.reshape(count, self.lengths["masked_lm_weights"])}
+        return batch | {
+            "masked_lm_weights": weights.reshape(count, self.lengths["masked_lm_weights"])
+        }
 
     def decode(self, pieces, place):
         """Returns a batch as two arrays, int64 [B * sum of lengths] and float32 [B * P], which `split` cuts into features.
@@ -64,7 +73,9 @@ class Decoder:
         for records, rows in pieces:
             self._check_checksums(records, rows, place)
             end = first + rows.stop - rows.start
-            self._decode_piece(records, rows, {name: column[first:end] for name, column in batch.items()}, place)
+            self._decode_piece(
+                records, rows, {name: column[first:end] for name, column in batch.items()}, place
+            )
             first = end
         return integers, weights
 
@@ -72,8 +83,12 @@ class Decoder:
         """Fills `batch` ({feature name: view [K, length]}) with K rows of Records."""
         starts, ends, row = records.starts[rows], records.ends[rows], 0
         columns, weights = tuple(batch[name] for name in _INTEGERS), batch["masked_lm_weights"]
-        while (row := decode_rows(records.data, starts, ends, row, self._limits, columns, weights)) < len(starts):
-            example = self.decode_one(records.data[starts[row] : ends[row]].tobytes(), place(records.numbers[rows][row]))
+        while (
+            row := decode_rows(records.data, starts, ends, row, self._limits, columns, weights)
+        ) < len(starts):
+            example = self.decode_one(
+                records.data[starts[row] : ends[row]].tobytes(), place(records.numbers[rows][row])
+            )
             for name, values in example.items():
                 batch[name][row] = values
             row += 1
@@ -85,7 +100,9 @@ class Decoder:
         return example
 
     def _check_checksums(self, records, rows, place):
-        for row in np.flatnonzero(~have_checksums(records.data, records.starts[rows], records.ends[rows]))[:1]:
+        for row in np.flatnonzero(
+            ~have_checksums(records.data, records.starts[rows], records.ends[rows])
+        )[:1]:
             raise DataError(
                 f"{place(records.numbers[rows][row])}: the record's data does not have its checksum; the file is damaged, make it again "
                 "with create_pretraining_data.py"
@@ -181,7 +198,9 @@ def _name(data, position, end):
 def _decode_integers(data, values, limit):
     """Packed varints (uint8 [n]) -> values (int64 [length]); False unless they are `length` numbers from 0 to below `limit`."""
     length, size = np.uint64(len(values)), np.uint64(len(data))
-    if size == length and limit > 0x7F:  # the usual case of flags and short positions, which the compiler turns into vectors
+    if (
+        size == length and limit > 0x7F
+    ):  # the usual case of flags and short positions, which the compiler turns into vectors
         high_bits = np.uint8(0)
         for i in range(length):
             high_bits |= data[i]

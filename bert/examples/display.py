@@ -19,15 +19,25 @@ def example_words(example, pieces):
     tokens = [_piece(number, pieces) for number in example["input_ids"][:length]]
     counted = np.flatnonzero(example["masked_lm_weights"])
     marked, outside = list(tokens), []
-    for place, number in zip(example["masked_lm_positions"][counted].tolist(), example["masked_lm_ids"][counted]):
+    for place, number in zip(
+        example["masked_lm_positions"][counted].tolist(), example["masked_lm_ids"][counted]
+    ):
         right = _piece(number, pieces)
         if 0 <= place < length:
-            marked[place] = f"{{={right}}}" if tokens[place] == right else f"{{{tokens[place]}: {right}}}"
+            marked[place] = (
+                f"{{={right}}}" if tokens[place] == right else f"{{{tokens[place]}: {right}}}"
+            )
         else:
             outside.append(f"position {place}: {right}")
     is_second = example["segment_ids"][:length] == 1
     segments = [
-        join_pieces([word for word, second in zip(marked, is_second) if second == which and word not in _SPECIAL])
+        join_pieces(
+            [
+                word
+                for word, second in zip(marked, is_second)
+                if second == which and word not in _SPECIAL
+            ]
+        )
         for which in (False, True)
     ]
     label = "1, B is from another place" if example["next_sentence_labels"][0] else "0, B follows A"
@@ -53,4 +63,6 @@ def _piece(number, pieces):
 
 
 def _paragraph(text):
-    return textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )

@@ -33,11 +33,15 @@ def encode_records(rows, tokens, changes, vocab, max_seq_length, max_predictions
     A view is valid until the next one is asked for.
     """
     lengths = np.array(list(feature_lengths(max_seq_length, max_predictions_per_seq).values()))
-    largest = HEADER_BYTES + CHECKSUM_BYTES + 7 * 64 + 4 * lengths.sum()  # bytes; a value takes 4 at most
+    largest = (
+        HEADER_BYTES + CHECKSUM_BYTES + 7 * 64 + 4 * lengths.sum()
+    )  # bytes; a value takes 4 at most
     out = np.zeros(max(_BUFFER_BYTES, 2 * largest), np.uint8)
     out_fours = at_every_offset(out, np.uint32)
     ends = np.empty(len(out) // 64, np.int64)
-    ids, positions, labels = (np.empty(length, np.uint16) for length in (max_seq_length, *[max_predictions_per_seq] * 2))
+    ids, positions, labels = (
+        np.empty(length, np.uint16) for length in (max_seq_length, *[max_predictions_per_seq] * 2)
+    )
     special_ids = np.array([vocab["[CLS]"], vocab["[SEP]"]], np.uint16)
     names = np.frombuffer("".join(_NAMES).encode(), np.uint8)
     varints = _varints()
@@ -56,13 +60,30 @@ def _varints():
     """uint32 [65536]: the varint of each uint16 in the three low bytes, its length in bytes in the highest."""
     values = np.arange(1 << 16, dtype=np.uint32)
     is_longer, is_longest = values >= 1 << 7, values >= 1 << 14
-    low, middle, high = values & 0x7F | is_longer * 0x80, values >> 7 & 0x7F | is_longest * 0x80, values >> 14
+    low, middle, high = (
+        values & 0x7F | is_longer * 0x80,
+        values >> 7 & 0x7F | is_longest * 0x80,
+        values >> 14,
+    )
     return (low | middle << 8 | high << 16 | (1 + is_longer + is_longest) << 24).astype(np.uint32)
 
 
 @kernel
 def _encode_records(
-    rows, first, tokens, changes, special_ids, lengths, names, varints, scratch, packed_sizes, out, out_fours, ends, limit
+    rows,
+    first,
+    tokens,
+    changes,
+    special_ids,
+    lengths,
+    names,
+    varints,
+    scratch,
+    packed_sizes,
+    out,
+    out_fours,
+    ends,
+    limit,
 ):
     """Encodes rows[first:] until `limit` bytes are passed; returns how many, and where each ends in `ends`."""
     at, count = np.uint64(0), 0
@@ -70,7 +91,17 @@ def _encode_records(
         row = rows[first + count]
         _fetch_ahead(rows[min(first + count + 2, len(rows) - 1)], tokens, changes)
         _fill_in(row, tokens, changes, special_ids, scratch)
-        at = _encode_example(row, lengths, names, varints, scratch, packed_sizes, out, out_fours, at + np.uint64(HEADER_BYTES))
+        at = _encode_example(
+            row,
+            lengths,
+            names,
+            varints,
+            scratch,
+            packed_sizes,
+            out,
+            out_fours,
+            at + np.uint64(HEADER_BYTES),
+        )
         at += np.uint64(CHECKSUM_BYTES)
         ends[count] = at
         count += 1
@@ -93,9 +124,17 @@ def _fill_in(row, tokens, changes, special_ids, scratch):
     """Writes input_ids, masked_lm_positions and masked_lm_ids of an instance into `scratch`, without their padding."""
     ids, positions, labels = scratch
     one, a_length, b_length = np.uint64(1), np.uint64(row.a_length), np.uint64(row.b_length)
-    a_start, b_start, first_change = np.uint64(row.a_start), np.uint64(row.b_start), np.uint64(row.first_change)
+    a_start, b_start, first_change = (
+        np.uint64(row.a_start),
+        np.uint64(row.b_start),
+        np.uint64(row.first_change),
+    )
     second = a_length + np.uint64(2)  # where the second segment begins
-    ids[0], ids[second - one], ids[second + b_length] = special_ids[0], special_ids[1], special_ids[1]
+    ids[0], ids[second - one], ids[second + b_length] = (
+        special_ids[0],
+        special_ids[1],
+        special_ids[1],
+    )
     for k in range(a_length):
         ids[k + one] = tokens[a_start + k]
     for k in range(b_length):
@@ -128,16 +167,22 @@ def _encode_example(row, lengths, names, varints, scratch, packed_sizes, out, ou
     at = _open_feature(out, at, names, packed_sizes, _INPUT_IDS)
     at = _pack_varints(out, out_fours, at, ids, length, lengths[_INPUT_IDS], varints)
     at = _open_feature(out, at, names, packed_sizes, _INPUT_MASK)
-    at = _pack_repeated(out, _pack_repeated(out, at, 1, length), 0, np.uint64(lengths[_INPUT_MASK]) - length)
+    at = _pack_repeated(
+        out, _pack_repeated(out, at, 1, length), 0, np.uint64(lengths[_INPUT_MASK]) - length
+    )
     at = _open_feature(out, at, names, packed_sizes, _MASKED_LM_IDS)
     at = _pack_varints(out, out_fours, at, labels, num_changes, lengths[_MASKED_LM_IDS], varints)
     at = _open_feature(out, at, names, packed_sizes, _MASKED_LM_POSITIONS)
-    at = _pack_varints(out, out_fours, at, positions, num_changes, lengths[_MASKED_LM_POSITIONS], varints)
+    at = _pack_varints(
+        out, out_fours, at, positions, num_changes, lengths[_MASKED_LM_POSITIONS], varints
+    )
     at = _open_feature(out, at, names, packed_sizes, _MASKED_LM_WEIGHTS)
     for k in range(num_changes):
         out_fours[at + np.uint64(4) * k] = _ONE
     at += np.uint64(4) * num_changes
-    at = _pack_repeated(out, at, 0, np.uint64(4) * (np.uint64(lengths[_MASKED_LM_WEIGHTS]) - num_changes))
+    at = _pack_repeated(
+        out, at, 0, np.uint64(4) * (np.uint64(lengths[_MASKED_LM_WEIGHTS]) - num_changes)
+    )
     at = _open_feature(out, at, names, packed_sizes, _NEXT_SENTENCE_LABELS)
     at = _pack_repeated(out, at, row.is_random_next, np.uint64(1))
     at = _open_feature(out, at, names, packed_sizes, _SEGMENT_IDS)
@@ -171,7 +216,9 @@ def _extra_bytes(values, count):
     """How many bytes the varints of values[:count] take beyond one each."""
     extra = np.uint64(0)
     for k in range(count):
-        extra += np.uint64(values[k] >= np.uint16(1 << 7)) + np.uint64(values[k] >= np.uint16(1 << 14))
+        extra += np.uint64(values[k] >= np.uint16(1 << 7)) + np.uint64(
+            values[k] >= np.uint16(1 << 14)
+        )
     return np.int64(extra)
 
 
@@ -191,7 +238,12 @@ def _open_feature(out, at, names, packed_sizes, f):
         out[at + k] = names[name_start + k]
     at += np.uint64(name_length)
     at = _open_field(out, at, _FIELD_2, _field_size(_field_size(packed)))
-    at = _open_field(out, at, (FLOAT_LIST if f == _MASKED_LM_WEIGHTS else INT64_LIST) << 3 | 2, _field_size(packed))
+    at = _open_field(
+        out,
+        at,
+        (FLOAT_LIST if f == _MASKED_LM_WEIGHTS else INT64_LIST) << 3 | 2,
+        _field_size(packed),
+    )
     return _open_field(out, at, _FIELD_1, packed)
 
 

@@ -92,7 +92,9 @@ def check_values(example, lengths, vocab_size, place):
             )
     for name, values in example.items():
         is_id = name in ("input_ids", "masked_lm_ids")
-        limit = {"masked_lm_positions": lengths["input_ids"]}.get(name, (is_id and vocab_size) or MAX_VALUE)
+        limit = {"masked_lm_positions": lengths["input_ids"]}.get(
+            name, (is_id and vocab_size) or MAX_VALUE
+        )
         if values.dtype == np.int64 and (wrong := values[(values < 0) | (values >= limit)]).size:
             raise DataError(
                 f"{place}: {name} holds token id {wrong[0]}, expected 0 to below vocab_size {limit}; use the vocabulary and "

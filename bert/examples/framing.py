@@ -41,7 +41,11 @@ def scan_index(text, progress, end_record, chunk_records, anchors, file_start):
             while position < size_of_text and _ZERO <= text[position] < _ZERO + 10:
                 value = 10 * value + (text[position] - _ZERO)
                 position += 1
-            if not 0 < position - start <= _MAX_DIGITS or position == size_of_text or text[position] != separator:
+            if (
+                not 0 < position - start <= _MAX_DIGITS
+                or position == size_of_text
+                or text[position] != separator
+            ):
                 position = -1
                 break
             position += 1

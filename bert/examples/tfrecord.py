@@ -90,13 +90,18 @@ class TFRecordFile:
         size = self._sizes.get(header)
         if size is None:
             if len(header) < _HEADER.size:
-                raise self._error(offset, f"the file ends {len(header)} bytes into a record header of {_HEADER.size}")
+                raise self._error(
+                    offset,
+                    f"the file ends {len(header)} bytes into a record header of {_HEADER.size}",
+                )
             length, checksum = _HEADER.unpack(header)
             if masked_crc32c(header[:8]) != checksum:
                 raise self._error(offset, "no record starts here: the length's checksum is wrong")
             size = self._sizes[header] = FRAME_BYTES + length
         if self.size - offset < size:
-            raise self._error(offset, f"the file ends {self.size - offset} bytes into a record of {size}")
+            raise self._error(
+                offset, f"the file ends {self.size - offset} bytes into a record of {size}"
+            )
         return size
 
     def _error(self, offset, problem):

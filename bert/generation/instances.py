@@ -32,7 +32,9 @@ CHANGE = np.dtype([("position", "u2"), ("new_id", "u2")])
 
 WORDS = 624  # of the generator's state, and of a block of its output
 _HALF = np.uint32(1 << 31)  # random() < 0.5 looks at the top bit of the first of its two words
-_EIGHT_TENTHS = np.uint64(0.8 * (1 << 53))  # random() is k / 2**53, and 0.8 is a whole multiple of that
+_EIGHT_TENTHS = np.uint64(
+    0.8 * (1 << 53)
+)  # random() is k / 2**53, and 0.8 is a whole multiple of that
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -50,13 +52,17 @@ def new_generator(seed):
 @inlined_kernel
 def _twist(word, following):
     mixed = (word & np.uint32(0x80000000)) | (following & np.uint32(0x7FFFFFFF))
-    return (mixed >> np.uint32(1)) ^ ((np.uint32(0) - (mixed & np.uint32(1))) & np.uint32(0x9908B0DF))
+    return (mixed >> np.uint32(1)) ^ (
+        (np.uint32(0) - (mixed & np.uint32(1))) & np.uint32(0x9908B0DF)
+    )
 
 
 @kernel
 def _refill(state, words):
     """The next 624 words: the state's recurrence, then tempering. Source: Matsumoto and Nishimura 1998."""
-    for k in range(WORDS - 397):  # three loops of plain index arithmetic, which the compiler turns into vector instructions
+    for k in range(
+        WORDS - 397
+    ):  # three loops of plain index arithmetic, which the compiler turns into vector instructions
         state[k] = state[k + 397] ^ _twist(state[k], state[k + 1])
     for k in range(WORDS - 397, WORDS - 1):
         state[k] = state[k + 397 - WORDS] ^ _twist(state[k], state[k + 1])
@@ -129,7 +135,9 @@ def shuffle_head(values, length, head, generator):
     while i > 0:
         bits = _bit_length(np.int64(i) + 1)
         shift = np.uint32(32 - bits)
-        smallest = np.uint64(max((1 << (bits - 1)) - 1, 1))  # down to this i, as many bits are drawn
+        smallest = np.uint64(
+            max((1 << (bits - 1)) - 1, 1)
+        )  # down to this i, as many bits are drawn
         while i >= smallest:
             if at == WORDS:
                 _refill(state, words)
@@ -151,7 +159,15 @@ def shuffle_head(values, length, head, generator):
 
 
 def make_instances(
-    corpus, vocab, generator, *, max_seq_length, max_predictions_per_seq, masked_lm_prob, short_seq_prob, dupe_factor
+    corpus,
+    vocab,
+    generator,
+    *,
+    max_seq_length,
+    max_predictions_per_seq,
+    masked_lm_prob,
+    short_seq_prob,
+    dupe_factor,
 ):
     """Makes the instances of `dupe_factor` passes over a `Corpus`, its documents shuffled.
 
@@ -161,7 +177,10 @@ def make_instances(
     shuffle(order, generator)
     # Python's round, half to even, of the product in double precision.
     num_predictions = np.array(
-        [min(max_predictions_per_seq, max(1, round(length * masked_lm_prob))) for length in range(max_seq_length + 1)]
+        [
+            min(max_predictions_per_seq, max(1, round(length * masked_lm_prob)))
+            for length in range(max_seq_length + 1)
+        ]
     )
     candidates, replacement = np.empty((2, max_seq_length), np.uint16)
     scratch = (candidates, replacement, np.zeros(max_seq_length // 64 + 1, np.uint64))
@@ -178,7 +197,9 @@ def make_instances(
             )  # fmt: skip
             if place == len(order):
                 break
-            sentences = corpus.document_starts[order[place] + 1] - corpus.document_starts[order[place]]
+            sentences = (
+                corpus.document_starts[order[place] + 1] - corpus.document_starts[order[place]]
+            )
             instances = _with_room(instances, counts[0], sentences)
             changes = _with_room(changes, counts[1], sentences * num_predictions[-1])
     return instances[: counts[0]], changes[: counts[1]]
@@ -222,7 +243,12 @@ def instances_of_documents(
                 is_random_next = sentences == 1 or _random_53_bits(generator) < np.uint64(1 << 52)
                 if is_random_next:
                     b_start, b_stop = _random_next(
-                        place, target - (a_stop - a_start), sentence_starts, document_starts, order, generator
+                        place,
+                        target - (a_stop - a_start),
+                        sentence_starts,
+                        document_starts,
+                        order,
+                        generator,
                     )
                     i -= sentences - a_end
                 else:
@@ -231,7 +257,12 @@ def instances_of_documents(
                     a_start, a_stop - a_start, b_start, b_stop - b_start, max_num_tokens, generator
                 )
                 row = instances[counts[0]]
-                row.a_start, row.a_length, row.b_start, row.b_length = a_start, a_length, b_start, b_length
+                row.a_start, row.a_length, row.b_start, row.b_length = (
+                    a_start,
+                    a_length,
+                    b_start,
+                    b_length,
+                )
                 row.is_random_next, row.first_change = is_random_next, counts[1]
                 row.num_changes = _mask(
                     tokens, row, num_predictions[a_length + b_length + 3], vocab_size, mask_id, generator,
@@ -295,14 +326,19 @@ def _mask(tokens, row, wanted, vocab_size, mask_id, generator, scratch, changes,
         new_id = mask_id
         if _random_53_bits(generator) >= _EIGHT_TENTHS:
             if _random_53_bits(generator) < np.uint64(1 << 52):
-                in_a, in_b = np.uint64(row.a_start) + position - one, np.uint64(row.b_start) + position - a_length - two
+                in_a, in_b = (
+                    np.uint64(row.a_start) + position - one,
+                    np.uint64(row.b_start) + position - a_length - two,
+                )
                 new_id = tokens[in_a if position <= a_length else in_b]
             else:
                 new_id = np.uint16(below(vocab_size, generator))
         replacement[position] = new_id
         changed_bits[position >> six] |= one << (position & np.uint64(63))
     at = np.uint64(counts[1])
-    for k in range(np.uint64(len(changed_bits))):  # positions in ascending order: the lowest bit, again and again
+    for k in range(
+        np.uint64(len(changed_bits))
+    ):  # positions in ascending order: the lowest bit, again and again
         bits = changed_bits[k]
         changed_bits[k] = 0
         while bits != 0:

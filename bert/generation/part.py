@@ -40,7 +40,9 @@ class Generated(NamedTuple):
     seconds: float
 
 
-def generate(inputs, outputs, tokenizer, settings, *, wants_checksums=False, report=lambda text: None):
+def generate(
+    inputs, outputs, tokenizer, settings, *, wants_checksums=False, report=lambda text: None
+):
     """Makes one corpus of the files `inputs` into the TFRecord files `outputs`; returns `Generated`.
 
     Record n goes to file n mod their count. tokenizer: `FullTokenizer`, made with `settings`. report: called with a line of
@@ -65,7 +67,12 @@ def generate(inputs, outputs, tokenizer, settings, *, wants_checksums=False, rep
 
     def encode(some):
         return encode_records(
-            some, corpus.tokens, changes, tokenizer.vocab, settings.max_seq_length, settings.max_predictions_per_seq
+            some,
+            corpus.tokens,
+            changes,
+            tokenizer.vocab,
+            settings.max_seq_length,
+            settings.max_predictions_per_seq,
         )
 
     written, checksums = write_records(outputs, rows[order], encode, wants_checksums, report)
@@ -113,7 +120,9 @@ def read_corpus(paths, tokenizer, report=lambda text: None):
         sentences.append(text_tokenizer.tokenize(text))
     corpus = wordpiece.join(sentences)
     if len(corpus.document_starts) == 1:
-        raise DataError(f"{', '.join(map(str, paths))}: no text; expected one sentence a line, empty lines between documents")
+        raise DataError(
+            f"{', '.join(map(str, paths))}: no text; expected one sentence a line, empty lines between documents"
+        )
     return corpus
 
 

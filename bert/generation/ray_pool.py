@@ -33,7 +33,9 @@ def address_problems(address):
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        return [f"{address}: nothing answers there ({error}); start a cluster with: ray start --head --port={port}"]
+        return [
+            f"{address}: nothing answers there ({error}); start a cluster with: ray start --head --port={port}"
+        ]
     return []
 
 
@@ -45,7 +47,9 @@ def started(address, num_workers):
     started here ends too, and its files are removed.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would send statistics home
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of its own next version
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # else Ray warns of its own next version
     options, folder = {"address": address}, None
     if address is None:
         # Sockets lie in this folder, and their paths may have 107 bytes only.
@@ -56,10 +60,14 @@ def started(address, num_workers):
     on_term = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR")
-        signal.signal(signal.SIGTERM, on_term)  # Ray has put its own in the place of bert/common/cli.py's
+        signal.signal(
+            signal.SIGTERM, on_term
+        )  # Ray has put its own in the place of bert/common/cli.py's
         yield num_workers or int(ray.cluster_resources()["CPU"])
     finally:
-        on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
+        on_interrupt = signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # a second Ctrl-C would leave processes behind
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
@@ -71,7 +79,9 @@ def _alone(folder, num_cpus):
     os.environ |= {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray stay on 127.0.0.1, on Linux too
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # for this run alone; else Ray would write one into the home folder
+        "RAY_AUTH_TOKEN": secrets.token_hex(
+            32
+        ),  # for this run alone; else Ray would write one into the home folder
         # Large arrays go back to the system; else a process is 34 MB larger after a part of 27 MB.
         "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
         "PYTHONPATH": os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")])),
@@ -114,7 +124,17 @@ def _outcome(item, job):
         return Outcome(item, ray.get(job), None)
     except ray.exceptions.RayTaskError as error:
         is_told_in_words = isinstance(error.cause, (DataError, OSError))
-        return Outcome(item, None, str(error.cause) if is_told_in_words else f"{type(error.cause).__name__}: {error.cause}")
+        return Outcome(
+            item,
+            None,
+            str(error.cause)
+            if is_told_in_words
+            else f"{type(error.cause).__name__}: {error.cause}",
+        )
     except ray.exceptions.RayError as error:
         reason = str(error).strip().partition("\n")[0]
-        return Outcome(item, None, f"its process was killed {TRIES} times (out of memory?): {type(error).__name__}: {reason}")
+        return Outcome(
+            item,
+            None,
+            f"its process was killed {TRIES} times (out of memory?): {type(error).__name__}: {reason}",
+        )

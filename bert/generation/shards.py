@@ -57,7 +57,11 @@ def fingerprint(path):
 
 def _conditions(recipe):
     """Returns what, beside the text, decides about the bytes of a shard."""
-    return {"settings": recipe.settings._asdict(), "vocabulary": recipe.vocabulary, "unicode": _UNICODE}
+    return {
+        "settings": recipe.settings._asdict(),
+        "vocabulary": recipe.vocabulary,
+        "unicode": _UNICODE,
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -91,7 +95,11 @@ def make(shard, recipe):
     """Makes the TFRecord file of a shard, then its manifest, which is returned. DataError or OSError if it cannot be made."""
     cpu, started = time.process_time(), time.monotonic()
     settings = recipe.settings
-    tokenizer = FullTokenizer(recipe.vocab_file, settings.do_lower_case, preserve_unused_tokens=settings.preserve_unused_tokens)
+    tokenizer = FullTokenizer(
+        recipe.vocab_file,
+        settings.do_lower_case,
+        preserve_unused_tokens=settings.preserve_unused_tokens,
+    )
     if fingerprint(recipe.vocab_file) != recipe.vocabulary:
         raise files.DataError(f"{recipe.vocab_file}: changed while the shards were made; run again")
     # Before the text is read: if it changes in between, the manifest tells of the older text, and the shard is made again.
@@ -109,9 +117,15 @@ def make(shard, recipe):
         cost = {
             "cpu_seconds": round(time.process_time() - cpu, 3),
             "wall_seconds": round(time.monotonic() - started, 3),
-            "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000,  # of the process so far
+            "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            // 1000,  # of the process so far
         }
-        manifest = {"input": {"path": shard.input, **text}, **_conditions(recipe), "output": output, "cost": cost}
+        manifest = {
+            "input": {"path": shard.input, **text},
+            **_conditions(recipe),
+            "output": output,
+            "cost": cost,
+        }
         files.make_parent_folder(shard.manifest)
         with files.atomic_writer(shard.manifest) as file:
             file.write(json.dumps(manifest, indent=2).encode() + b"\n")
@@ -128,7 +142,9 @@ def _remove_leftovers(shard):
 def remove_leftovers(output_dir, shards):
     """Removes what killed runs left half-written of any of the shards."""
     files.remove_leftovers(output_dir, {shard.name for shard in shards})
-    files.remove_leftovers(f"{output_dir}/{MANIFEST_FOLDER}", {f"{shard.name}.json" for shard in shards})
+    files.remove_leftovers(
+        f"{output_dir}/{MANIFEST_FOLDER}", {f"{shard.name}.json" for shard in shards}
+    )
 
 
 def strangers(output_dir, shards):
@@ -155,7 +171,9 @@ def status(shard, recipe, *, reads_output=False):
     """Returns the `Status` of a shard; what lies in its TFRecord file is looked at only if `reads_output`, its size always."""
     size = files.size_of(shard.output)
     if size is None:
-        return Status("" if files.size_of(shard.manifest) is None else "its TFRecord file is gone", None)
+        return Status(
+            "" if files.size_of(shard.manifest) is None else "its TFRecord file is gone", None
+        )
     if files.size_of(shard.manifest) is None:
         return Status("it has no manifest: made by another command, or interrupted", None)
     try:

@@ -79,7 +79,9 @@ class TextTokenizer:
         self._char_kinds = np.zeros(0x110000, np.uint8)
         self._char_is_space = np.zeros(0x110000, np.bool_)
         self._char_ids = np.zeros(0x110000, np.uint16)  # of those that stand alone
-        self._char_starts = np.zeros(0x110000, np.int32)  # in self._texts, where what it becomes in a word stands in UTF-8
+        self._char_starts = np.zeros(
+            0x110000, np.int32
+        )  # in self._texts, where what it becomes in a word stands in UTF-8
         self._char_lengths = np.zeros(0x110000, np.uint8)
         self._texts = bytearray()
         self._known = np.zeros(0x110000, np.bool_)
@@ -103,7 +105,10 @@ class TextTokenizer:
         self._learn_characters(data)
         # A token takes a byte of text at least, a sentence two. Pieces are stored _CACHED_PIECES at a time.
         tokens = np.empty(len(text) + _CACHED_PIECES, np.uint16)
-        ends, documents = np.empty(len(text) // 2 + 1, np.int64), np.empty(len(text) // 2 + 1, np.int64)
+        ends, documents = (
+            np.empty(len(text) // 2 + 1, np.int64),
+            np.empty(len(text) // 2 + 1, np.int64),
+        )
         progress = np.zeros(6, np.int64)
         progress[_IS_BLANK] = True
         texts, word = _as_array(bytes(self._texts)), np.zeros(_WORD_BUFFER, np.uint8)
@@ -125,14 +130,22 @@ class TextTokenizer:
     def _tokenize_chunk(self, text, tokens, progress):
         """Gives the chunk at which the kernel stopped to tokenization.py."""
         start = progress[_POSITION]
-        end = min(at for at in (text.find(b" ", start), text.find(b"\n", start), len(text)) if at >= 0)
+        end = min(
+            at for at in (text.find(b" ", start), text.find(b"\n", start), len(text)) if at >= 0
+        )
         chunk = text[start:end]
         if chunk not in self._context_ids:
-            self._context_ids[chunk] = self._tokenizer.convert_tokens_to_ids(self._tokenizer.tokenize(chunk))
+            self._context_ids[chunk] = self._tokenizer.convert_tokens_to_ids(
+                self._tokenizer.tokenize(chunk)
+            )
         ids = self._context_ids[chunk]
         first = progress[_NUM_TOKENS]
         tokens[first : first + len(ids)] = ids
-        progress[_POSITION], progress[_NUM_TOKENS], progress[_IS_BLANK] = end, first + len(ids), False
+        progress[_POSITION], progress[_NUM_TOKENS], progress[_IS_BLANK] = (
+            end,
+            first + len(ids),
+            False,
+        )
 
     def _learn_characters(self, data):
         occurs = np.zeros(0x110000, np.bool_)
@@ -165,10 +178,16 @@ class TextTokenizer:
                 return CONTEXT, ""
             decomposed = unicodedata.normalize("NFD", char.lower())
             # Marks are put in order across characters; as nonspacing ones are dropped, only others can tell.
-            if any(unicodedata.combining(part) and unicodedata.category(part) != "Mn" for part in decomposed):
+            if any(
+                unicodedata.combining(part) and unicodedata.category(part) != "Mn"
+                for part in decomposed
+            ):
                 return CONTEXT, ""
             text = tokenization.BasicTokenizer._strip_accents(decomposed)
-        stands_alone = [tokenization._is_cjk_ideograph(char) or tokenization._is_punctuation(part) for part in text]
+        stands_alone = [
+            tokenization._is_cjk_ideograph(char) or tokenization._is_punctuation(part)
+            for part in text
+        ]
         if not text:
             return DROPPED, ""
         if not any(stands_alone):
@@ -286,7 +305,17 @@ def _cache_slot(low, high):
 
 @kernel
 def _append_word(
-    word, word_eights, size, num_chars, trie, continuation, unknown_id, cached_words, tokens, tokens_in_fours, num_tokens
+    word,
+    word_eights,
+    size,
+    num_chars,
+    trie,
+    continuation,
+    unknown_id,
+    cached_words,
+    tokens,
+    tokens_in_fours,
+    num_tokens,
 ):
     """Appends the pieces of a word and remembers them; returns the new number of tokens."""
     if num_chars > MAX_WORD_CHARS:
@@ -295,7 +324,10 @@ def _append_word(
     end = _wordpiece(word, size, trie, continuation, unknown_id, tokens, num_tokens)
     if size <= _CACHED_BYTES and end - num_tokens <= _CACHED_PIECES:
         eight = np.uint64(8)
-        low, high = word_eights[0] & _first_bytes(min(size, eight)), word_eights[8] & _first_bytes(max(size, eight) - eight)
+        low, high = (
+            word_eights[0] & _first_bytes(min(size, eight)),
+            word_eights[8] & _first_bytes(max(size, eight) - eight),
+        )
         cached = cached_words[_cache_slot(low, high)]
         cached.low, cached.high = low, high
         cached.pieces, cached.num_pieces = tokens_in_fours[num_tokens], end - num_tokens
@@ -317,7 +349,9 @@ def _decode(data, at):
     if lead < 0xF0:
         return (lead & np.uint32(0xF)) << np.uint32(12) | second << np.uint32(6) | third, 3
     fourth = np.uint32(data[at + 3]) & np.uint32(0x3F)
-    return (lead & np.uint32(0x7)) << np.uint32(18) | second << np.uint32(12) | third << np.uint32(6) | fourth, 4
+    return (lead & np.uint32(0x7)) << np.uint32(18) | second << np.uint32(12) | third << np.uint32(
+        6
+    ) | fourth, 4
 
 
 @inlined_kernel
@@ -344,9 +378,13 @@ def _is_utf8(data, eights):
         for k in range(at + one, at + size):
             if data[k] & 0xC0 != 0x80:
                 return False
-        if lead == 0xE0 and data[at + one] < 0xA0 or lead == 0xF0 and data[at + one] < 0x90:  # longer than need be
+        if (
+            lead == 0xE0 and data[at + one] < 0xA0 or lead == 0xF0 and data[at + one] < 0x90
+        ):  # longer than need be
             return False
-        if lead == 0xED and data[at + one] >= 0xA0 or lead == 0xF4 and data[at + one] >= 0x90:  # a surrogate, or too large
+        if (
+            lead == 0xED and data[at + one] >= 0xA0 or lead == 0xF4 and data[at + one] >= 0x90
+        ):  # a surrogate, or too large
             return False
         at = _skip_ascii(data, eights, at + size)
     return True
@@ -371,8 +409,16 @@ def _tokenize(
 
     `data` ends with a line end, or is empty.
     """
-    at, num_tokens, num_sentences = np.uint64(progress[_POSITION]), np.uint64(progress[_NUM_TOKENS]), progress[_NUM_SENTENCES]
-    num_breaks, sentence_start, is_blank = progress[_NUM_BREAKS], np.uint64(progress[_SENTENCE_START]), progress[_IS_BLANK] != 0
+    at, num_tokens, num_sentences = (
+        np.uint64(progress[_POSITION]),
+        np.uint64(progress[_NUM_TOKENS]),
+        progress[_NUM_SENTENCES],
+    )
+    num_breaks, sentence_start, is_blank = (
+        progress[_NUM_BREAKS],
+        np.uint64(progress[_SENTENCE_START]),
+        progress[_IS_BLANK] != 0,
+    )
     zero, one, eight, end_of_text = np.uint64(0), np.uint64(1), np.uint64(8), np.uint64(len(data))
     chunk_start, tokens_at_chunk = at, num_tokens
     size, num_chars = zero, zero  # of the word so far
@@ -380,7 +426,11 @@ def _tokenize(
         if size == zero and at + eight + eight < end_of_text:
             # Nearly all words: up to 16 letters and digits of ASCII, met before, then white space or punctuation.
             mask = _word_bytes(eights[at])
-            low, high, num_bytes = eights[at] & mask | lower_case_bits & mask, zero, _count_bytes(mask)
+            low, high, num_bytes = (
+                eights[at] & mask | lower_case_bits & mask,
+                zero,
+                _count_bytes(mask),
+            )
             if num_bytes == eight:
                 mask = _word_bytes(eights[at + eight])
                 high = eights[at + eight] & mask | lower_case_bits & mask
@@ -429,6 +479,14 @@ def _tokenize(
                     sentence_start, is_blank = num_tokens, True
                 chunk_start, tokens_at_chunk = at + np.uint64(code_size), num_tokens
         at += np.uint64(code_size)
-    progress[_POSITION], progress[_NUM_TOKENS], progress[_NUM_SENTENCES] = at, num_tokens, num_sentences
-    progress[_NUM_BREAKS], progress[_SENTENCE_START], progress[_IS_BLANK] = num_breaks, sentence_start, is_blank
+    progress[_POSITION], progress[_NUM_TOKENS], progress[_NUM_SENTENCES] = (
+        at,
+        num_tokens,
+        num_sentences,
+    )
+    progress[_NUM_BREAKS], progress[_SENTENCE_START], progress[_IS_BLANK] = (
+        num_breaks,
+        sentence_start,
+        is_blank,
+    )
     return at == end_of_text

@@ -27,11 +27,16 @@ def iterate_batches(index, order, decoder, positions, batch_size, num_threads, p
             return reader.read(order.records(part))
 
         def decode(pieces):
-            return decoder.decode([(records.result(), rows) for records, rows in pieces], reader.place)
+            return decoder.decode(
+                [(records.result(), rows) for records, rows in pieces], reader.place
+            )
 
         parts = order.cut_by_block(positions)
         reads = _ahead(((reading.submit(read, part), len(part)) for part in parts), _BLOCKS_AHEAD)
-        for batch in _ahead((decoding.submit(decode, pieces) for pieces in _cut_into_batches(reads, batch_size)), prefetch):
+        for batch in _ahead(
+            (decoding.submit(decode, pieces) for pieces in _cut_into_batches(reads, batch_size)),
+            prefetch,
+        ):
             yield batch.result()
 
 

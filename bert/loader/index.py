@@ -18,7 +18,9 @@ from bert.examples.tfrecord import TFRecordFile, write_index
 from bert.loader.shuffle import records_per_chunk
 
 _READ_BYTES = 1 << 22
-_REPAIR = "make it anew: python3 make_idx.py --tfrecord_train=... --tfrecord_eval=... --output_idx=..."
+_REPAIR = (
+    "make it anew: python3 make_idx.py --tfrecord_train=... --tfrecord_eval=... --output_idx=..."
+)
 
 
 class RecordIndex(NamedTuple):
@@ -38,7 +40,9 @@ class RecordIndex(NamedTuple):
     def fingerprint(self):
         """Returns a small dict that is equal only for files of equal names, sizes and numbers of records."""
         digest = hashlib.sha256()
-        for path, size, count in zip(self.paths, np.diff(self.first_bytes), np.diff(self.first_records)):
+        for path, size, count in zip(
+            self.paths, np.diff(self.first_bytes), np.diff(self.first_records)
+        ):
             digest.update(f"{os.path.basename(path)}\0{size}\0{count}\n".encode())
         return {
             "files": len(self.paths), "bytes": int(self.first_bytes[-1]), "records": self.num_records,
@@ -73,7 +77,9 @@ def pair_by_name(paths, index_paths):
         if name not in names
     ]
     if len(set(names)) < len(names) or len(indexes) < len(index_paths):
-        problems.append("two files of the same name: indexes are told apart by name; rename one, or give it once")
+        problems.append(
+            "two files of the same name: indexes are told apart by name; rename one, or give it once"
+        )
     if not paths:
         problems.append("no TFRecord files were given")
     raise_all(problems)
@@ -95,9 +101,16 @@ def build_missing_indexes(paths, index_paths, first, num_threads):
     named = {_file_name(path) for path in index_paths}
     unnamed = [path for path in paths if os.path.basename(path) not in named]
     index_paths = [*index_paths] + [
-        os.path.join(os.path.dirname(path) if folder is None else folder, f"{os.path.basename(path)}.idx") for path in unnamed
+        os.path.join(
+            os.path.dirname(path) if folder is None else folder, f"{os.path.basename(path)}.idx"
+        )
+        for path in unnamed
     ]
-    pairs = [(path, index_path) for path, index_path in pair_by_name(paths, index_paths) if not os.path.exists(index_path)]
+    pairs = [
+        (path, index_path)
+        for path, index_path in pair_by_name(paths, index_paths)
+        if not os.path.exists(index_path)
+    ]
     first %= max(1, len(pairs))
     _in_parallel(_build_index, pairs[first:] + pairs[:first], num_threads)
     return index_paths
@@ -122,7 +135,8 @@ def read_indexes(pairs, num_threads):
     anchors = np.zeros(-(-int(first_records[-1]) // chunk_records) + 1, np.int64)
     anchors[-1] = first_bytes[-1]
     jobs = [
-        (*pair, int(first_bytes[n]), int(first_records[n]), counts[n], chunk_records, anchors) for n, pair in enumerate(pairs)
+        (*pair, int(first_bytes[n]), int(first_records[n]), counts[n], chunk_records, anchors)
+        for n, pair in enumerate(pairs)
     ]
     last_records = np.array(_in_parallel(_read_index, jobs, num_threads), np.int64)
     return RecordIndex(paths, first_bytes, first_records, last_records, chunk_records, anchors)
@@ -130,12 +144,19 @@ def read_indexes(pairs, num_threads):
 
 def _count_lines(index_path):
     with open(index_path, "rb", buffering=0) as file:
-        return sum(count_newlines(np.frombuffer(block, np.uint8)) for block in iter(lambda: file.read(_READ_BYTES), b""))
+        return sum(
+            count_newlines(np.frombuffer(block, np.uint8))
+            for block in iter(lambda: file.read(_READ_BYTES), b"")
+        )
 
 
 def _read_index(path, index_path, file_start, first_record, num_records, chunk_records, anchors):
     """Checks one index and fills its part of `anchors`; returns the offset of the file's last record."""
-    size, progress, end_record = os.path.getsize(path), np.array([first_record, 0, 0]), first_record + num_records
+    size, progress, end_record = (
+        os.path.getsize(path),
+        np.array([first_record, 0, 0]),
+        first_record + num_records,
+    )
     if size == 0:
         raise DataError(f"{path}: 0 bytes, expected TFRecords; delete it or make it again")
     with open(index_path, "rb", buffering=0) as file:
@@ -154,7 +175,9 @@ def _read_index(path, index_path, file_start, first_record, num_records, chunk_r
     if rest or num_records == 0:
         raise DataError(f"{index_path}: not an index: it is empty or ends inside a line; {_REPAIR}")
     if progress[1] != size:
-        raise DataError(f"{index_path}: its last record ends at byte {progress[1]}, but {path} has {size} bytes; {_REPAIR}")
+        raise DataError(
+            f"{index_path}: its last record ends at byte {progress[1]}, but {path} has {size} bytes; {_REPAIR}"
+        )
     return int(progress[2])
 
 
@@ -182,7 +205,9 @@ def read_samples(index, num_threads):
     `place` names file and byte. DataError names each file in which a record does not begin where its index says, or is
     damaged.
     """
-    groups = _in_parallel(_read_samples, [(index, number) for number in range(len(index.paths))], num_threads)
+    groups = _in_parallel(
+        _read_samples, [(index, number) for number in range(len(index.paths))], num_threads
+    )
     return [sample for group in groups for sample in group]
 
 

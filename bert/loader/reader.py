@@ -58,15 +58,22 @@ class RecordReader:
         """Reads ascending chunks into `data`; neighbours in one step. The disk is told of all steps before the first."""
         first_of_run = np.flatnonzero(np.diff(chunks, prepend=-2) > 1)
         last_of_run = np.append(first_of_run[1:], len(chunks)) - 1
-        starts, ends = self._index.anchors[chunks[first_of_run]], self._index.anchors[chunks[last_of_run] + 1]
-        pieces = [piece for run in zip(starts.tolist(), ends.tolist()) for piece in self._pieces(*run)]
+        starts, ends = (
+            self._index.anchors[chunks[first_of_run]],
+            self._index.anchors[chunks[last_of_run] + 1],
+        )
+        pieces = [
+            piece for run in zip(starts.tolist(), ends.tolist()) for piece in self._pieces(*run)
+        ]
         for path, offset, size in pieces:
             os.posix_fadvise(self._open(path), offset, size, os.POSIX_FADV_WILLNEED)
         for path, offset, size in pieces:
             while size > 0:
                 count = os.preadv(self._open(path), [data[:size]], offset)
                 if count == 0:
-                    raise DataError(f"{path}: ends at byte {offset}, shorter than when the loader was made; make it again")
+                    raise DataError(
+                        f"{path}: ends at byte {offset}, shorter than when the loader was made; make it again"
+                    )
                 data, offset, size = data[count:], offset + count, size - count
 
     def _pieces(self, start, end):
@@ -104,11 +111,15 @@ class RecordReader:
             *_, (path, offset) = self._walk(chunk)
         except DataError as error:
             return error
-        return DataError(f"{path}: about byte {offset}: the file has changed since the loader was made; start again")
+        return DataError(
+            f"{path}: about byte {offset}: the file has changed since the loader was made; start again"
+        )
 
     def _walk(self, chunk):
         """Yields (path, byte) of each record of a chunk."""
         for path, offset, size in self._pieces(*self._index.anchors[chunk : chunk + 2].tolist()):
             with TFRecordFile(path) as file:
-                for start, _ in itertools.takewhile(lambda extent: extent[0] < offset + size, file.extents(offset)):
+                for start, _ in itertools.takewhile(
+                    lambda extent: extent[0] < offset + size, file.extents(offset)
+                ):
                     yield path, start

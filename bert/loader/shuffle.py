@@ -25,7 +25,9 @@ BLOCK_RECORDS = 192 * LANES  # 184 MB of records of 2,500 bytes, over all ranks
 FILE_ORDER_BLOCK_RECORDS = 4096  # without a shuffle nothing is gained by more
 # 160 kB of MLPerf's records: random reads of this size come at nine tenths of the speed of long ones (benchmarks/loader.py --disk).
 MAX_CHUNK_RECORDS = 64
-_MIN_CHUNKS = 1 << 16  # chunks get shorter for small sets, so that these are permuted record by record
+_MIN_CHUNKS = (
+    1 << 16
+)  # chunks get shorter for small sets, so that these are permuted record by record
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -70,7 +72,15 @@ class EpochOrder:
             return np.arange(first, end)
         records = np.empty(end - first, np.int64)
         lane = np.empty(-(-len(records) // LANES), np.int64)
-        _fill_block(records, first, self._chunks, self._chunk_records, self._gap, _stream(self._key, 1 + number), lane)
+        _fill_block(
+            records,
+            first,
+            self._chunks,
+            self._chunk_records,
+            self._gap,
+            _stream(self._key, 1 + number),
+            lane,
+        )
         return records
 
     def cut_by_block(self, positions):
@@ -144,5 +154,7 @@ def _fill_block(records, first, chunks, chunk_records, gap, key, lane):
             position = lane[slot]
             if position >= gap[0]:
                 position += gap[1]
-            records[lane_number + slot * LANES] = chunks[position // chunk_records] * chunk_records + position % chunk_records
+            records[lane_number + slot * LANES] = (
+                chunks[position // chunk_records] * chunk_records + position % chunk_records
+            )
         start += size

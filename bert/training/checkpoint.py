@@ -31,13 +31,19 @@ def save(folder, step, shared, own, keep_max):
     shared: a dict, of which rank 0's is kept. own: a dict of this rank. Both hold tensors, numbers, strings, lists and dicts.
     Raises DataError on every rank if one of them cannot write; older checkpoints stay.
     """
-    rank, path, temporary = dist.get_rank(), os.path.join(folder, _name(step)), _hidden(folder, step)
+    rank, path, temporary = (
+        dist.get_rank(),
+        os.path.join(folder, _name(step)),
+        _hidden(folder, step),
+    )
     contents = {f"rank-{rank:05d}.pt": own} | ({_SHARED: shared} if rank == 0 else {})
     entries = {}
     try:
         with shared_errors():
             if rank == 0:
-                for unfinished in glob.glob(os.path.join(glob.escape(folder), ".step-*.tmp")):  # of a run that was killed
+                for unfinished in glob.glob(
+                    os.path.join(glob.escape(folder), ".step-*.tmp")
+                ):  # of a run that was killed
                     shutil.rmtree(unfinished, ignore_errors=True)
                 os.makedirs(temporary)
         with shared_errors():
@@ -82,7 +88,10 @@ def find_newest_valid(folder):
         problem = _problem_of(path)
         if problem is None:
             return path, _read_manifest(path)["ranks"]
-        print(f"warning: {path}: {problem}: the checkpoint is damaged and passed over", file=sys.stderr)
+        print(
+            f"warning: {path}: {problem}: the checkpoint is damaged and passed over",
+            file=sys.stderr,
+        )
     if steps:
         raise DataError(
             f"{folder}: none of the {len(steps)} checkpoints can be used; put one back, or choose another --output_dir for a new run"
@@ -104,7 +113,9 @@ def load_weights(path):
 
 def load_shared(path):
     """Returns the dict that all ranks share, on the CPU."""
-    shared = _read(os.path.join(path, _SHARED), mmap=True)  # one copy in memory for all processes of a machine
+    shared = _read(
+        os.path.join(path, _SHARED), mmap=True
+    )  # one copy in memory for all processes of a machine
     if "flags" not in shared:
         raise DataError(
             f"{path}: an earlier train.py wrote it and kept less in it; go on with that version of the project, or take its "
@@ -128,7 +139,9 @@ def random_state(device):
 
 def restore_random_state(state, device):
     torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:  # it is not in a checkpoint that was written on the CPU
+    if (
+        device.type == "cuda" and "cuda" in state
+    ):  # it is not in a checkpoint that was written on the CPU
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
@@ -147,7 +160,11 @@ def _hidden(folder, step):
 def _steps(folder):
     """The steps of the checkpoints in a folder; unfinished ones have other names."""
     with contextlib.suppress(FileNotFoundError):
-        return [int(name.removeprefix("step-")) for name in os.listdir(folder) if re.fullmatch(r"step-\d{8,}", name)]
+        return [
+            int(name.removeprefix("step-"))
+            for name in os.listdir(folder)
+            if re.fullmatch(r"step-\d{8,}", name)
+        ]
     return []
 
 
@@ -194,7 +211,14 @@ def _problem_of(path):
                 return f"{name} has {os.path.getsize(file):,} bytes, expected {size:,}"
             if _digest(file) != digest:
                 return f"{name} does not have its SHA-256"
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         return f"{type(error).__name__}: {error}"
     except OSError as error:
         raise DataError(
@@ -218,7 +242,10 @@ def _set_aside(path):
     aside = os.path.join(folder, f"damaged-{name}")
     shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
     os.rename(path, aside)
-    print(f"warning: {path} was found damaged; it is now {aside}: remove it to have its room", file=sys.stderr)
+    print(
+        f"warning: {path} was found damaged; it is now {aside}: remove it to have its room",
+        file=sys.stderr,
+    )
 
 
 def _tidy(folder, newest, keep_max):
@@ -232,7 +259,11 @@ def _tidy(folder, newest, keep_max):
         for step in steps[len(kept) :]:
             _set_aside(os.path.join(folder, _name(step)))
         for step in kept[: max(0, len(kept) - keep_max)] if keep_max else []:
-            os.rename(os.path.join(folder, _name(step)), _hidden(folder, step))  # so that half of it never bears the name
+            os.rename(
+                os.path.join(folder, _name(step)), _hidden(folder, step)
+            )  # so that half of it never bears the name
             shutil.rmtree(_hidden(folder, step))
     except OSError as error:
-        print(f"warning: {folder}: an old checkpoint could not be removed: {error}", file=sys.stderr)
+        print(
+            f"warning: {folder}: an old checkpoint could not be removed: {error}", file=sys.stderr
+        )

@@ -38,9 +38,16 @@ def shared_errors():
     except (DataError, OSError) as error:
         own = str(error)
     found = gathered(own)
-    ranks = {error: [rank for rank, other in enumerate(found) if other == error] for error in found if error is not None}
+    ranks = {
+        error: [rank for rank, other in enumerate(found) if other == error]
+        for error in found
+        if error is not None
+    }
     if ranks:
-        told = (error if of == [0] else f"rank {', '.join(map(str, of))}: {error}" for error, of in ranks.items())
+        told = (
+            error if of == [0] else f"rank {', '.join(map(str, of))}: {error}"
+            for error, of in ranks.items()
+        )
         raise DataError("; ".join(told))
 
 
@@ -56,7 +63,9 @@ def check_alike(values):
     ]
     if differences:
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise DataError(f"the processes of a run must be given the same: {'; '.join(differences[:5])}{more}")
+        raise DataError(
+            f"the processes of a run must be given the same: {'; '.join(differences[:5])}{more}"
+        )
 
 
 class StopRequest:

@@ -39,9 +39,13 @@ class ExpectedCurve:
         try:
             text = read_bytes(path).decode()
         except FileNotFoundError:
-            raise DataError(f"{path}: no such file; the known curves are in configs/curves") from None
+            raise DataError(
+                f"{path}: no such file; the known curves are in configs/curves"
+            ) from None
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: byte {error.start}: no UTF-8 text, expected a CSV file with {HEADER}") from None
+            raise DataError(
+                f"{path}: byte {error.start}: no UTF-8 text, expected a CSV file with {HEADER}"
+            ) from None
         samples, accuracies, problems = _parse(path, text)
         raise_all(problems)
         return cls(path, samples, accuracies)
@@ -53,7 +57,10 @@ class ExpectedCurve:
         right = bisect.bisect_right(self.samples, samples)
         if right == len(self.samples):
             return self.accuracies[-1]
-        (x0, x1), (y0, y1) = self.samples[right - 1 : right + 1], self.accuracies[right - 1 : right + 1]
+        (x0, x1), (y0, y1) = (
+            self.samples[right - 1 : right + 1],
+            self.accuracies[right - 1 : right + 1],
+        )
         return y0 + (y1 - y0) * (samples - x0) / (x1 - x0)
 
     def warning(self, samples, accuracy):
@@ -80,7 +87,13 @@ def _parse(path, text):
     lines = [(number, line) for number, line in numbered if line and not line.startswith("#")]
     if not lines or lines[0][1] != HEADER:
         number, found = lines[0] if lines else (len(numbered) or 1, "the end of the file")
-        return [], [], [f"{path}: line {number}: found {found[:60]!r}, expected the header {HEADER}; put it above the numbers"]
+        return (
+            [],
+            [],
+            [
+                f"{path}: line {number}: found {found[:60]!r}, expected the header {HEADER}; put it above the numbers"
+            ],
+        )
     samples, accuracies, problems = [], [], []
     for number, line in lines[1:]:
         try:
@@ -103,9 +116,15 @@ def _parse_point(line, previous):
         first, second = line.split(",")
         samples, accuracy = int(first), float(second)
     except ValueError:
-        raise ValueError("expected two numbers such as 150000,0.512; correct the line or remove it") from None
+        raise ValueError(
+            "expected two numbers such as 150000,0.512; correct the line or remove it"
+        ) from None
     if samples <= previous:
-        floor = "0 or more samples" if previous < 0 else f"more samples than the {previous} of the line before"
+        floor = (
+            "0 or more samples"
+            if previous < 0
+            else f"more samples than the {previous} of the line before"
+        )
         raise ValueError(f"expected {floor}; sort the lines and remove doubles")
     if not 0 <= accuracy <= 1:
         raise ValueError("expected an accuracy from 0 to 1; divide percents by 100")

@@ -15,7 +15,14 @@ from bert.training.model import config_values, load_config, load_tokenizer, miss
 
 CPU_PLUGINS = {"ddp"}
 # What the process that starts another, one of several, tells it.
-_PROCESS_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_PROCESS_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
 # What may differ when a run goes on. Training data are compared by the names and sizes of the files, wherever they lie,
 # --init_checkpoint by its last name, configurations by what is in them.
@@ -95,7 +102,9 @@ def _wrong_combinations(flags, world_size):
                 f"x --steps_per_update={flags.steps_per_update}"
             )
     if flags.adam_bias_correction and flags.optimizer != "adamw":
-        problems.append(f"--adam_bias_correction is for --optimizer=adamw, found --optimizer={flags.optimizer}")
+        problems.append(
+            f"--adam_bias_correction is for --optimizer=adamw, found --optimizer={flags.optimizer}"
+        )
     if flags.compile and (flags.unpad or flags.plugin == "hybrid"):
         other = "--unpad, whose shapes change with each batch" if flags.unpad else "--plugin=hybrid"
         problems.append(f"--compile does not go together with {other}")
@@ -105,25 +114,39 @@ def _wrong_combinations(flags, world_size):
 def _wrong_devices(flags):
     problems, gpus = [], torch.cuda.device_count()
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
+    if (
+        "RANK" not in os.environ
+        and int(os.environ.get("SLURM_NTASKS", 1)) > 1
+        and "SLURM_PROCID" in os.environ
+    ):
         problems.append(
             "srun starts several processes, but RANK is not set for each: see configs/train.sbatch, or use torchrun"
         )
     absent = [name for name in _PROCESS_VARIABLES if name not in os.environ]
     if "RANK" in os.environ and absent:
-        problems.append(f"RANK is set, but not {', '.join(absent)}: use torchrun, or set them as configs/train.sbatch does")
+        problems.append(
+            f"RANK is set, but not {', '.join(absent)}: use torchrun, or set them as configs/train.sbatch does"
+        )
     use_cuda = flags.device != "cpu" and gpus > 0
     if use_cuda and gpus < local_processes:
-        problems.append(f"{local_processes} processes on this machine, but {gpus} GPUs; use torchrun --nproc_per_node={gpus}")
+        problems.append(
+            f"{local_processes} processes on this machine, but {gpus} GPUs; use torchrun --nproc_per_node={gpus}"
+        )
     if flags.device == "cuda" and not gpus:
-        problems.append("--device=cuda: torch finds no CUDA GPU here; leave the flag out to train on the CPU")
+        problems.append(
+            "--device=cuda: torch finds no CUDA GPU here; leave the flag out to train on the CPU"
+        )
     if not use_cuda and flags.plugin not in CPU_PLUGINS:
-        problems.append(f"--plugin={flags.plugin}: ColossalAI has it for CUDA GPUs only; on the CPU leave the flag out")
+        problems.append(
+            f"--plugin={flags.plugin}: ColossalAI has it for CUDA GPUs only; on the CPU leave the flag out"
+        )
     return problems
 
 
 def _against_config(flags, config):
-    problems, _ = _attempt("--vocab_file", load_tokenizer, flags.vocab_file, flags.do_lower_case, config)
+    problems, _ = _attempt(
+        "--vocab_file", load_tokenizer, flags.vocab_file, flags.do_lower_case, config
+    )
     for name in ("num_attention_heads", "hidden_size", "intermediate_size"):
         if flags.tp_size > 1 and getattr(config, name) % flags.tp_size:
             problems.append(
@@ -134,17 +157,31 @@ def _against_config(flags, config):
 
 def _wrong_files(flags, config):
     problems = []
-    if flags.init_checkpoint and not _checkpoints(flags) and (problem := missing_model(flags.init_checkpoint)):
+    if (
+        flags.init_checkpoint
+        and not _checkpoints(flags)
+        and (problem := missing_model(flags.init_checkpoint))
+    ):
         problems.append(f"--init_checkpoint: {problem}")
-    problems += _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0] if flags.expected_curve else []
+    problems += (
+        _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0]
+        if flags.expected_curve
+        else []
+    )
     for split in ("train", "eval"):
-        found, files = _attempt(f"--tfrecord_{split}", list_folder_or_pattern, getattr(flags, f"tfrecord_{split}"))
+        found, files = _attempt(
+            f"--tfrecord_{split}", list_folder_or_pattern, getattr(flags, f"tfrecord_{split}")
+        )
         problems += found
         if not is_folder_of_indexes(indexes_of(flags, split)):
-            problems += _attempt(f"--idx_{split}", list_folder_or_pattern, indexes_of(flags, split))[0]
+            problems += _attempt(
+                f"--idx_{split}", list_folder_or_pattern, indexes_of(flags, split)
+            )[0]
         if files:
             found, example = _attempt(f"--tfrecord_{split}", _first_example, files[0])
-            problems += found or _wrong_shape(flags, config, f"--tfrecord_{split}: {files[0]}", example)
+            problems += found or _wrong_shape(
+                flags, config, f"--tfrecord_{split}: {files[0]}", example
+            )
     return problems
 
 
@@ -185,7 +222,9 @@ def _checkpoints(flags):
 
 def as_recorded(flags, config):
     """What flags.json of a run holds: bytes."""
-    return json.dumps({"flags": vars(flags), "bert_config": config_values(config)}, indent=1).encode()
+    return json.dumps(
+        {"flags": vars(flags), "bert_config": config_values(config)}, indent=1
+    ).encode()
 
 
 def _other_than_before(flags, config):
@@ -193,18 +232,23 @@ def _other_than_before(flags, config):
     path, checkpoints = flags_path(flags), _checkpoints(flags)
     if not os.path.exists(path):
         if os.path.exists(os.path.join(flags.output_dir, "metrics.jsonl")):
-            return [f"--output_dir: {flags.output_dir} holds a metrics.jsonl but no flags.json; choose another folder"]
+            return [
+                f"--output_dir: {flags.output_dir} holds a metrics.jsonl but no flags.json; choose another folder"
+            ]
         return []
     try:
         with open(path) as file:
             recorded = json.load(file)
         earlier, earlier_config = recorded["flags"], recorded["bert_config"]
     except (ValueError, KeyError, TypeError) as error:
-        return [f"{path}: not the flags of a run ({type(error).__name__}: {error}); choose another --output_dir"]
+        return [
+            f"{path}: not the flags of a run ({type(error).__name__}: {error}); choose another --output_dir"
+        ]
     problems = [
         _changed(flags, f"--{name}={value}", earlier.get(name))
         for name, value in vars(flags).items()
-        if name not in CHANGEABLE_FLAGS and _comparable(name, value) != _comparable(name, earlier.get(name))
+        if name not in CHANGEABLE_FLAGS
+        and _comparable(name, value) != _comparable(name, earlier.get(name))
     ]
     if os.path.isdir(os.path.join(flags.output_dir, "model")) and not checkpoints:
         problems.append(

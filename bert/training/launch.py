@@ -40,7 +40,9 @@ def join_processes(device, seed, timeout):
     use_cuda = device != "cpu" and torch.cuda.is_available()
     if not use_cuda:
         set_accelerator("cpu")  # before launch, which would take a GPU that it finds
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
+        torch.set_num_threads(
+            max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"]))
+        )
         keep_freed_memory()
     colossalai.launch_from_torch(seed=seed, verbose=False)
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if use_cuda else torch.device("cpu")
@@ -65,7 +67,9 @@ def only_run_in(folder):
         with shared_errors():
             if dist.get_rank() == 0:
                 try:
-                    held.enter_context(locked(os.path.join(folder, ".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
+                    held.enter_context(
+                        locked(os.path.join(folder, ".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    )
                 except BlockingIOError:
                     raise DataError(
                         f"{folder}: another run is at work there; wait for it, or choose another --output_dir"
@@ -76,7 +80,9 @@ def only_run_in(folder):
 
 def _check_that_all_see(folder):
     """DataError if a rank has another folder of that name: else the first checkpoint would fail, long after the start."""
-    token = gathered(secrets.token_hex(4))[0]  # a new name, of which no machine has cached that it is not there
+    token = gathered(secrets.token_hex(4))[
+        0
+    ]  # a new name, of which no machine has cached that it is not there
     mark = os.path.join(folder, f".seen-by-all-{token}")
     with shared_errors():
         if dist.get_rank() == 0:
@@ -105,12 +111,17 @@ def plain_errors():
         ) from None
     except RuntimeError as error:  # gloo has no class of its own
         words = str(error).lower()
-        if "timed out waiting" in words or (isinstance(error, dist.DistError) and ("timeout" in words or "timed out" in words)):
+        if "timed out waiting" in words or (
+            isinstance(error, dist.DistError) and ("timeout" in words or "timed out" in words)
+        ):
             raise DataError(
                 "waited longer than --collective_timeout for another rank, which hangs or is gone; look at the machines' other "
                 "output, then give the same command again"
             ) from None
-        if any(sign in words for sign in ("closed by peer", "reset by peer", "broken pipe", "remote process exited")):
+        if any(
+            sign in words
+            for sign in ("closed by peer", "reset by peer", "broken pipe", "remote process exited")
+        ):
             # That rank has more to tell than this one, which is ended by torchrun meanwhile.
             cli.wait_to_be_ended()
             raise DataError("lost the connection to another rank, which has ended") from None

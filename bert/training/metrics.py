@@ -32,10 +32,22 @@ def evaluate(model, loader, device, data_group=None):
         logits = predict(model, batch)
         weights = batch["masked_lm_weights"].sum()
         counts = (weights, torch.full_like(weights, num_examples))
-        sums += torch.stack([value.double() for value in (*correct_counts(logits, batch), *loss_sums(logits, batch), *counts)])
+        sums += torch.stack(
+            [
+                value.double()
+                for value in (*correct_counts(logits, batch), *loss_sums(logits, batch), *counts)
+            ]
+        )
     model.train()
     dist.all_reduce(sums, group=data_group)
-    masked_lm_right, next_sentence_right, masked_lm_loss, next_sentence_loss, predictions, examples = sums.tolist()
+    (
+        masked_lm_right,
+        next_sentence_right,
+        masked_lm_loss,
+        next_sentence_loss,
+        predictions,
+        examples,
+    ) = sums.tolist()
     return {
         "masked_lm_accuracy": masked_lm_right / predictions,
         "masked_lm_loss": masked_lm_loss / predictions,
@@ -80,8 +92,16 @@ class Recorder:
         expected_curve: an ExpectedCurve with which evaluations are compared, or None.
         """
         self.is_main = dist.get_rank() == 0
-        self.num_steps, self.samples_per_step, self.seq_length = num_steps, samples_per_step, seq_length
-        self._utilisation, self._records_between, self._expected_curve = utilisation, records_between, expected_curve
+        self.num_steps, self.samples_per_step, self.seq_length = (
+            num_steps,
+            samples_per_step,
+            seq_length,
+        )
+        self._utilisation, self._records_between, self._expected_curve = (
+            utilisation,
+            records_between,
+            expected_curve,
+        )
         self._steps_before = self._last_line_step = first_step - 1
         self._pending = []
         self._skipped_in_a_row = 0
@@ -89,11 +109,15 @@ class Recorder:
         self._is_terminal = sys.stdout.isatty()
         self._interval = 0.5 if self._is_terminal else 10.0  # seconds
         self._started = self._last_line_at = time.monotonic()
-        self._pauses = self._pauses_at_last_line = self._tokens_since_last_line = 0.0  # the first two in seconds
+        self._pauses = self._pauses_at_last_line = self._tokens_since_last_line = (
+            0.0  # the first two in seconds
+        )
         if self.is_main:
             self._log = _open_at(os.path.join(output_dir, "metrics.jsonl"), kept_bytes)
             is_new = first_step == 1
-            self._tensorboard = TensorboardLog(os.path.join(output_dir, "tensorboard"), 0 if is_new else first_step)
+            self._tensorboard = TensorboardLog(
+                os.path.join(output_dir, "tensorboard"), 0 if is_new else first_step
+            )
 
     def bytes_written(self):
         """Returns the size of metrics.jsonl (0 on other ranks than 0), after all steps so far are in it."""
@@ -134,7 +158,9 @@ class Recorder:
             f"{metrics['examples']:,} examples, {seconds:.1f} s"
         )
         samples = step * self.samples_per_step
-        warning = self._expected_curve and self._expected_curve.warning(samples, metrics["masked_lm_accuracy"])
+        warning = self._expected_curve and self._expected_curve.warning(
+            samples, metrics["masked_lm_accuracy"]
+        )
         if warning:
             self.say(f"warning: {warning}")
 
@@ -161,7 +187,9 @@ class Recorder:
     def _write_step(self, step, values):
         loss = values["mlm_loss"] + values["nsp_loss"]
         row = {"step": step.number, "loss": loss, "learning_rate": step.learning_rate}
-        row |= {name: values[name] for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "grad_norm")}
+        row |= {
+            name: values[name] for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "grad_norm")
+        }
         if math.isfinite(values["grad_norm"]):
             self._skipped_in_a_row = 0
             self._write_row(row)
@@ -180,11 +208,15 @@ class Recorder:
     def _write_row(self, row, **more):
         """more: what is not to be plotted."""
         self._write(**row, **more)
-        self._tensorboard.step(row["step"], {name: value for name, value in row.items() if name != "step"})
+        self._tensorboard.step(
+            row["step"], {name: value for name, value in row.items() if name != "step"}
+        )
 
     def _note_skipped(self, step, values, examples):
         """Warns of an update that was left out; DataError if there is no end to them."""
-        named = ", ".join(f"{file} --record={number}" for file, number in examples[:_NAMED_EXAMPLES])
+        named = ", ".join(
+            f"{file} --record={number}" for file, number in examples[:_NAMED_EXAMPLES]
+        )
         others = len(examples) - _NAMED_EXAMPLES
         what = (
             f"step {step.number}: masked LM loss {values['mlm_loss']}, next-sentence loss {values['nsp_loss']}, "
@@ -206,10 +238,21 @@ class Recorder:
         """The progress line: speeds since the line before, time left by the mean speed since the start."""
         number, now = step.number, time.monotonic()
         seconds = max(now - self._last_line_at - (self._pauses - self._pauses_at_last_line), 1e-9)
-        sequences, tokens = (number - self._last_line_step) * self.samples_per_step, self._tokens_since_last_line
+        sequences, tokens = (
+            (number - self._last_line_step) * self.samples_per_step,
+            self._tokens_since_last_line,
+        )
         utilisation = self._utilisation(sequences / seconds, tokens / sequences)
-        left = time_left(number - self._steps_before, self.num_steps - self._steps_before, now - self._started - self._pauses)
-        self._last_line_at, self._last_line_step, self._pauses_at_last_line = now, number, self._pauses
+        left = time_left(
+            number - self._steps_before,
+            self.num_steps - self._steps_before,
+            now - self._started - self._pauses,
+        )
+        self._last_line_at, self._last_line_step, self._pauses_at_last_line = (
+            now,
+            number,
+            self._pauses,
+        )
         self._tokens_since_last_line = 0.0
         evaluated = "" if self._last_accuracy is None else f" (evaluated {self._last_accuracy:.4f})"
         self.say(
@@ -253,12 +296,21 @@ def plot_curves(metrics_path, png_path):
     steps = [row for row in rows if row.get("loss") is not None]
     evaluations = [row for row in rows if "masked_lm_accuracy" in row]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name, label in (("mlm_loss", "masked LM, training"), ("nsp_loss", "next sentence, training")):
-        left.plot([row["step"] for row in steps], [row[name] for row in steps], linewidth=0.8, label=label)
-    left.plot(*_points(evaluations, "masked_lm_loss"), "o-", markersize=3, label="masked LM, evaluation")
+    for name, label in (
+        ("mlm_loss", "masked LM, training"),
+        ("nsp_loss", "next sentence, training"),
+    ):
+        left.plot(
+            [row["step"] for row in steps], [row[name] for row in steps], linewidth=0.8, label=label
+        )
+    left.plot(
+        *_points(evaluations, "masked_lm_loss"), "o-", markersize=3, label="masked LM, evaluation"
+    )
     left.set(xlabel="step", ylabel="loss (nats)", ylim=(0, None))
     right.plot(*_points(evaluations, "masked_lm_accuracy"), "o-", markersize=3, label="masked LM")
-    right.plot(*_points(evaluations, "next_sentence_accuracy"), "o-", markersize=3, label="next sentence")
+    right.plot(
+        *_points(evaluations, "next_sentence_accuracy"), "o-", markersize=3, label="next sentence"
+    )
     right.set(xlabel="step", ylabel="accuracy on the evaluation set", ylim=(0, 1))
     for axes in (left, right):
         axes.grid(alpha=0.3)

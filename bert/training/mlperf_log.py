@@ -16,11 +16,15 @@ import time
 from bert.common.files import DataError
 
 PREFIX = ":::MLLOG "
-CLOSED_TARGET = 0.720  # masked LM accuracy; MLPerf Training rules, and the checker's closed_bert.yaml
+CLOSED_TARGET = (
+    0.720  # masked LM accuracy; MLPerf Training rules, and the checker's closed_bert.yaml
+)
 CLOSED_SHAPE = 512, 76  # tokens and predictions of an example
 
 
-def division(optimizer, target_accuracy, max_sequence_length, max_predictions_per_seq, has_init_checkpoint):
+def division(
+    optimizer, target_accuracy, max_sequence_length, max_predictions_per_seq, has_init_checkpoint
+):
     """Returns "closed" if the run can be one of MLPerf's closed division by what is known here, otherwise "open".
 
     Whether checkpoint, model and data are MLPerf's own is for who submits it to say.
@@ -126,11 +130,19 @@ class MLPerfLog:
 
     # The events, in the order in which a run has them
 
-    def init_start(self, division, org="reference", platform="reference", status="onprem", cache_cleared=False):
+    def init_start(
+        self, division, org="reference", platform="reference", status="onprem", cache_cleared=False
+    ):
         """The preparation begins. `cache_cleared`: whether the system's caches were emptied, which train.py cannot do."""
         if self._is_begun:
             return
-        submission = {"benchmark": "bert", "division": division, "org": org, "platform": platform, "status": status}
+        submission = {
+            "benchmark": "bert",
+            "division": division,
+            "org": org,
+            "platform": platform,
+            "status": status,
+        }
         for name, value in submission.items():
             self._event(f"submission_{name}", value)
         self._event("cache_clear", cache_cleared)
@@ -163,7 +175,11 @@ class MLPerfLog:
             self._is_resumed = False
         if self._block_start is None:
             self._block_start = samples
-            self._event("block_start", metadata={"first_epoch_num": samples, "epoch_count": count}, event_type="INTERVAL_START")
+            self._event(
+                "block_start",
+                metadata={"first_epoch_num": samples, "epoch_count": count},
+                event_type="INTERVAL_START",
+            )
 
     def block_stop(self, samples):
         """Training pauses after `samples`; nothing if no block is open. An evaluation and the end of the run call it."""
@@ -198,8 +214,16 @@ class MLPerfLog:
     # Lines
 
     def _event(self, key, value=None, metadata=None, event_type="POINT_IN_TIME"):
-        event = {"namespace": "", "time_ms": int(time.time() * 1000), "event_type": event_type, "key": key, "value": value}
-        self._write(f"{PREFIX}{json.dumps(event | {'metadata': metadata or {}}, allow_nan=False)}\n".encode())
+        event = {
+            "namespace": "",
+            "time_ms": int(time.time() * 1000),
+            "event_type": event_type,
+            "key": key,
+            "value": value,
+        }
+        self._write(
+            f"{PREFIX}{json.dumps(event | {'metadata': metadata or {}}, allow_nan=False)}\n".encode()
+        )
 
     def _write(self, data):
         self._dropped = b""
@@ -210,7 +234,9 @@ class MLPerfLog:
 def _events(path, content):
     """Returns the events, dicts, of a log's bytes; DataError if it ends or goes wrong inside a line."""
     events = []
-    for number, line in enumerate(content.decode(errors="replace").splitlines(keepends=True), start=1):
+    for number, line in enumerate(
+        content.decode(errors="replace").splitlines(keepends=True), start=1
+    ):
         try:
             if not (line.startswith(PREFIX) and line.endswith("\n")):
                 raise ValueError

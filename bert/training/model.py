@@ -94,11 +94,17 @@ def _load_own(path, config):
         f"{name} is {list(weights[name].shape) if name in weights else 'missing'} there and "
         f"{list(parameters[name].shape) if name in parameters else 'missing'} in the configuration"
         for name in sorted(parameters.keys() | weights.keys())
-        if name not in weights or name not in parameters or weights[name].shape != parameters[name].shape
+        if name not in weights
+        or name not in parameters
+        or weights[name].shape != parameters[name].shape
     ]
     if differences:
-        raise DataError(f"{path}: another model: {differences[0]} (and {len(differences) - 1} more)")
-    model.load_state_dict(weights, strict=False)  # the tied output weights have no name of their own
+        raise DataError(
+            f"{path}: another model: {differences[0]} (and {len(differences) - 1} more)"
+        )
+    model.load_state_dict(
+        weights, strict=False
+    )  # the tied output weights have no name of their own
     return model
 
 
@@ -114,7 +120,9 @@ def _load_folder(folder, config):
             raise DataError(
                 f"{folder}: another model: {'; '.join(differences)} ('gelu_new' is GELU's tanh form, 'gelu' its erf form)"
             )
-        return _bind_forward(BertForPreTraining.from_pretrained(folder, config=config, local_files_only=True))
+        return _bind_forward(
+            BertForPreTraining.from_pretrained(folder, config=config, local_files_only=True)
+        )
     except OSError as error:
         raise DataError(f"{folder}: no Hugging Face model: {error}") from None
 
@@ -126,7 +134,9 @@ def missing_model(where):
         return (
             is_tensorflow_checkpoint(path)
             or checkpoint.is_checkpoint(path)
-            or os.path.isfile(os.path.join(path, "config.json"))  # without it Hugging Face assumes BERT-base
+            or os.path.isfile(
+                os.path.join(path, "config.json")
+            )  # without it Hugging Face assumes BERT-base
         )
 
     if is_there(where):
@@ -157,7 +167,9 @@ def _bind_forward(model):
 
 def compile_layers(model):
     """Has torch.compile translate the encoder's layers, all alike and so in one go, and the masked LM head."""
-    torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))  # 1 since bert/common/quiet_imports.py
+    torch._inductor.config.compile_threads = min(
+        32, len(os.sched_getaffinity(0))
+    )  # 1 since bert/common/quiet_imports.py
     for layer in model.bert.encoder.layer:
         layer.compile()
     model.cls.predictions.compile()
@@ -172,7 +184,9 @@ def _unpadded_forward(self, input_ids, input_mask, segment_ids, masked_lm_positi
     """As `_forward`, but for what padding costs."""
     hidden, places = unpadded.encode(self.bert, input_ids, input_mask, segment_ids)
     masked = hidden[places.gather(1, masked_lm_positions)]  # [B, P, H]
-    return self.cls.predictions(masked), self.cls.seq_relationship(self.bert.pooler(hidden[places[:, :1]]))
+    return self.cls.predictions(masked), self.cls.seq_relationship(
+        self.bert.pooler(hidden[places[:, :1]])
+    )
 
 
 def _forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
@@ -193,9 +207,13 @@ def predict(model, batch):
 def loss_sums(logits, batch):
     """Returns (sum of weighted masked LM cross entropies, sum of next-sentence cross entropies), float32 scalars."""
     masked_lm_logits, next_sentence_logits = logits
-    cross_entropy = F.cross_entropy(masked_lm_logits.float().flatten(0, 1), batch["masked_lm_ids"].flatten(), reduction="none")
+    cross_entropy = F.cross_entropy(
+        masked_lm_logits.float().flatten(0, 1), batch["masked_lm_ids"].flatten(), reduction="none"
+    )
     masked_lm = (cross_entropy * batch["masked_lm_weights"].flatten()).sum()
-    next_sentence = F.cross_entropy(next_sentence_logits.float(), batch["next_sentence_labels"].flatten(), reduction="sum")
+    next_sentence = F.cross_entropy(
+        next_sentence_logits.float(), batch["next_sentence_labels"].flatten(), reduction="sum"
+    )
     return masked_lm, next_sentence
 
 
@@ -228,7 +246,9 @@ def load_tokenizer(vocab_file, do_lower_case, config):
         with open(vocab_file, encoding="utf-8") as file:
             num_tokens = sum(1 for _ in file)
         tokenizer = BertTokenizerFast(
-            vocab_file=vocab_file, do_lower_case=do_lower_case, model_max_length=config.max_position_embeddings
+            vocab_file=vocab_file,
+            do_lower_case=do_lower_case,
+            model_max_length=config.max_position_embeddings,
         )
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{vocab_file}: no vocabulary, one token a line: {error}") from None
@@ -270,5 +290,7 @@ def save_model(config, weights, folder, tokenizer=None):
 def _open_weights_to_readers(folder):
     """Gives weights the mode of config.json, which is the umask's: safetensors writes them as a temporary file, mode 600."""
     for path in glob.glob(f"{glob.escape(folder)}/*.safetensors"):
-        with contextlib.suppress(OSError):  # a file system without modes is no reason to lose a model
+        with contextlib.suppress(
+            OSError
+        ):  # a file system without modes is no reason to lose a model
             shutil.copymode(f"{folder}/config.json", path)

@@ -28,9 +28,20 @@ class AdamWeightDecay(torch.optim.Optimizer):
     included. Parameters may be parts of tensors that several ranks share: see `split_over`.
     """
 
-    def __init__(self, groups, lr=0.0, betas=(0.9, 0.999), eps=1e-6, bias_correction=False, max_grad_norm=0.0, loss_scale=None):
+    def __init__(
+        self,
+        groups,
+        lr=0.0,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        bias_correction=False,
+        max_grad_norm=0.0,
+        loss_scale=None,
+    ):
         """loss_scale: a LossScale by which the gradients are too large, or None."""
-        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "bias_correction": bias_correction})
+        super().__init__(
+            groups, {"lr": lr, "betas": betas, "eps": eps, "bias_correction": bias_correction}
+        )
         self.max_grad_norm, self.loss_scale = max_grad_norm, loss_scale
         self.gradient_norm = None  # of the last step, before clipping: float32 []
         self._splits = []  # (process group, ids of the parameters that it shares, masks by the lists they are for)
@@ -65,17 +76,30 @@ class AdamWeightDecay(torch.optim.Optimizer):
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             total = torch.cat([gradient.flatten() for gradient in gradients])
             dist.all_reduce(total, group=group)
-            means = (total / dist.get_world_size(group)).split([gradient.numel() for gradient in gradients])
-            torch._foreach_copy_(gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients)])
+            means = (total / dist.get_world_size(group)).split(
+                [gradient.numel() for gradient in gradients]
+            )
+            torch._foreach_copy_(
+                gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients)]
+            )
 
     def _clip_gradients(self):
         """Scales all gradients, or makes them 0 if one of them is not finite; returns whether they are, bool []."""
-        weights = [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
+        weights = [
+            weight
+            for group in self.param_groups
+            for weight in group["params"]
+            if weight.grad is not None
+        ]
         gradients = [weight.grad for weight in weights]
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
         self.gradient_norm = self._squared_norms(weights, gradients).sum().sqrt() / scale
         is_finite = self.gradient_norm.isfinite()
-        factor = (self.max_grad_norm / self.gradient_norm).clamp(max=1.0) if self.max_grad_norm > 0 else 1.0
+        factor = (
+            (self.max_grad_norm / self.gradient_norm).clamp(max=1.0)
+            if self.max_grad_norm > 0
+            else 1.0
+        )
         torch._foreach_mul_(gradients, self.gradient_norm.new_ones(()) * factor / scale)
         is_left_out = is_finite.logical_not()
         for gradient in gradients:
@@ -88,7 +112,11 @@ class AdamWeightDecay(torch.optim.Optimizer):
         """Brings m, v and t up to date; returns the direction of each weight's update."""
         for weight in weights:
             if not self.state[weight]:
-                self.state[weight] |= {"m": torch.zeros_like(weight), "v": torch.zeros_like(weight), "t": weight.new_zeros(())}
+                self.state[weight] |= {
+                    "m": torch.zeros_like(weight),
+                    "v": torch.zeros_like(weight),
+                    "t": weight.new_zeros(()),
+                }
         gradients = [weight.grad for weight in weights]
         m, v, t = ([self.state[weight][name] for weight in weights] for name in "mvt")
         # As a list: a lone tensor would be taken for a number, which waits for the GPU. Counts updates with learning rate 0 too.
@@ -103,7 +131,9 @@ class AdamWeightDecay(torch.optim.Optimizer):
             count = t[0].double().clamp(min=1)
             corrections = [(1 - beta**count).to(m[0].dtype) for beta in group["betas"]]
         # Two lists as large as the weights, not more: this is the step's largest need of memory.
-        updates, denominators = (torch._foreach_div(moments, by) for moments, by in zip((m, v), corrections))
+        updates, denominators = (
+            torch._foreach_div(moments, by) for moments, by in zip((m, v), corrections)
+        )
         torch._foreach_sqrt_(denominators)
         torch._foreach_add_(denominators, group["eps"])
         torch._foreach_div_(updates, denominators)
@@ -119,7 +149,9 @@ class AdamWeightDecay(torch.optim.Optimizer):
         for group, ids, masks in self._splits:
             key = tuple(map(id, weights)), len(lists)
             if key not in masks:  # the same few lists at each step
-                masks[key] = torch.tensor([id(weight) in ids for weight in weights] * len(lists), device=squares.device)
+                masks[key] = torch.tensor(
+                    [id(weight) in ids for weight in weights] * len(lists), device=squares.device
+                )
             is_part = masks[key]
             sums = squares * is_part
             dist.all_reduce(sums, group=group)
@@ -138,9 +170,13 @@ class Lamb(AdamWeightDecay):
 
     def _adapt(self, updates, weights, group):
         if group["layer_adaptation"]:
-            weight_norms, update_norms = self._squared_norms(weights, weights, updates).sqrt().chunk(2)
+            weight_norms, update_norms = (
+                self._squared_norms(weights, weights, updates).sqrt().chunk(2)
+            )
             is_usable = (weight_norms > 0) & (update_norms > 0)
-            torch._foreach_mul_(updates, torch.where(is_usable, weight_norms / update_norms, 1.0).unbind())
+            torch._foreach_mul_(
+                updates, torch.where(is_usable, weight_norms / update_norms, 1.0).unbind()
+            )
 
 
 def squared_norms(tensors):
@@ -168,17 +204,23 @@ class LossScale:
         """Takes whether the gradients of an update were finite, bool [] on the scale's device."""
         good_updates = (self._good_updates + 1) * is_finite
         is_due = good_updates >= self.GROWTH_INTERVAL
-        self.value = torch.where(is_finite, torch.where(is_due, self.value * 2, self.value), self.value / 2)
+        self.value = torch.where(
+            is_finite, torch.where(is_due, self.value * 2, self.value), self.value / 2
+        )
         self._good_updates = torch.where(is_due, 0.0, good_updates)
 
     def state_dict(self):
         return {"value": self.value, "good_updates": self._good_updates}
 
     def load_state_dict(self, state):
-        self.value, self._good_updates = (state[name].to(self.value.device) for name in ("value", "good_updates"))
+        self.value, self._good_updates = (
+            state[name].to(self.value.device) for name in ("value", "good_updates")
+        )
 
 
-def learning_rate(step, base, num_warmup_steps, num_train_steps, poly_power=1.0, start_warmup_step=0):
+def learning_rate(
+    step, base, num_warmup_steps, num_train_steps, poly_power=1.0, start_warmup_step=0
+):
     """Returns the rate of the update before which `step` updates were done: linear warm-up, then polynomial decay.
 
     Decay counts from step 0, not from the end of the warm-up (MLPerf's BERT reference), so the rate jumps there.

@@ -67,16 +67,24 @@ class SlicePart(Part):
 
     @property
     def dimension(self):
-        return next(d for d, (own, whole) in enumerate(zip(self.weight.shape, self.whole_shape)) if own != whole)
+        return next(
+            d
+            for d, (own, whole) in enumerate(zip(self.weight.shape, self.whole_shape))
+            if own != whole
+        )
 
     def whole(self, tensor):
-        return _gather(tensor, self.group, self.dimension).narrow(self.dimension, 0, self.whole_shape[self.dimension])
+        return _gather(tensor, self.group, self.dimension).narrow(
+            self.dimension, 0, self.whole_shape[self.dimension]
+        )
 
     def own(self, whole):
         size = dist.get_world_size(self.group)
         padding = self.weight.shape[self.dimension] * size - self.whole_shape[self.dimension]
         before_last = (0, 0) * (whole.dim() - 1 - self.dimension)
-        return F.pad(whole, (*before_last, 0, padding)).chunk(size, self.dimension)[dist.get_rank(self.group)]
+        return F.pad(whole, (*before_last, 0, padding)).chunk(size, self.dimension)[
+            dist.get_rank(self.group)
+        ]
 
     own_weight = own
 
@@ -95,7 +103,12 @@ class DataParallel:
 
     def __init__(self, module, optimizer, device, precision, tp_size):
         """module, optimizer: as built, on the CPU, the same on every process; the optimizer is one of bert/training/optimization.py."""
-        self.module, self.inner_optimizer, self.device, self.precision = module, optimizer, device, DTYPES[precision]
+        self.module, self.inner_optimizer, self.device, self.precision = (
+            module,
+            optimizer,
+            device,
+            DTYPES[precision],
+        )
         self.data_group = dist.group.WORLD
         self._booster = Booster(plugin=self._plugin(precision, tp_size))
         self.model, self.optimizer, *_ = self._booster.boost(module, optimizer)
@@ -106,7 +119,10 @@ class DataParallel:
         return TorchDDPPlugin(**_DDP_OPTIONS)
 
     def _make_parts(self):
-        return [Part(name, weight.shape, weight, weight) for name, weight in self.module.named_parameters()]
+        return [
+            Part(name, weight.shape, weight, weight)
+            for name, weight in self.module.named_parameters()
+        ]
 
     @property
     def num_parameters(self):
@@ -116,14 +132,19 @@ class DataParallel:
     def bytes_per_process(self):
         """(weights, gradients and optimizer state, what an update needs besides)."""
         weights, masters = (
-            sum(tensor.numel() for tensor in tensors) for tensors in zip(*((p.weight, p.master) for p in self._parts))
+            sum(tensor.numel() for tensor in tensors)
+            for tensors in zip(*((p.weight, p.master) for p in self._parts))
         )
         has_masters = self._parts[0].weight is not self._parts[0].master
-        with_gradients = 2 * (weights * self._parts[0].weight.element_size() + (4 * masters if has_masters else 0))
+        with_gradients = 2 * (
+            weights * self._parts[0].weight.element_size() + (4 * masters if has_masters else 0)
+        )
         return with_gradients + 2 * 4 * masters, 2 * 4 * masters
 
     def autocast(self):
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        return torch.autocast(
+            self.device.type, self.precision, enabled=self.precision != torch.float32
+        )
 
     def no_sync(self):
         """A context in which backward passes only add up gradients, without exchanging them."""
@@ -147,7 +168,10 @@ class DataParallel:
         if not is_main:
             return {}
         scale = self.inner_optimizer.loss_scale
-        return kinds | {"t": state["t"].cpu(), "loss_scale": None if scale is None else scale.state_dict()}
+        return kinds | {
+            "t": state["t"].cpu(),
+            "loss_scale": None if scale is None else scale.state_dict(),
+        }
 
     def whole_weights(self):
         """Returns {name: whole float32 tensor on the CPU} on rank 0, {} on others. Collective."""
@@ -167,8 +191,12 @@ class DataParallel:
         """Takes what `state_dict` returned, under whatever plugin."""
         self.load_weights(state["weights"])
         for part in self._parts:
-            moments = {kind: part.own(state[kind][part.name].to(self.device)).clone() for kind in "mv"}
-            self.inner_optimizer.state[part.master] = moments | {"t": state["t"].clone().to(self.device)}
+            moments = {
+                kind: part.own(state[kind][part.name].to(self.device)).clone() for kind in "mv"
+            }
+            self.inner_optimizer.state[part.master] = moments | {
+                "t": state["t"].clone().to(self.device)
+            }
         if self.inner_optimizer.loss_scale is not None and state["loss_scale"] is not None:
             self.inner_optimizer.loss_scale.load_state_dict(state["loss_scale"])
 
@@ -197,12 +225,16 @@ class Zero1(_CastModel):
 
     def _make_parts(self):
         self.optimizer.mixed_precision_mixin = None  # its loss scale
-        self.optimizer._compute_grad_norm = lambda **_: 0.0  # would wait for the GPU; only its own clipping uses it
+        self.optimizer._compute_grad_norm = lambda **_: (
+            0.0
+        )  # would wait for the GPU; only its own clipping uses it
         masters = self.optimizer.get_working_to_master_map()
         self.inner_optimizer.split_over(self.data_group, masters.values())
         return [
             FlatPart(name, shape, weight, masters[id(weight)], self.data_group)
-            for (name, weight), shape in zip(self.module.named_parameters(), self._whole_shapes.values(), strict=True)
+            for (name, weight), shape in zip(
+                self.module.named_parameters(), self._whole_shapes.values(), strict=True
+            )
         ]
 
 
@@ -211,7 +243,12 @@ class Hybrid(_CastModel):
 
     def _plugin(self, precision, tp_size):
         plugin = HybridParallelPlugin(
-            tp_size=tp_size, pp_size=1, zero_stage=0, precision=precision, parallel_output=False, **_DDP_OPTIONS
+            tp_size=tp_size,
+            pp_size=1,
+            zero_stage=0,
+            precision=precision,
+            parallel_output=False,
+            **_DDP_OPTIONS,
         )
         self.data_group, self._tp_group = plugin.dp_group, plugin.tp_group
         return plugin
@@ -226,9 +263,13 @@ class Hybrid(_CastModel):
             shape, master = self._whole_shapes[name], masters.get(id(weight), weight)
             is_cut = weight.shape != shape
             parts.append(
-                SlicePart(name, shape, weight, master, self._tp_group) if is_cut else Part(name, shape, weight, master)
+                SlicePart(name, shape, weight, master, self._tp_group)
+                if is_cut
+                else Part(name, shape, weight, master)
             )
-        self.inner_optimizer.split_over(self._tp_group, [part.master for part in parts if isinstance(part, SlicePart)])
+        self.inner_optimizer.split_over(
+            self._tp_group, [part.master for part in parts if isinstance(part, SlicePart)]
+        )
         if dist.get_world_size(self._tp_group) > 1:
             copies = [part.master for part in parts if not isinstance(part, SlicePart)]
             self.inner_optimizer.average_over(self._tp_group, copies)
@@ -249,4 +290,6 @@ def _use_plain_dropout(module):
 
 def parallelize(plugin, module, optimizer, device, precision, tp_size):
     """Returns the model and optimizer under a plugin of PLUGINS."""
-    return {"ddp": DataParallel, "zero1": Zero1, "hybrid": Hybrid}[plugin](module, optimizer, device, precision, tp_size)
+    return {"ddp": DataParallel, "zero1": Zero1, "hybrid": Hybrid}[plugin](
+        module, optimizer, device, precision, tp_size
+    )

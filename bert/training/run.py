@@ -12,7 +12,13 @@ from bert.common.files import DataError, atomic_writer
 from bert.training import checkpoint
 from bert.training.distributed import check_alike, shared_errors
 from bert.training.expected_curve import ExpectedCurve
-from bert.training.flag_checks import FLAGS_OF_A_RANK, as_recorded, flags_path, indexes_of, is_folder_of_indexes
+from bert.training.flag_checks import (
+    FLAGS_OF_A_RANK,
+    as_recorded,
+    flags_path,
+    indexes_of,
+    is_folder_of_indexes,
+)
 from bert.training.flops import peak_flops, training_flops
 from bert.training.metrics import Recorder, evaluate, plot_curves
 from bert.training.mlperf_log import MLPerfLog, division, hyper_parameters
@@ -43,17 +49,37 @@ class Run:
     def __init__(self, flags, config, device):
         self.flags, self.config, self.device = flags, config, device
         # ColossalAI puts the processes that share tensors, and so examples, next to each other.
-        self._shard_id, self._num_shards = dist.get_rank() // flags.tp_size, dist.get_world_size() // flags.tp_size
+        self._shard_id, self._num_shards = (
+            dist.get_rank() // flags.tp_size,
+            dist.get_world_size() // flags.tp_size,
+        )
         self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
         found = checkpoint.newest_valid(self.checkpoints)
         self.train_loader, self.eval_loader = self._build_loaders()
         self._check_ranks()
         self.tokenizer = load_tokenizer(flags.vocab_file, flags.do_lower_case, config)
-        self.eval_every_samples = flags.eval_every_samples or mlperf_eval_interval(flags.train_batch_size)
-        self.precision = flags.precision if flags.precision != "auto" else "bf16" if device.type == "cuda" else "fp32"
-        module = self._build_module(None if found else flags.init_checkpoint)  # the same on every rank, then dropout of its own
+        self.eval_every_samples = flags.eval_every_samples or mlperf_eval_interval(
+            flags.train_batch_size
+        )
+        self.precision = (
+            flags.precision
+            if flags.precision != "auto"
+            else "bf16"
+            if device.type == "cuda"
+            else "fp32"
+        )
+        module = self._build_module(
+            None if found else flags.init_checkpoint
+        )  # the same on every rank, then dropout of its own
         torch.manual_seed(flags.seed + 1 + self._shard_id)
-        self.parallel = parallelize(flags.plugin, module, self._build_optimizer(module), device, self.precision, flags.tp_size)
+        self.parallel = parallelize(
+            flags.plugin,
+            module,
+            self._build_optimizer(module),
+            device,
+            self.precision,
+            flags.tp_size,
+        )
         self.optimizer = self.parallel.optimizer
         self.step, self.best_accuracy = 0, -1.0
         self._begin(found)
@@ -77,19 +103,32 @@ class Run:
             return build_dali(files, indexes, build_missing_indexes=is_folder, **options, **common)
 
         return (
-            build(build_dali_train, "train", batch_size=self._micro_batch_size, shuffle=flags.shuffle),
+            build(
+                build_dali_train, "train", batch_size=self._micro_batch_size, shuffle=flags.shuffle
+            ),
             build(build_dali_eval, "eval", batch_size=flags.eval_batch_size),
         )
 
     def _check_ranks(self):
         """DataError where a rank has other flags or data than the others: it would hang, or train on what nobody asked for."""
-        files = {"training files": self.train_loader.files, "evaluation files": self.eval_loader.files}
-        flags = {f"--{name}": value for name, value in vars(self.flags).items() if name not in FLAGS_OF_A_RANK}
+        files = {
+            "training files": self.train_loader.files,
+            "evaluation files": self.eval_loader.files,
+        }
+        flags = {
+            f"--{name}": value
+            for name, value in vars(self.flags).items()
+            if name not in FLAGS_OF_A_RANK
+        }
         check_alike(flags | {"--bert_config_file": config_values(self.config)} | files)
 
     def _build_module(self, init_checkpoint):
         flags = self.flags
-        module = load_model(init_checkpoint, self.config) if init_checkpoint else build_model(self.config)
+        module = (
+            load_model(init_checkpoint, self.config)
+            if init_checkpoint
+            else build_model(self.config)
+        )
         if flags.unpad:
             leave_out_padding(module)
         if flags.gradient_checkpointing:
@@ -121,11 +160,18 @@ class Run:
             shared = checkpoint.load_shared(path)
             self.parallel.load_state_dict(shared["model"])
             self.train_loader.load_state_dict(shared["loader"])
-            self.step, self.best_accuracy, log_bytes = (shared[name] for name in ("step", "best_accuracy", "log_bytes"))
-            are_evaluations_comparable = shared.get("eval_files", self._eval_files) == self._eval_files
+            self.step, self.best_accuracy, log_bytes = (
+                shared[name] for name in ("step", "best_accuracy", "log_bytes")
+            )
+            are_evaluations_comparable = (
+                shared.get("eval_files", self._eval_files) == self._eval_files
+            )
             if not are_evaluations_comparable:
                 self.best_accuracy = -1.0
-            if (num_ranks, shared["flags"]["tp_size"]) == (dist.get_world_size(), self.flags.tp_size):
+            if (num_ranks, shared["flags"]["tp_size"]) == (
+                dist.get_world_size(),
+                self.flags.tp_size,
+            ):
                 random_state = checkpoint.load_own(path)["random"]
         checkpoint.restore_random_state(random_state, self.device)
         with shared_errors():
@@ -153,7 +199,9 @@ class Run:
         path = os.path.join(flags.output_dir, "mlperf.log")
         self.mlperf_log = MLPerfLog(path, self.recorder.is_main, kept_bytes.get("mlperf", 0))
         shape = self.seq_length, self._num_predictions
-        self.mlperf_log.init_start(division(flags.optimizer, flags.target_accuracy, *shape, bool(flags.init_checkpoint)))
+        self.mlperf_log.init_start(
+            division(flags.optimizer, flags.target_accuracy, *shape, bool(flags.init_checkpoint))
+        )
         self.mlperf_log.hyper_parameters(
             hyper_parameters(
                 optimizer=flags.optimizer, learning_rate=flags.learning_rate, beta_1=flags.lamb_beta_1, beta_2=flags.lamb_beta_2,
@@ -175,7 +223,9 @@ class Run:
         the first step, it makes a run that goes on add in the same order as one that was never stopped.
         """
         batch = {
-            name: torch.tensor(np.ones_like(column)).expand(self._micro_batch_size, -1).to(self.device)
+            name: torch.tensor(np.ones_like(column))
+            .expand(self._micro_batch_size, -1)
+            .to(self.device)
             for name, column in self.train_loader.first_example.items()
         }
         for _ in range(2):
@@ -219,11 +269,17 @@ class Run:
         peak = peak_flops(torch.cuda.get_device_name(self.device)) if is_tensor_core else None
         if peak is None:
             return None
-        flops = training_flops(self.config, mean_tokens, self._num_predictions * mean_tokens / self.seq_length)
+        flops = training_flops(
+            self.config, mean_tokens, self._num_predictions * mean_tokens / self.seq_length
+        )
         return sequences_per_second * flops / (peak * dist.get_world_size())
 
     def _description(self):
-        flags, world_size, loaders = self.flags, dist.get_world_size(), (self.train_loader, self.eval_loader)
+        flags, world_size, loaders = (
+            self.flags,
+            dist.get_world_size(),
+            (self.train_loader, self.eval_loader),
+        )
         train_examples, eval_examples = (loader.num_records for loader in loaders)
         flops = training_flops(self.config, self.seq_length, self._num_predictions)
         shares = "processes" if flags.tp_size == 1 else f"groups of {flags.tp_size} processes"
@@ -273,9 +329,13 @@ class Run:
         started = time.monotonic()
         self.mlperf_log.eval_start(self.samples)
         with self.parallel.autocast():
-            metrics = evaluate(self.parallel.module, self.eval_loader, self.device, self.parallel.data_group)
+            metrics = evaluate(
+                self.parallel.module, self.eval_loader, self.device, self.parallel.data_group
+            )
         if metrics["examples"] != self.eval_loader.num_records:
-            raise DataError(f"{metrics['examples']} examples were evaluated, there are {self.eval_loader.num_records}")
+            raise DataError(
+                f"{metrics['examples']} examples were evaluated, there are {self.eval_loader.num_records}"
+            )
         self.mlperf_log.eval_accuracy(self.samples, metrics["masked_lm_accuracy"])
         self.mlperf_log.eval_stop(self.samples)
         self.recorder.evaluation(self.step, metrics, time.monotonic() - started)
@@ -287,10 +347,15 @@ class Run:
         weights = self.parallel.whole_weights()
         with shared_errors():
             if self.recorder.is_main:
-                save_model(self.config, weights, os.path.join(self.flags.output_dir, name), self.tokenizer)
+                save_model(
+                    self.config, weights, os.path.join(self.flags.output_dir, name), self.tokenizer
+                )
 
     def save(self):
-        log_bytes = {"metrics": self.recorder.bytes_written(), "mlperf": self.mlperf_log.bytes_written()}
+        log_bytes = {
+            "metrics": self.recorder.bytes_written(),
+            "mlperf": self.mlperf_log.bytes_written(),
+        }
         started = time.monotonic()
         shared = {
             "model": self.parallel.state_dict(), "loader": self.train_loader.state_dict(), "step": self.step,
@@ -311,7 +376,9 @@ class Run:
         if self.step > 0:
             plot_curves(os.path.join(folder, "metrics.jsonl"), os.path.join(folder, "curves.png"))
         if self.is_target_reached:
-            self.recorder.say(f"reached the target accuracy {self.flags.target_accuracy} at step {self.step:,}")
+            self.recorder.say(
+                f"reached the target accuracy {self.flags.target_accuracy} at step {self.step:,}"
+            )
         self.recorder.say(
             f"done: {', '.join(os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name[0] != '.')}"
         )

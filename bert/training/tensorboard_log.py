@@ -30,8 +30,12 @@ class TensorboardLog:
         That is the step after the checkpoint, or 0 for a run that begins.
         """
         os.makedirs(folder, exist_ok=True)
-        numbers = [int(match[1]) for name in os.listdir(folder) if (match := _FILE_PATTERN.fullmatch(name))]
-        self._file = open(os.path.join(folder, _FILE_NAME.format(max(numbers, default=0) + 1)), "xb")
+        numbers = [
+            int(match[1]) for name in os.listdir(folder) if (match := _FILE_PATTERN.fullmatch(name))
+        ]
+        self._file = open(
+            os.path.join(folder, _FILE_NAME.format(max(numbers, default=0) + 1)), "xb"
+        )
         self._write(file_version=_FILE_VERSION)
         self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
         self.flush()
@@ -53,7 +57,11 @@ class TensorboardLog:
         self._file.close()
 
     def _scalars(self, group, step, values):
-        scalars = [{"tag": f"{group}/{name}", "simple_value": value} for name, value in values.items() if value is not None]
+        scalars = [
+            {"tag": f"{group}/{name}", "simple_value": value}
+            for name, value in values.items()
+            if value is not None
+        ]
         self._write(step=step, summary={"value": scalars})
 
     def _write(self, **event):

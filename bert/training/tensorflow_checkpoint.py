@@ -11,7 +11,9 @@ import torch
 from bert.common.files import DataError
 
 # Beside the weights: optimizer slots (m and v of LAMB or Adam), the optimizer's counters.
-_NOT_A_WEIGHT = re.compile(r"/(LAMB|LAMB_1|adam_m|adam_v|Adam|Adam_1)$|^(global_step|beta1_power|beta2_power)")
+_NOT_A_WEIGHT = re.compile(
+    r"/(LAMB|LAMB_1|adam_m|adam_v|Adam|Adam_1)$|^(global_step|beta1_power|beta2_power)"
+)
 
 _RENAMED = (
     ("encoder/layer_", "encoder/layer."), ("predictions/output_bias", "predictions/bias"), ("output_weights", "weight"),
@@ -46,13 +48,20 @@ def load_tensorflow_checkpoint(prefix, model):
 
     try:
         reader = tf.train.load_checkpoint(prefix)
-        variables = [name for name in reader.get_variable_to_shape_map() if not _NOT_A_WEIGHT.search(name)]
-        found = {parameter_name(name): as_parameter(name, reader.get_tensor(name)) for name in variables}
+        variables = [
+            name for name in reader.get_variable_to_shape_map() if not _NOT_A_WEIGHT.search(name)
+        ]
+        found = {
+            parameter_name(name): as_parameter(name, reader.get_tensor(name)) for name in variables
+        }
     except (tf.errors.OpError, ValueError) as error:
         raise DataError(f"{prefix}: cannot be read as a TensorFlow checkpoint: {error}") from None
     parameters = dict(model.named_parameters())
     problems = [f"no {name}" for name in parameters.keys() - found.keys()]
-    problems += [f"{name}, which the configuration has no place for" for name in found.keys() - parameters.keys()]
+    problems += [
+        f"{name}, which the configuration has no place for"
+        for name in found.keys() - parameters.keys()
+    ]
     problems += [
         f"{name} of shape {list(found[name].shape)}, the configuration has {list(parameters[name].shape)}"
         for name in parameters.keys() & found.keys()

@@ -14,7 +14,9 @@ def encode(bert, input_ids, input_mask, segment_ids):
     input_ids, input_mask, segment_ids: int64 [B, S]. What stands at a position of padding means nothing.
     """
     places = (input_mask.flatten().cumsum(0) - 1).view_as(input_ids)
-    tokens = input_mask.flatten().nonzero().squeeze(1)  # int64 [T]; on a GPU the one thing that is waited for
+    tokens = (
+        input_mask.flatten().nonzero().squeeze(1)
+    )  # int64 [T]; on a GPU the one thing that is waited for
     hidden = bert.embeddings(
         input_ids=input_ids.flatten()[tokens][None],
         token_type_ids=segment_ids.flatten()[tokens][None],
@@ -48,11 +50,18 @@ def _attend(query, key, value, lengths, max_length, dropout):
     if query.is_cuda:
         offsets = F.pad(lengths.cumsum(0), (1, 0))
         nested = [
-            torch.nested.nested_tensor_from_jagged(part, offsets, min_seqlen=1, max_seqlen=max_length).transpose(1, 2)
+            torch.nested.nested_tensor_from_jagged(
+                part, offsets, min_seqlen=1, max_seqlen=max_length
+            ).transpose(1, 2)
             for part in (query, key, value)
         ]
         return F.scaled_dot_product_attention(*nested, dropout_p=dropout).transpose(1, 2).values()
     # On the CPU, one example after the other is 7 times as fast as nested tensors.
-    examples = zip(*(part.transpose(0, 1).split(lengths.tolist(), dim=1) for part in (query, key, value)))
-    mixed = [F.scaled_dot_product_attention(*(part[None] for part in parts), dropout_p=dropout)[0] for parts in examples]
+    examples = zip(
+        *(part.transpose(0, 1).split(lengths.tolist(), dim=1) for part in (query, key, value))
+    )
+    mixed = [
+        F.scaled_dot_product_attention(*(part[None] for part in parts), dropout_p=dropout)[0]
+        for parts in examples
+    ]
     return torch.cat(mixed, dim=1).transpose(0, 1)

@@ -23,7 +23,9 @@ class Row(NamedTuple):
 
 
 def judged(section, check, is_right, found, expected="", notes=(), otherwise=FAILED):
-    return Row(section, check, OK if is_right else otherwise, str(found), str(expected), tuple(notes))
+    return Row(
+        section, check, OK if is_right else otherwise, str(found), str(expected), tuple(notes)
+    )
 
 
 def has_colours(stream):
@@ -44,12 +46,22 @@ def print_table(rows, stream=None):
         status = f"{row.status:<7}"
         if is_coloured:
             status = f"{_COLOURS[row.status]}{status}{_END_OF_COLOUR}"
-        expected = f"  expected {row.expected}" if row.expected and row.status != OK else f"  {row.expected}"
-        print(f"  {status}  {row.check:<{widths[0]}}  {row.found:<{widths[1]}}{expected}".rstrip(), file=stream)
+        expected = (
+            f"  expected {row.expected}"
+            if row.expected and row.status != OK
+            else f"  {row.expected}"
+        )
+        print(
+            f"  {status}  {row.check:<{widths[0]}}  {row.found:<{widths[1]}}{expected}".rstrip(),
+            file=stream,
+        )
         for note in row.notes[:_MAX_NOTES]:
             print(f"           {note}", file=stream)
         if len(row.notes) > _MAX_NOTES:
-            print(f"           and {len(row.notes) - _MAX_NOTES:,} more; --json shows all", file=stream)
+            print(
+                f"           and {len(row.notes) - _MAX_NOTES:,} more; --json shows all",
+                file=stream,
+            )
 
 
 def as_json(rows, **more):

@@ -21,9 +21,18 @@ def names_row(section, names, own_data, others=()):
     matches = [_PART.match(name) for name in names]
     parts = [(int(match[1]), int(match[2])) for match in matches if match]
     if not parts and section != "results":
-        return judged(section, "files", True, f"{len(names):,}", "not named part-XXXXX-of-YYYYY: a missing one would not show")
+        return judged(
+            section,
+            "files",
+            True,
+            f"{len(names):,}",
+            "not named part-XXXXX-of-YYYYY: a missing one would not show",
+        )
     foreign = [name for name, match in zip(names, matches) if not match and name not in others]
-    notes = [f"{name}: does not belong here, whoever reads the folder reads it too; remove it" for name in foreign]
+    notes = [
+        f"{name}: does not belong here, whoever reads the folder reads it too; remove it"
+        for name in foreign
+    ]
     totals = sorted({total for _, total in parts})
     if len(totals) > 1:
         notes.append(
@@ -55,8 +64,15 @@ def ranges(numbers, total):
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    told = [f"part-{first:05d}" if first == last else f"part-{first:05d} to part-{last:05d}" for first, last in runs[:5]]
-    return ", ".join(told) + (f" and more, {len(numbers)} in all" if len(runs) > 5 else "") + f" (of {total})"
+    told = [
+        f"part-{first:05d}" if first == last else f"part-{first:05d} to part-{last:05d}"
+        for first, last in runs[:5]
+    ]
+    return (
+        ", ".join(told)
+        + (f" and more, {len(numbers)} in all" if len(runs) > 5 else "")
+        + f" (of {total})"
+    )
 
 
 # --- the text ---
@@ -71,30 +87,67 @@ def results_rows(reports, own_data, eval_problem):
         if report.num_bytes:
             by_md5[report.md5].append(name)
     copies = [
-        f"the same file: {', '.join(group)}; make or fetch all but one again" for group in by_md5.values() if len(group) > 1
+        f"the same file: {', '.join(group)}; make or fetch all but one again"
+        for group in by_md5.values()
+        if len(group) > 1
     ]
     total = sum(report.num_bytes for report in reports)
     return [
         names_row("results", names, own_data, others=("eval.txt", "eval.md5")),
-        judged("results", "whole text", not broken, f"{total:,} bytes", "UTF-8, no file empty or cut", broken),
-        judged("results", "copies", not copies, "none" if not copies else f"{len(copies)} groups", "none", copies),
-        judged("results", "eval.md5", not eval_problem, eval_problem or "fits eval.txt", "the MD5 of each article of eval.txt"),
+        judged(
+            "results",
+            "whole text",
+            not broken,
+            f"{total:,} bytes",
+            "UTF-8, no file empty or cut",
+            broken,
+        ),
+        judged(
+            "results",
+            "copies",
+            not copies,
+            "none" if not copies else f"{len(copies)} groups",
+            "none",
+            copies,
+        ),
+        judged(
+            "results",
+            "eval.md5",
+            not eval_problem,
+            eval_problem or "fits eval.txt",
+            "the MD5 of each article of eval.txt",
+        ),
     ]
 
 
 def published_results_rows(reports):
     """Compares the files whose size and MD5 MLPerf published."""
     reports = {os.path.basename(report.path): report for report in reports}
-    return [_file_row(name, reports.get(name), size, md5) for name, (size, md5) in published.RESULTS.items()]
+    return [
+        _file_row(name, reports.get(name), size, md5)
+        for name, (size, md5) in published.RESULTS.items()
+    ]
 
 
 def listed_results_rows(reports, md5s):
     """Compares all files with a list of MD5s, {name: MD5}."""
     found = {os.path.basename(report.path): report.md5 for report in reports}
-    notes = [f"{name}: MD5 {found.get(name, 'missing')}, listed {md5}" for name, md5 in md5s.items() if found.get(name) != md5]
+    notes = [
+        f"{name}: MD5 {found.get(name, 'missing')}, listed {md5}"
+        for name, md5 in md5s.items()
+        if found.get(name) != md5
+    ]
     num_equal = len(md5s) - len(notes)
     return [
-        judged("published text", "--md5_list", not notes, f"{num_equal:,} files equal", f"{len(md5s):,} files", notes, DIFFERS)
+        judged(
+            "published text",
+            "--md5_list",
+            not notes,
+            f"{num_equal:,} files equal",
+            f"{len(md5s):,} files",
+            notes,
+            DIFFERS,
+        )
     ]
 
 
@@ -102,9 +155,16 @@ def _file_row(name, report, size, md5):
     if report is None:
         return Row("published text", name, DIFFERS, "missing", f"{size:,} bytes")
     if report.num_bytes != size:
-        return Row("published text", name, DIFFERS, f"{report.num_bytes:,} bytes", f"{size:,} bytes")
+        return Row(
+            "published text", name, DIFFERS, f"{report.num_bytes:,} bytes", f"{size:,} bytes"
+        )
     return judged(
-        "published text", name, report.md5 == md5, f"{size:,} bytes, MD5 {report.md5}", f"MD5 {md5}", otherwise=DIFFERS
+        "published text",
+        name,
+        report.md5 == md5,
+        f"{size:,} bytes, MD5 {report.md5}",
+        f"MD5 {md5}",
+        otherwise=DIFFERS,
     )
 
 
@@ -115,7 +175,10 @@ def example_rows(section, reports, rules):
     """Rows on the records and examples of TFRecord files, whatever the files' names."""
     broken = [report.broken_at for report in reports if report.broken_at]
     damaged = [message for report in reports for message in report.damaged]
-    records, size = sum(report.num_records for report in reports), sum(report.num_bytes for report in reports)
+    records, size = (
+        sum(report.num_records for report in reports),
+        sum(report.num_bytes for report in reports),
+    )
     num_checked = sum(report.content[0] for report in reports)
     rows = [
         judged(section, "records", not broken and not damaged, f"{records:,} in {size:,} bytes", "both checksums of each right",
@@ -130,11 +193,22 @@ def example_rows(section, reports, rules):
                  for report in reports if not report.is_all_checked]  # fmt: skip
     for kind in _KINDS:
         # One of each file, in the order of files, so that the few that are shown tell how far it goes.
-        bad = [[problem.text for problem in report.problems if problem.kind == kind] for report in reports]
+        bad = [
+            [problem.text for problem in report.problems if problem.kind == kind]
+            for report in reports
+        ]
         count, firsts = sum(map(len, bad)), [texts[0] for texts in bad if texts]
-        found = f"wrong in {count:,} examples of {len(firsts):,} files" if count else _found(kind, reports, num_checked)
+        found = (
+            f"wrong in {count:,} examples of {len(firsts):,} files"
+            if count
+            else _found(kind, reports, num_checked)
+        )
         is_right = not count and num_checked > 0
-        rows.append(judged(section, kind, is_right, found, expected[kind], firsts + cut_short if count else []))
+        rows.append(
+            judged(
+                section, kind, is_right, found, expected[kind], firsts + cut_short if count else []
+            )
+        )
     return rows
 
 
@@ -162,28 +236,46 @@ def copies_row(section, reports):
         if report.content[0]:
             by_content[report.content].append(name)
         if report.num_repeated > _SHARED_TOO_MUCH * report.num_records:
-            notes.append(f"{name}: {report.num_repeated:,} of its {report.num_records:,} examples are repeated; make it again")
+            notes.append(
+                f"{name}: {report.num_repeated:,} of its {report.num_records:,} examples are repeated; make it again"
+            )
         for value in report.sketch.tolist():
             by_hash[value].append(number)
     notes += [
-        f"the same examples: {', '.join(group)}; make all but one again" for group in by_content.values() if len(group) > 1
+        f"the same examples: {', '.join(group)}; make all but one again"
+        for group in by_content.values()
+        if len(group) > 1
     ]
-    pairs = {(a, b) for owners in by_hash.values() for i, a in enumerate(owners) for b in owners[i + 1 :]}
+    pairs = {
+        (a, b) for owners in by_hash.values() for i, a in enumerate(owners) for b in owners[i + 1 :]
+    }
     for a, b in sorted(pairs):
         part = shared_part(reports[a].sketch, reports[b].sketch)
         if part > _SHARED_TOO_MUCH and reports[a].content != reports[b].content:
             names = " and ".join(os.path.basename(reports[number].path) for number in (a, b))
-            notes.append(f"{names} share about {100 * part:.0f} % of the smaller one's examples; make them again")
+            notes.append(
+                f"{names} share about {100 * part:.0f} % of the smaller one's examples; make them again"
+            )
     return judged(
-        section, "copies", not notes, "none" if not notes else f"{len(notes)} found", "no examples in two files", notes
+        section,
+        "copies",
+        not notes,
+        "none" if not notes else f"{len(notes)} found",
+        "no examples in two files",
+        notes,
     )
 
 
 def published_tfrecord_rows(reports, vocab_md5):
-    section, sizes = "published examples", {os.path.basename(report.path): report.num_bytes for report in reports}
+    section, sizes = (
+        "published examples",
+        {os.path.basename(report.path): report.num_bytes for report in reports},
+    )
     records, size = sum(report.num_records for report in reports), sum(sizes.values())
     sources = [source for source, count in published.TFRECORD_RECORDS.items() if count == records]
-    counts = ", ".join(f"{count:,} ({source})" for source, count in published.TFRECORD_RECORDS.items())
+    counts = ", ".join(
+        f"{count:,} ({source})" for source, count in published.TFRECORD_RECORDS.items()
+    )
     rows = [
         judged(section, "files", len(sizes) == published.NUM_PARTS, len(sizes), published.NUM_PARTS, otherwise=DIFFERS),
         judged(section, "bytes", size == published.TFRECORD_BYTES, f"{size:,}", f"{published.TFRECORD_BYTES:,}", otherwise=DIFFERS),
@@ -194,7 +286,16 @@ def published_tfrecord_rows(reports, vocab_md5):
     ]  # fmt: skip
     for name, expected in published.TFRECORD_PART_BYTES.items():
         found = f"{sizes[name]:,} bytes" if name in sizes else "missing"
-        rows.append(judged(section, name, sizes.get(name) == expected, found, f"{expected:,} bytes", otherwise=DIFFERS))
+        rows.append(
+            judged(
+                section,
+                name,
+                sizes.get(name) == expected,
+                found,
+                f"{expected:,} bytes",
+                otherwise=DIFFERS,
+            )
+        )
     return rows
 
 
@@ -210,7 +311,9 @@ def published_eval_rows(report, digest):
             else "the input_ids are other ones: other text, vocabulary, flags or seed, or not picked by pick_eval_samples.py"
         )
     elif not size_right:
-        note.append("the input_ids are the published ones; the digest does not cover the other six features, compare those")
+        note.append(
+            "the input_ids are the published ones; the digest does not cover the other six features, compare those"
+        )
     return [
         judged(section, "records", report.num_records == published.EVAL_10K_RECORDS, f"{report.num_records:,}",
                f"{published.EVAL_10K_RECORDS:,}", otherwise=DIFFERS),
@@ -232,7 +335,10 @@ def likely_causes(reports, rules):
     if len(sizes) == published.NUM_PARTS:
         ratio, what = sum(sizes.values()) / published.TFRECORD_BYTES, "all files together"
     elif compared:
-        ratio, what = sum(sizes[name] for name in compared) / sum(compared.values()), " and ".join(compared)
+        ratio, what = (
+            sum(sizes[name] for name in compared) / sum(compared.values()),
+            " and ".join(compared),
+        )
     else:
         ratio = None
     if ratio is not None and ratio != 1.0:
@@ -263,9 +369,11 @@ def _cause_by_ratio(ratio, what, rules):
         return f"{percent}: --max_seq_length is {rules.max_seq_length}, published {published.MAX_SEQ_LENGTH}"
     if abs(ratio - 1) < 0.01:
         return f"{percent}: close, not equal: another --random_seed than 12345, or text that differs a little (extracted anew)"
-    if copies >= 1 and copies != published.DUPE_FACTOR and abs(ratio * published.DUPE_FACTOR - copies) < 0.1:
+    if (
+        copies >= 1
+        and copies != published.DUPE_FACTOR
+        and abs(ratio * published.DUPE_FACTOR - copies) < 0.1
+    ):
         gigabytes = " (365 GiB become 109)" if copies == 3 else ""
         return f"{percent}: about {copies}/10: --dupe_factor={copies} instead of 10 gives this{gigabytes}, or a part of the text is missing"
-    return (
-        f"{percent}: no --dupe_factor gives this ratio: other text, vocabulary (cased?), --max_seq_length or --short_seq_prob"
-    )
+    return f"{percent}: no --dupe_factor gives this ratio: other text, vocabulary (cased?), --max_seq_length or --short_seq_prob"

@@ -17,7 +17,11 @@ _INDEX = {feature.name: index for index, feature in enumerate(FEATURES)}
 
 # What a block's examples add up to; `Totals(*array)` names the entries.
 Totals = NamedTuple(
-    "Totals", [(name, int) for name in ("tokens", "unknown", "masked", "shown_as_mask", "random_next", "largest_id")]
+    "Totals",
+    [
+        (name, int)
+        for name in ("tokens", "unknown", "masked", "shown_as_mask", "random_next", "largest_id")
+    ],
 )
 
 
@@ -27,7 +31,9 @@ class Rules(NamedTuple):
     lengths: np.ndarray  # int64 [7]: number of values of each feature, in the order of FEATURES
     vocab_size: int
     special_ids: np.ndarray  # int64 [4]: [CLS], [SEP], [UNK], [MASK]
-    num_masked: np.ndarray  # int64 [max_seq_length + 1]: predictions of an example of so many tokens; -1: not checked
+    num_masked: (
+        np.ndarray
+    )  # int64 [max_seq_length + 1]: predictions of an example of so many tokens; -1: not checked
     multipliers: np.ndarray  # uint64 [7, longest feature + 1], odd: of the hash
 
     @property
@@ -69,7 +75,9 @@ def check_block(payloads, starts, ends, rules, places, max_problems=100):
     hashes, is_right = np.zeros(len(starts), np.uint64), np.zeros(len(starts), np.bool_)
     totals = np.zeros(len(Totals._fields), np.int64)
     scratch = np.empty((3, rules.lengths.max() + 1), np.int64)
-    pass_examples(payloads, starts, ends, *rules, NAMES_IN_ONE, NAME_ENDS, scratch, hashes, is_right, totals)
+    pass_examples(
+        payloads, starts, ends, *rules, NAMES_IN_ONE, NAME_ENDS, scratch, hashes, is_right, totals
+    )
     problems = []
     for k in np.flatnonzero(~is_right).tolist():
         try:
@@ -107,18 +115,37 @@ def problem_of(example, rules, place):
         return "ids", f"{place}: input_ids is not 0 where input_mask is"
     b_length = int(np.count_nonzero(segments))
     second = length - b_length
-    if not np.array_equal(segments, (np.arange(len(ids)) >= second) & (np.arange(len(ids)) < length)):
-        return "masks", f"{place}: segment_ids is not zeros, ones for the second text, zeros for the padding"
+    if not np.array_equal(
+        segments, (np.arange(len(ids)) >= second) & (np.arange(len(ids)) < length)
+    ):
+        return (
+            "masks",
+            f"{place}: segment_ids is not zeros, ones for the second text, zeros for the padding",
+        )
     cls_id, sep_id = rules.special_ids[:2]
-    if second < 3 or b_length < 2 or ids[0] != cls_id or ids[second - 1] != sep_id or ids[length - 1] != sep_id:
-        return "ids", f"{place}: expected [CLS] A [SEP] B [SEP] ({cls_id} ... {sep_id} ... {sep_id}) as segment_ids divides it"
+    if (
+        second < 3
+        or b_length < 2
+        or ids[0] != cls_id
+        or ids[second - 1] != sep_id
+        or ids[length - 1] != sep_id
+    ):
+        return (
+            "ids",
+            f"{place}: expected [CLS] A [SEP] B [SEP] ({cls_id} ... {sep_id} ... {sep_id}) as segment_ids divides it",
+        )
     if example["next_sentence_labels"][0] not in (0, 1):
-        return "features", f"{place}: next_sentence_labels is {example['next_sentence_labels'][0]}, expected 0 or 1"
+        return (
+            "features",
+            f"{place}: next_sentence_labels is {example['next_sentence_labels'][0]}, expected 0 or 1",
+        )
     return _problem_of_predictions(example, rules, place, length, second)
 
 
 def _problem_of_predictions(example, rules, place, length, second):
-    positions, labels, weights = (example[f"masked_lm_{name}"] for name in ("positions", "ids", "weights"))
+    positions, labels, weights = (
+        example[f"masked_lm_{name}"] for name in ("positions", "ids", "weights")
+    )
     count = int(np.count_nonzero(weights))
     if not np.array_equal(weights, np.arange(len(weights)) < count):
         return "masks", f"{place}: masked_lm_weights is not 1.0s followed by 0.0s"
@@ -128,12 +155,23 @@ def _problem_of_predictions(example, rules, place, length, second):
             "--max_predictions_per_seq"
         )
     if labels[count:].any() or positions[count:].any():
-        return "masks", f"{place}: masked_lm_ids or masked_lm_positions is not 0 where masked_lm_weights is"
+        return (
+            "masks",
+            f"{place}: masked_lm_ids or masked_lm_positions is not 0 where masked_lm_weights is",
+        )
     if (labels < 0).any() or (labels >= rules.vocab_size).any():
         bad = labels[(labels < 0) | (labels >= rules.vocab_size)][0]
-        return "ids", f"{place}: masked_lm_ids holds {bad}, the vocabulary has {rules.vocab_size:,} tokens"
+        return (
+            "ids",
+            f"{place}: masked_lm_ids holds {bad}, the vocabulary has {rules.vocab_size:,} tokens",
+        )
     used = positions[:count]
-    if (np.diff(used) <= 0).any() or (used < 1).any() or (used >= length - 1).any() or (used == second - 1).any():
+    if (
+        (np.diff(used) <= 0).any()
+        or (used < 1).any()
+        or (used >= length - 1).any()
+        or (used == second - 1).any()
+    ):
         return (
             "masks",
             f"{place}: masked_lm_positions is not ascending within the two texts (1 to {length - 2}, not {second - 1})",
@@ -147,7 +185,11 @@ def hash_of(example, rules):
     for name in ("input_ids", "masked_lm_ids", "masked_lm_positions", "next_sentence_labels"):
         values = example[name].astype(np.uint64)
         terms.append(values * rules.multipliers[_INDEX[name], : len(values)])
-    for name in ("input_mask", "segment_ids", "masked_lm_weights"):  # zeros and a run of ones: their number tells all
+    for name in (
+        "input_mask",
+        "segment_ids",
+        "masked_lm_weights",
+    ):  # zeros and a run of ones: their number tells all
         count = np.array([np.count_nonzero(example[name])], np.uint64)
         terms.append(count * rules.multipliers[_INDEX[name], 0])
     total = np.concatenate(terms).sum(dtype=np.uint64)

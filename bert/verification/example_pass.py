@@ -40,7 +40,17 @@ def pass_examples(
     for k in range(len(starts)):
         if _find_features(data, starts[k], ends[k], lengths, names, name_ends, places):
             is_right[k] = _pass_example(
-                data, places, lengths, vocab_size, special_ids, num_masked, multipliers, values, hashes, k, totals
+                data,
+                places,
+                lengths,
+                vocab_size,
+                special_ids,
+                num_masked,
+                multipliers,
+                values,
+                hashes,
+                k,
+                totals,
             )
 
 
@@ -64,7 +74,9 @@ def _find_features(data, at, end, lengths, names, name_ends, places):
         at, size = _open_field(data, at + size, entry_end, _FIELD_2)
         if size < 0 or at + size != entry_end:
             return False
-        at, size = _open_field(data, at, entry_end, (FLOAT_LIST if f == _MASKED_LM_WEIGHTS else INT64_LIST) << 3 | 2)
+        at, size = _open_field(
+            data, at, entry_end, (FLOAT_LIST if f == _MASKED_LM_WEIGHTS else INT64_LIST) << 3 | 2
+        )
         if size < 0 or at + size != entry_end:
             return False
         at, size = _open_field(data, at, entry_end, _FIELD_1)
@@ -93,13 +105,32 @@ def _feature_named(data, at, size, end, names, name_ends):
 
 
 @kernel
-def _pass_example(data, places, lengths, vocab_size, special_ids, num_masked, multipliers, values, hashes, k, totals):
+def _pass_example(
+    data,
+    places,
+    lengths,
+    vocab_size,
+    special_ids,
+    num_masked,
+    multipliers,
+    values,
+    hashes,
+    k,
+    totals,
+):
     length = _count_first_ones(data, places, _INPUT_MASK, lengths)
-    if length < 5 or places[2 * _SEGMENT_IDS + 1] - places[2 * _SEGMENT_IDS] != lengths[_SEGMENT_IDS]:
+    if (
+        length < 5
+        or places[2 * _SEGMENT_IDS + 1] - places[2 * _SEGMENT_IDS] != lengths[_SEGMENT_IDS]
+    ):
         return False
     b_length = _count_ones(data, places[2 * _SEGMENT_IDS], lengths[_SEGMENT_IDS])
     second = length - b_length
-    if second < 3 or b_length < 2 or not _ones_are(data, places[2 * _SEGMENT_IDS], lengths[_SEGMENT_IDS], second, length):
+    if (
+        second < 3
+        or b_length < 2
+        or not _ones_are(data, places[2 * _SEGMENT_IDS], lengths[_SEGMENT_IDS], second, length)
+    ):
         return False
     count = _count_first_floats(data, places, lengths)
     if count < 0 or (num_masked[length] >= 0 and num_masked[length] != count):
@@ -114,7 +145,11 @@ def _pass_example(data, places, lengths, vocab_size, special_ids, num_masked, mu
     ids, others = values[0], values[1]
     if not _decode(data, places, _INPUT_IDS, lengths, length, vocab_size, ids):
         return False
-    if ids[0] != special_ids[0] or ids[second - 1] != special_ids[1] or ids[length - 1] != special_ids[1]:
+    if (
+        ids[0] != special_ids[0]
+        or ids[second - 1] != special_ids[1]
+        or ids[length - 1] != special_ids[1]
+    ):
         return False
     total += _weighted_sum(ids, multipliers[_INPUT_IDS], length)
     if not _decode(data, places, _MASKED_LM_IDS, lengths, count, vocab_size, others):

@@ -70,11 +70,19 @@ class TFRecordReport:
     num_damaged: int = 0  # records whose data do not have their checksum
     damaged: list = field(default_factory=list)  # messages about the first of them
     problems: list = field(default_factory=list)  # Problem, of examples
-    is_all_checked: bool = True  # False: after so many problems, the remaining examples were not looked at
+    is_all_checked: bool = (
+        True  # False: after so many problems, the remaining examples were not looked at
+    )
     totals: list = field(default_factory=lambda: [0] * len(Totals._fields))
-    content: tuple = (0, 0, 0)  # number, sum and exclusive or of the examples' hashes: the same in any order
+    content: tuple = (
+        0,
+        0,
+        0,
+    )  # number, sum and exclusive or of the examples' hashes: the same in any order
     num_repeated: int = 0  # examples that are in the file before
-    sketch: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # the smallest distinct hashes, sorted
+    sketch: np.ndarray = field(
+        default_factory=lambda: np.empty(0, np.uint64)
+    )  # the smallest distinct hashes, sorted
 
 
 class CheckedBlock(NamedTuple):
@@ -96,7 +104,9 @@ def checked_blocks(records):
     while offset < records.size:
         data = records.read(wanted, offset)
         if len(data) < min(wanted, records.size - offset):
-            raise DataError(f"{records.path}: byte {offset}: the file became shorter while it was read; make it again")
+            raise DataError(
+                f"{records.path}: byte {offset}: the file became shorter while it was read; make it again"
+            )
         data = np.frombuffer(data, np.uint8)
         block = CheckedBlock(data, offset, *check_records(data))
         if len(block.starts):
@@ -105,7 +115,9 @@ def checked_blocks(records):
         else:  # a record larger than a block, or none
             _, wanted = next(records.extents(offset))
             if wanted <= len(data):
-                raise DataError(f"{records.path}: byte {offset}: the file changed while it was read; read it again")
+                raise DataError(
+                    f"{records.path}: byte {offset}: the file changed while it was read; read it again"
+                )
 
 
 def inspect_tfrecord(path, rules):
@@ -119,7 +131,11 @@ def inspect_tfrecord(path, rules):
     except DataError as error:
         report.broken_at = str(error)
     hashes = np.concatenate(hashes)
-    report.content = len(hashes), int(hashes.sum(dtype=np.uint64)), int(np.bitwise_xor.reduce(hashes))
+    report.content = (
+        len(hashes),
+        int(hashes.sum(dtype=np.uint64)),
+        int(np.bitwise_xor.reduce(hashes)),
+    )
     distinct = np.unique(hashes)
     report.num_repeated = len(hashes) - len(distinct)
     report.sketch = distinct[:SKETCH_SIZE].copy()
@@ -135,7 +151,9 @@ def _add_block(report, block, rules, hashes):
     damaged = np.flatnonzero(~block.is_whole).tolist()
     report.num_damaged += len(damaged)
     for k in damaged[: _MAX_PROBLEMS - len(report.damaged)]:
-        report.damaged.append(f"{place(first + k, block.starts[k])}: its data do not have their checksum; make the file again")
+        report.damaged.append(
+            f"{place(first + k, block.starts[k])}: its data do not have their checksum; make the file again"
+        )
     if not report.is_all_checked:
         return
     whole = np.flatnonzero(block.is_whole)
@@ -144,7 +162,10 @@ def _add_block(report, block, rules, hashes):
     problems, found, totals = check_block(
         block.data, starts, ends, rules, lambda k: place(first + int(whole[k]), starts[k]), room
     )
-    report.problems += [Problem(first + int(whole[problem.number]), problem.kind, problem.text) for problem in problems]
+    report.problems += [
+        Problem(first + int(whole[problem.number]), problem.kind, problem.text)
+        for problem in problems
+    ]
     report.is_all_checked = len(report.problems) < _MAX_PROBLEMS
     largest = max(report.totals[-1], totals[-1])
     report.totals = [a + b for a, b in zip(report.totals, totals)][:-1] + [largest]
@@ -159,15 +180,24 @@ def shared_part(a, b):
     if min(len(a), len(b)) < _SMALLEST_SKETCH:
         return 0.0
     # Below the smaller of the two limits, both sketches are complete.
-    limit = min(sketch[-1] if len(sketch) == SKETCH_SIZE else np.uint64(2**64 - 1) for sketch in (a, b))
+    limit = min(
+        sketch[-1] if len(sketch) == SKETCH_SIZE else np.uint64(2**64 - 1) for sketch in (a, b)
+    )
     a, b = a[a <= limit], b[b <= limit]
     smaller = min(len(a), len(b))
-    return len(np.intersect1d(a, b, assume_unique=True)) / smaller if smaller >= _SMALLEST_SKETCH else 0.0
+    return (
+        len(np.intersect1d(a, b, assume_unique=True)) / smaller
+        if smaller >= _SMALLEST_SKETCH
+        else 0.0
+    )
 
 
 def eval_articles_problem(folder):
     """Whether eval.md5 holds the MD5s of the articles of eval.txt: what is wrong (a message), None if it does."""
-    with open(os.path.join(folder, "eval.txt"), "rb") as text, open(os.path.join(folder, "eval.md5")) as md5s:
+    with (
+        open(os.path.join(folder, "eval.txt"), "rb") as text,
+        open(os.path.join(folder, "eval.md5")) as md5s,
+    ):
         expected = md5s.read().split()
         articles = text.read().removesuffix(b"\n\n").split(b"\n\n")
     if len(articles) != len(expected):
@@ -186,7 +216,9 @@ def eval_digest(path):
     digests = []
     with TFRecordFile(path) as records:
         for number, (offset, size) in enumerate(records.extents()):
-            example = decode_example(records.payload(offset, size), f"{path}: record {number} at byte {offset}")
+            example = decode_example(
+                records.payload(offset, size), f"{path}: record {number} at byte {offset}"
+            )
             ids = example["input_ids"][: example["input_mask"].sum()].tolist()
             digests.append(hashlib.md5(str(ids).encode()).hexdigest())
     return hashlib.md5(str(digests).encode()).hexdigest()

@@ -39,7 +39,9 @@ def run_script(name, *flags, folder):
 
 def files_in(folder):
     """The names in a folder, but for the journals, which are the steps' own."""
-    return sorted(path.name for path in Path(folder).iterdir() if not path.name.endswith(".journal"))
+    return sorted(
+        path.name for path in Path(folder).iterdir() if not path.name.endswith(".journal")
+    )
 
 
 # ---------------------------------------------------------------------------------------------- step 1, cleanup_file
@@ -116,7 +118,10 @@ def test_remove_tags_and_titles(text, expected):
         ('<graph>{"a"<x}</graph><graph></graph>', '"a"<x'),
         ('<poem style="x">a', "a"),
         # what the chain leaves alone
-        ("<SUP>2</SUP> <sub>2</sub> <br/> <i>x</i> <poems>", "<SUP>2</SUP> <sub>2</sub> <br/> <i>x</i> <poems>"),
+        (
+            "<SUP>2</SUP> <sub>2</sub> <br/> <i>x</i> <poems>",
+            "<SUP>2</SUP> <sub>2</sub> <br/> <i>x</i> <poems>",
+        ),
         # what a substitution leaves is the input of the next, but not of itself or the one before
         ("<b<sup>r>", ""),
         ("<su<br>p>", "<sup>"),
@@ -228,9 +233,24 @@ def test_punkt_equals_nltk_3_4_5(text, sentences):
             ["He left.", "\u201d Then he ran."],
             ["He left. \u201d", "Then he ran."],
         ),
-        ("white space is Python's", "Fine.\x1cThen he left.", ["Fine.", "Then he left."], ["Fine.\x1cThen he left."]),
-        ("guillemets close nothing", "x.\u00bb Then y.", ["x.\u00bb Then y."], ["x.\u00bb", "Then y."]),
-        ("one candidate per word", "Yes .? The end.", ["Yes .?", "The end."], ["Yes .", "?", "The end."]),
+        (
+            "white space is Python's",
+            "Fine.\x1cThen he left.",
+            ["Fine.", "Then he left."],
+            ["Fine.\x1cThen he left."],
+        ),
+        (
+            "guillemets close nothing",
+            "x.\u00bb Then y.",
+            ["x.\u00bb Then y."],
+            ["x.\u00bb", "Then y."],
+        ),
+        (
+            "one candidate per word",
+            "Yes .? The end.",
+            ["Yes .?", "The end."],
+            ["Yes .", "?", "The end."],
+        ),
         ("one candidate per word", "!!!", ["!!", "!"], ["!", "!", "!"]),
     ],
 )
@@ -243,8 +263,29 @@ def test_punkt_where_later_nltk_differs(rule, text, nltk_3_4_5, later_nltk):
 
 
 # The candidate pattern as NLTK 3.4.5 has it: slower, and the definition.
-SLOW_CANDIDATE = re.compile(r"""\S*[.?!](?=(?P<after_tok>[?!)";}\]*:@'({\[]|\s+(?P<next_tok>\S+)))""")
-PIECES = ["The", "Dr", "U.S", "3", ".", ".", "?", "!", '"', "\u201d", ")", "(", "-", "a.b", "é", " ", " ", "\xa0"]
+SLOW_CANDIDATE = re.compile(
+    r"""\S*[.?!](?=(?P<after_tok>[?!)";}\]*:@'({\[]|\s+(?P<next_tok>\S+)))"""
+)
+PIECES = [
+    "The",
+    "Dr",
+    "U.S",
+    "3",
+    ".",
+    ".",
+    "?",
+    "!",
+    '"',
+    "\u201d",
+    ")",
+    "(",
+    "-",
+    "a.b",
+    "é",
+    " ",
+    " ",
+    "\xa0",
+]
 
 
 @settings(max_examples=500, deadline=None)
@@ -287,7 +328,12 @@ WORDS = [
 )
 def test_deciding_plain_candidates_at_once_changes_nothing(word, following):
     tokenizer = punkt_3_4_5.english_tokenizer()
-    for context in (f"{word}. {following}", f"{word}.\x0b\u2003{following}", f"{word}.{following}", f"{word}! {following}"):
+    for context in (
+        f"{word}. {following}",
+        f"{word}.\x0b\u2003{following}",
+        f"{word}.{following}",
+        f"{word}! {following}",
+    ):
         slow = super(punkt_3_4_5.SentenceTokenizer345, tokenizer).text_contains_sentbreak(context)
         assert tokenizer.text_contains_sentbreak(context) == slow
 
@@ -295,11 +341,20 @@ def test_deciding_plain_candidates_at_once_changes_nothing(word, following):
 def test_every_word_of_the_parameters_is_decided_as_punkt_does():
     tokenizer = punkt_3_4_5.english_tokenizer()
     parameters = tokenizer._params
-    words = {*parameters.abbrev_types, *(word for pair in parameters.collocations for word in pair), *parameters.sent_starters}
-    pairs = [*parameters.collocations, *((word, following) for word in sorted(words) for following in ("The", "of", "1", "("))]
+    words = {
+        *parameters.abbrev_types,
+        *(word for pair in parameters.collocations for word in pair),
+        *parameters.sent_starters,
+    }
+    pairs = [
+        *parameters.collocations,
+        *((word, following) for word in sorted(words) for following in ("The", "of", "1", "(")),
+    ]
     for word, following in pairs:
         for context in (f"{word}. {following}", f"{word.capitalize()}. {following.capitalize()}"):
-            slow = super(punkt_3_4_5.SentenceTokenizer345, tokenizer).text_contains_sentbreak(context)
+            slow = super(punkt_3_4_5.SentenceTokenizer345, tokenizer).text_contains_sentbreak(
+                context
+            )
             assert tokenizer.text_contains_sentbreak(context) == slow, context
 
 
@@ -347,10 +402,15 @@ def test_separate_test_set_writes_what_the_definition_says(tmp_path):
     flags = ["--data", "wiki_*", "--num_test_articles", 3, "--test_output", "results/eval"]
     outputs = []
     for num_workers in (1, 2):
-        result = run_script("separate_test_set.py", *flags, "--num_workers", num_workers, folder=tmp_path)
+        result = run_script(
+            "separate_test_set.py", *flags, "--num_workers", num_workers, folder=tmp_path
+        )
         assert result.returncode == 0, result.stderr
         outputs.append(
-            [(tmp_path / name).read_text() for name in ("wiki_00.4", "wiki_01.4", "results/eval.txt", "results/eval.md5")]
+            [
+                (tmp_path / name).read_text()
+                for name in ("wiki_00.4", "wiki_01.4", "results/eval.txt", "results/eval.md5")
+            ]
         )
     # int(random.Random(12345).random() * 4) is 1; int(random.Random(12345 + 13).random() * 6) is 4, then 1
     assert (
@@ -368,7 +428,9 @@ def test_separate_test_set_writes_what_the_definition_says(tmp_path):
 def test_more_test_articles_than_articles_is_an_error(tmp_path):
     (tmp_path / "wiki_00").write_text("x")
     (tmp_path / "wiki_00.3").write_text("a\n\nb")
-    result = run_script("separate_test_set.py", "--data", "wiki_*", "--num_test_articles", 3, folder=tmp_path)
+    result = run_script(
+        "separate_test_set.py", "--data", "wiki_*", "--num_test_articles", 3, folder=tmp_path
+    )
     assert result.returncode == 1
     assert "wiki_00.3: holds 2 articles, 3 test articles are asked of it" in result.stderr
     assert files_in(tmp_path) == ["wiki_00", "wiki_00.3"]
@@ -425,12 +487,23 @@ def test_do_gather_sizes_are_those_of_the_extracted_files(tmp_path):
         (tmp_path / f"wiki_0{index}").write_bytes(b"x" * size)
         (tmp_path / f"wiki_0{index}.4").write_text(f"article {index}\n\n")
     result = run_script(
-        "do_gather.py", "--data", "wiki_*", "--block_size", 1, "--out_dir", "out/results", "--num_outputs", 12, folder=tmp_path
+        "do_gather.py",
+        "--data",
+        "wiki_*",
+        "--block_size",
+        1,
+        "--out_dir",
+        "out/results",
+        "--num_outputs",
+        12,
+        folder=tmp_path,
     )
     assert result.returncode == 0, result.stderr
     assert files_in(tmp_path / "out/results") == ["part-00000-of-00012", "part-00001-of-00012"]
     assert (tmp_path / "out/results/part-00000-of-00012").read_text() == "article 0\n"
-    assert (tmp_path / "out/results/part-00001-of-00012").read_text() == "article 1\narticle 2\narticle 3\n"
+    assert (
+        tmp_path / "out/results/part-00001-of-00012"
+    ).read_text() == "article 1\narticle 2\narticle 3\n"
 
 
 def test_do_gather_refuses_to_mix_with_the_parts_of_an_earlier_run(tmp_path):
@@ -475,13 +548,19 @@ def test_a_step_run_again_gives_the_same(tmp_path):
         ("separate_test_set.py", ".3", ".4"),
     ],
 )
-def test_a_broken_file_is_named_and_does_not_stop_the_others(tmp_path, script, source, output, num_workers):
+def test_a_broken_file_is_named_and_does_not_stop_the_others(
+    tmp_path, script, source, output, num_workers
+):
     for name in ("wiki_00", "wiki_01", "wiki_02"):
         (tmp_path / name).write_text("x")
-        (tmp_path / (name + source)).write_bytes(b"One.\nTw\xc3(o.\n" if name == "wiki_01" else b"One.\n")
+        (tmp_path / (name + source)).write_bytes(
+            b"One.\nTw\xc3(o.\n" if name == "wiki_01" else b"One.\n"
+        )
     flags = ["--num_test_articles", "0"] if script == "separate_test_set.py" else []
     before = files_in(tmp_path)
-    result = run_script(script, "--data", "wiki_*", "--num_workers", num_workers, *flags, folder=tmp_path)
+    result = run_script(
+        script, "--data", "wiki_*", "--num_workers", num_workers, *flags, folder=tmp_path
+    )
     assert result.returncode == 1
     assert f"error: wiki_01{source}: byte 7 is 0xc3, expected UTF-8" in result.stderr
     assert result.stdout.count("2 of 3 files") == 1 and "1 FAILED" in result.stdout
@@ -492,7 +571,16 @@ def test_a_broken_file_leaves_out_its_part_only(tmp_path):
     for name, text in (("wiki_00", b"a\n"), ("wiki_01", b"\xff"), ("wiki_02", b"c\n")):
         (tmp_path / name).write_bytes(b"x" * 2000)
         (tmp_path / (name + ".4")).write_bytes(text)
-    result = run_script("do_gather.py", "--data", "wiki_*", "--block_size", 0.002, "--out_dir", "out", folder=tmp_path)
+    result = run_script(
+        "do_gather.py",
+        "--data",
+        "wiki_*",
+        "--block_size",
+        0.002,
+        "--out_dir",
+        "out",
+        folder=tmp_path,
+    )
     assert result.returncode == 1
     assert "error: wiki_01.4: byte 0 is 0xff, expected UTF-8" in result.stderr
     assert files_in(tmp_path / "out") == ["part-00000-of-00500", "part-00002-of-00500"]
@@ -523,7 +611,14 @@ def test_all_problems_are_told_at_once_and_before_any_work(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script", ["cleanup_file.py", "clean_markup.py", "do_sentence_segmentation.py", "separate_test_set.py", "do_gather.py"]
+    "script",
+    [
+        "cleanup_file.py",
+        "clean_markup.py",
+        "do_sentence_segmentation.py",
+        "separate_test_set.py",
+        "do_gather.py",
+    ],
 )
 def test_no_input_is_an_error(tmp_path, script):
     result = run_script(script, "--data", "nothing/wiki_*", folder=tmp_path)
@@ -556,17 +651,28 @@ def test_a_killed_worker_is_told_and_does_not_hang(tmp_path):
 @pytest.mark.parametrize(
     "script, source, output, before, after",
     [
-        ("cleanup_file.py", "", "wiki_00.1", b"<doc>\r\nTitle\r\nOne.\rTwo.\r\n</doc>\r\n", b"\nOne.\nTwo.\n"),
+        (
+            "cleanup_file.py",
+            "",
+            "wiki_00.1",
+            b"<doc>\r\nTitle\r\nOne.\rTwo.\r\n</doc>\r\n",
+            b"\nOne.\nTwo.\n",
+        ),
         ("clean_markup.py", ".1", "wiki_00.2", b"One\r[two]\r\n", b"One\rtwo\r\n"),
         ("do_sentence_segmentation.py", ".2", "wiki_00.3", b"One\rtwo\r\n\r", b"One\ntwo\n\n\n"),
         ("separate_test_set.py", ".3", "wiki_00.4", b"One\r\n\r\ntwo", b"One\r\n\r\ntwo\n\n"),
         ("do_gather.py", ".4", "part-00000-of-00500", b"One\rtwo\r\n\r\n", b"One\ntwo\n"),
     ],
 )
-def test_carriage_returns_end_a_line_where_the_original_read_text(tmp_path, script, source, output, before, after):
+def test_carriage_returns_end_a_line_where_the_original_read_text(
+    tmp_path, script, source, output, before, after
+):
     (tmp_path / "wiki_00").write_bytes(b"x")
     (tmp_path / f"wiki_00{source}").write_bytes(before)
-    flags = {"separate_test_set.py": ["--num_test_articles", 0], "do_gather.py": ["--out_dir", "."]}.get(script, [])
+    flags = {
+        "separate_test_set.py": ["--num_test_articles", 0],
+        "do_gather.py": ["--out_dir", "."],
+    }.get(script, [])
     result = run_script(script, "--data", "wiki_*", *flags, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / output).read_bytes() == after
@@ -585,7 +691,9 @@ STEPS = [
 
 def write_extracted(folder, num_files=3):
     for index in range(num_files):
-        text = "".join(f"<doc>\nTitle\nIn {index} is {article}. It stays.\n</doc>\n" for article in "abc")
+        text = "".join(
+            f"<doc>\nTitle\nIn {index} is {article}. It stays.\n</doc>\n" for article in "abc"
+        )
         (folder / f"wiki_0{index}").write_text(text)
 
 
@@ -593,7 +701,9 @@ def run_chain(folder, *more, steps=STEPS):
     """Runs the steps; returns {step: how many tasks were done before}."""
     before = {}
     for script, flags in steps:
-        result = run_script(script, "--data", "wiki_*", "--num_workers", 2, *flags, *more, folder=folder)
+        result = run_script(
+            script, "--data", "wiki_*", "--num_workers", 2, *flags, *more, folder=folder
+        )
         assert result.returncode == 0, result.stderr
         found = re.search(r"; (\d+) were done before", result.stdout)
         before[script] = int(found[1]) if found else 0
@@ -611,9 +721,14 @@ def contents(folder):
 def test_a_second_call_does_nothing_twice(tmp_path):
     write_extracted(tmp_path)
     assert set(run_chain(tmp_path).values()) == {0}
-    first, times = contents(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.glob("wiki_*")}
+    first, times = (
+        contents(tmp_path),
+        {path: path.stat().st_mtime_ns for path in tmp_path.glob("wiki_*")},
+    )
     assert set(run_chain(tmp_path).values()) == {3}
-    assert contents(tmp_path) == first and {path: path.stat().st_mtime_ns for path in times} == times
+    assert (
+        contents(tmp_path) == first and {path: path.stat().st_mtime_ns for path in times} == times
+    )
     assert set(run_chain(tmp_path, "--restart").values()) == {0}
     assert contents(tmp_path) == first
 
@@ -624,7 +739,10 @@ def test_a_second_call_does_nothing_twice(tmp_path):
         (lambda folder: (folder / "wiki_01.1").unlink(), [2, 2, 2, 2, 2]),
         (lambda folder: (folder / "wiki_01.2").write_text("half"), [3, 2, 2, 2, 2]),
         (lambda folder: os.utime(folder / "wiki_01.3"), [3, 3, 2, 2, 2]),
-        (lambda folder: os.utime(folder / "wiki_01", (1, 1)), [2, 2, 2, 2, 2]),  # another file, although it is older
+        (
+            lambda folder: os.utime(folder / "wiki_01", (1, 1)),
+            [2, 2, 2, 2, 2],
+        ),  # another file, although it is older
         (lambda folder: next(folder.glob("*.test")).unlink(), [3, 3, 3, 2, 2]),
         (lambda folder: (folder / "results/part-00002-of-00500").unlink(), [3, 3, 3, 3, 2]),
         (lambda folder: (folder / "results/eval.txt").unlink(), [3, 3, 3, 3, 3]),
@@ -642,7 +760,16 @@ def test_what_no_longer_belongs_to_its_input_is_made_again(tmp_path, change, don
 def test_other_settings_make_all_again(tmp_path):
     write_extracted(tmp_path)
     run_chain(tmp_path)
-    result = run_script("separate_test_set.py", "--data", "wiki_*", "--num_test_articles", 2, "--seed", 1, folder=tmp_path)
+    result = run_script(
+        "separate_test_set.py",
+        "--data",
+        "wiki_*",
+        "--num_test_articles",
+        2,
+        "--seed",
+        1,
+        folder=tmp_path,
+    )
     assert result.returncode == 0 and "done before" not in result.stdout
 
 
@@ -678,7 +805,13 @@ def test_the_old_output_of_a_file_that_is_broken_now_goes(tmp_path):
 
 @pytest.mark.parametrize(
     "pattern, folder",
-    [("extracted/*/wiki_*", "extracted"), ("wiki_*", "."), ("/a/b/wiki_0[01]", "/a/b"), ("*/wiki_*", "."), ("a/wiki_00", "a")],
+    [
+        ("extracted/*/wiki_*", "extracted"),
+        ("wiki_*", "."),
+        ("/a/b/wiki_0[01]", "/a/b"),
+        ("*/wiki_*", "."),
+        ("a/wiki_00", "a"),
+    ],
 )
 def test_fixed_folder(pattern, folder):
     assert fixed_folder(pattern) == folder
@@ -723,7 +856,9 @@ DUMP_PAGE = """<page>
 def test_process_wiki_from_a_dump_to_parts(tmp_path):
     dump = DUMP_BEGIN + "".join(map(DUMP_PAGE.format, (1, 2, 3))) + "</mediawiki>\n"
     (tmp_path / "dump.bz2").write_bytes(bz2.compress(dump.encode()))
-    result = process_wiki("dump.bz2", "out", folder=tmp_path, NUM_TEST_ARTICLES="1", NUM_OUTPUTS="7")
+    result = process_wiki(
+        "dump.bz2", "out", folder=tmp_path, NUM_TEST_ARTICLES="1", NUM_OUTPUTS="7"
+    )
     assert result.returncode == 0, result.stderr
     # the seed takes piece 1 of the one file: article 2
     assert (tmp_path / "out/results/eval.txt").read_text() == "Number 2 is there.\nIt stays.\n\n"
@@ -757,9 +892,21 @@ def test_process_wiki_from_an_extracted_folder(tmp_path):
             b"not a bz2 file",
             "dump.xml.bz2: WikiExtractor stopped with an error: it is no bzip2 file, or damaged",
         ),
-        ("dump.xml.bz2", bz2.compress(os.urandom(10_000))[:5000], "WikiExtractor stopped with an error: the file is cut off"),
-        ("dump.xml", DUMP_BEGIN.encode() + b"<page>\xff\n</page></mediawiki>", "it holds bytes that are not UTF-8"),
-        ("dump.xml", DUMP_BEGIN.encode() + b"</mediawiki>\n", "dump.xml: WikiExtractor found no article in it"),
+        (
+            "dump.xml.bz2",
+            bz2.compress(os.urandom(10_000))[:5000],
+            "WikiExtractor stopped with an error: the file is cut off",
+        ),
+        (
+            "dump.xml",
+            DUMP_BEGIN.encode() + b"<page>\xff\n</page></mediawiki>",
+            "it holds bytes that are not UTF-8",
+        ),
+        (
+            "dump.xml",
+            DUMP_BEGIN.encode() + b"</mediawiki>\n",
+            "dump.xml: WikiExtractor found no article in it",
+        ),
     ],
 )
 def test_process_wiki_stops_at_a_broken_dump(tmp_path, name, content, told):
@@ -772,17 +919,33 @@ def test_process_wiki_stops_at_a_broken_dump(tmp_path, name, content, told):
 
 def test_process_wiki_goes_on_where_it_stopped(tmp_path):
     dump = tmp_path / "dump.bz2"
-    dump.write_bytes(bz2.compress((DUMP_BEGIN + "".join(map(DUMP_PAGE.format, (1, 2, 3))) + "</mediawiki>\n").encode()))
+    dump.write_bytes(
+        bz2.compress(
+            (DUMP_BEGIN + "".join(map(DUMP_PAGE.format, (1, 2, 3))) + "</mediawiki>\n").encode()
+        )
+    )
     settings = {"NUM_TEST_ARTICLES": "9"}  # of 3: step 4 fails
     failed = process_wiki("dump.bz2", "out", folder=tmp_path, **settings)
     assert failed.returncode == 1 and "then type the same command again" in failed.stderr
     again = process_wiki("dump.bz2", "out", folder=tmp_path, NUM_TEST_ARTICLES="1")
     assert again.returncode == 0, again.stderr
-    assert "out/extracted: extracted before" in again.stdout and again.stdout.count("1 were done before") == 3
-    assert process_wiki("dump.bz2", "out", folder=tmp_path, NUM_TEST_ARTICLES="1").stdout.count("1 were done before") == 5
+    assert (
+        "out/extracted: extracted before" in again.stdout
+        and again.stdout.count("1 were done before") == 3
+    )
+    assert (
+        process_wiki("dump.bz2", "out", folder=tmp_path, NUM_TEST_ARTICLES="1").stdout.count(
+            "1 were done before"
+        )
+        == 5
+    )
     os.utime(dump, (1, 1))
     other = process_wiki("dump.bz2", "out", folder=tmp_path, NUM_TEST_ARTICLES="1")
-    assert other.returncode == 2 and "extracted from another dump" in other.stderr and "start anew: rm -r out" in other.stderr
+    assert (
+        other.returncode == 2
+        and "extracted from another dump" in other.stderr
+        and "start anew: rm -r out" in other.stderr
+    )
 
 
 def test_process_wiki_stops_at_a_step_that_fails(tmp_path):

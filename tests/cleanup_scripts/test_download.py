@@ -131,7 +131,10 @@ def test_a_stalled_connection_is_tried_again(server, tmp_path):
     server.faults, server.files["/data.bin"] = ["stall"], DATA[:1000]
     server.tells_length = False
     fetch(
-        server.url + "/data.bin", tmp_path / "data.bin", md5=hashlib.md5(DATA[:1000]).hexdigest(), **(QUICK | {"timeout": 0.2})
+        server.url + "/data.bin",
+        tmp_path / "data.bin",
+        md5=hashlib.md5(DATA[:1000]).hexdigest(),
+        **(QUICK | {"timeout": 0.2}),
     )
     assert len(server.requests) == 2 and (tmp_path / "data.bin").read_bytes() == DATA[:1000]
 
@@ -141,13 +144,18 @@ def test_no_server_is_a_clear_error(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(DownloadError, match="no connection: .*Connection refused"):
-        fetch(f"http://127.0.0.1:{port}/data.bin", tmp_path / "data.bin", **(QUICK | {"retries": 1}))
+        fetch(
+            f"http://127.0.0.1:{port}/data.bin", tmp_path / "data.bin", **(QUICK | {"retries": 1})
+        )
     assert names(tmp_path) == []
 
 
 def test_wrong_bytes_never_get_the_name(server, tmp_path):
     server.files["/data.bin"] = DATA[:-1] + b"x"
-    with pytest.raises(DownloadError, match=f"MD5 of what arrived is .*, expected {MD5}; it was removed. Run the same"):
+    with pytest.raises(
+        DownloadError,
+        match=f"MD5 of what arrived is .*, expected {MD5}; it was removed. Run the same",
+    ):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", len(DATA), MD5, **QUICK)
     assert names(tmp_path) == []
 
@@ -180,7 +188,9 @@ def test_a_git_lfs_pointer_is_not_data(server, tmp_path):
 
 def test_a_missing_file_is_told_at_once(server, tmp_path):
     with pytest.raises(DownloadError, match=r"no such file on the server \(404\). Look elsewhere."):
-        fetch(server.url + "/other.bin", tmp_path / "other.bin", if_missing="Look elsewhere.", **QUICK)
+        fetch(
+            server.url + "/other.bin", tmp_path / "other.bin", if_missing="Look elsewhere.", **QUICK
+        )
     assert len(server.requests) == 1 and names(tmp_path) == []
 
 
@@ -203,7 +213,13 @@ def test_a_full_disk_is_told_before_the_transfer(server, tmp_path, monkeypatch):
 
 
 def run(*flags, folder):
-    command = [sys.executable, str(SCRIPTS / "download.py"), *flags, "--first_wait=0.01", "--retries=2"]
+    command = [
+        sys.executable,
+        str(SCRIPTS / "download.py"),
+        *flags,
+        "--first_wait=0.01",
+        "--retries=2",
+    ]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
 
 
@@ -240,7 +256,8 @@ def test_a_dump_that_is_gone(server, tmp_path):
     result = run("--date=20200201", f"--base_url={server.url}/{{wiki}}/{{date}}", folder=tmp_path)
     assert result.returncode == 1
     assert re.search(
-        r"enwiki-20200201-md5sums.txt: there is no such file .* Wikimedia removes old dumps: .*archive\.org", result.stderr
+        r"enwiki-20200201-md5sums.txt: there is no such file .* Wikimedia removes old dumps: .*archive\.org",
+        result.stderr,
     )
     assert names(tmp_path / "download") == []
 
@@ -248,14 +265,20 @@ def test_a_dump_that_is_gone(server, tmp_path):
 def test_an_unfinished_dump(server, tmp_path):
     result = run(*serve_dump(server), "--file=pages-articles.xml.bz2", folder=tmp_path)
     assert result.returncode == 1
-    assert "lists 2 files, but no testwiki-20240101-pages-articles.xml.bz2: the dump is not finished" in result.stderr
+    assert (
+        "lists 2 files, but no testwiki-20240101-pages-articles.xml.bz2: the dump is not finished"
+        in result.stderr
+    )
 
 
 def test_mlperfs_dump_is_compared_with_mlperfs_size(server, tmp_path):
     name = "enwiki-20200101-pages-articles-multistream.xml.bz2"
     server.files[f"/{name}"] = DATA
     result = run("--date=20200101", f"--base_url={server.url}", folder=tmp_path)
-    assert result.returncode == 1 and "1,024,000 bytes, expected 17,751,214,669: it is another file" in result.stderr
+    assert (
+        result.returncode == 1
+        and "1,024,000 bytes, expected 17,751,214,669: it is another file" in result.stderr
+    )
     assert [path for path, _ in server.requests] == [f"/{name}"]
 
 
@@ -288,16 +311,27 @@ def test_list_shows_what_is_known(tmp_path):
     result = run("--list", folder=tmp_path)
     assert result.returncode == 0
     for file in mlperf_files.PUBLISHED:
-        assert re.search(rf"{re.escape(file.name)} .*{file.md5 or 'MD5 not published'}\n.*{file.drive_id}", result.stdout)
+        assert re.search(
+            rf"{re.escape(file.name)} .*{file.md5 or 'MD5 not published'}\n.*{file.drive_id}",
+            result.stdout,
+        )
 
 
 # --------------------------------------------------------------------------------------------------- MLPerf's files
 
-PARTS = {"part-00000-of-00500": b"One.\n\n", "part-00001-of-00500": b"Two.\n\n", "eval.txt": b"Three.\n", "eval.md5": b"0\n"}
+PARTS = {
+    "part-00000-of-00500": b"One.\n\n",
+    "part-00001-of-00500": b"Two.\n\n",
+    "eval.txt": b"Three.\n",
+    "eval.md5": b"0\n",
+}
 LOOSE = {f"results4/{name}": data for name, data in PARTS.items()}
 TEXT, INPUTS = "bert-preprocessed-wikipedia-dataset", "bert-input-files"
 CONFIG, DUMP = b'{"vocab_size": 10}', "enwiki-20200101-pages-articles-multistream.xml.bz2"
-INPUT_FILES = {f"tf1_ckpt/model.ckpt-28252.{end}": end.encode() for end in ("data-00000-of-00001", "index", "meta")} | {
+INPUT_FILES = {
+    f"tf1_ckpt/model.ckpt-28252.{end}": end.encode()
+    for end in ("data-00000-of-00001", "index", "meta")
+} | {
     "tf2_ckpt/model.ckpt-28252.index": b"TensorFlow 2",
     "bert_config.json": CONFIG,
     "vocab.txt": b"[PAD]\n",
@@ -311,9 +345,7 @@ PUBLISHED_OTHERWISE = (
     *(f"tf1_ckpt/model.ckpt-28252.{end}" for end in ("data-00000-of-00001", "index", "meta")),
 )
 AS_LISTED = [f"--md5={name}=none" for name in PUBLISHED_OTHERWISE]
-COMMAND = (
-    "bash <(curl -s https://raw.githubusercontent.com/mlcommons/r2-downloader/refs/heads/main/mlc-r2-downloader.sh) -d download"
-)
+COMMAND = "bash <(curl -s https://raw.githubusercontent.com/mlcommons/r2-downloader/refs/heads/main/mlc-r2-downloader.sh) -d download"
 
 
 def archive(files, **changes):
@@ -330,7 +362,11 @@ def archive(files, **changes):
 
 
 def files_below(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_text_as_files(server, tmp_path):
@@ -341,12 +377,17 @@ def test_text_as_files(server, tmp_path):
     assert files_below(tmp_path / "download") == LOOSE | {"results4.md5": listed.encode()}
     first = "next: python3 verify_dataset.py --results=download/results4 --md5_list=download/results4.md5\n"
     assert first in result.stdout
-    assert "next: python3 create_pretraining_shards.py --input_dir=download/results4 --output_dir=tfrecord " in result.stdout
+    assert (
+        "next: python3 create_pretraining_shards.py --input_dir=download/results4 --output_dir=tfrecord "
+        in result.stdout
+    )
 
 
 @pytest.mark.parametrize("path", ["./{}", "results/{}"])
 def test_text_in_another_folder_gets_the_same_place(server, tmp_path, path):
-    files = {path.format(name).removeprefix("./"): data for name, data in PARTS.items()} | {"notes.txt": b"notes"}
+    files = {path.format(name).removeprefix("./"): data for name, data in PARTS.items()} | {
+        "notes.txt": b"notes"
+    }
     metadata = serve_mlcommons(server, TEXT, files)
     assert run("--mlperf=text", f"--metadata_url={metadata}", folder=tmp_path).returncode == 0
     assert files_below(tmp_path / "download").items() >= (LOOSE | {"notes.txt": b"notes"}).items()
@@ -355,30 +396,46 @@ def test_text_in_another_folder_gets_the_same_place(server, tmp_path, path):
 def serve_archive(server, **changes):
     md5s = "".join(f"{hashlib.md5(data).hexdigest()}  ./{name}\n" for name, data in PARTS.items())
     packed = archive(LOOSE, **changes)
-    return serve_mlcommons(server, TEXT, {"results_text.tar.gz": packed, "bert_reference_results_text_md5.txt": md5s.encode()})
+    return serve_mlcommons(
+        server,
+        TEXT,
+        {"results_text.tar.gz": packed, "bert_reference_results_text_md5.txt": md5s.encode()},
+    )
 
 
 def test_text_as_an_archive_is_unpacked_once(server, tmp_path):
     flags = ["--mlperf=text", f"--metadata_url={serve_archive(server)}"]
-    (tmp_path / "download/.results4.unpacking").mkdir(parents=True)  # left by a call that was killed
+    (tmp_path / "download/.results4.unpacking").mkdir(
+        parents=True
+    )  # left by a call that was killed
     result = run(*flags, folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "download/results4: unpacked, 4 files" in result.stdout and "--md5_list=download/results4.md5" in result.stdout
+    assert (
+        "download/results4: unpacked, 4 files" in result.stdout
+        and "--md5_list=download/results4.md5" in result.stdout
+    )
     found = files_below(tmp_path / "download")
-    assert found.items() >= LOOSE.items() and not os.path.exists(tmp_path / "download/.results4.unpacking")
+    assert found.items() >= LOOSE.items() and not os.path.exists(
+        tmp_path / "download/.results4.unpacking"
+    )
     assert len(found["results4.md5"].splitlines()) == 4
     again = run(*flags, folder=tmp_path)
     assert again.returncode == 0 and "download/results4: was unpacked before" in again.stdout
     (tmp_path / "download/results4/eval.txt").write_bytes(b"edited")
     changed = run(*flags, folder=tmp_path)
-    assert changed.returncode == 1 and "eval.txt has changed since it was unpacked" in changed.stderr
+    assert (
+        changed.returncode == 1 and "eval.txt has changed since it was unpacked" in changed.stderr
+    )
     assert (tmp_path / "download/results4/eval.txt").read_bytes() == b"edited"
 
 
 def test_a_folder_that_was_not_unpacked_here_is_left_alone(server, tmp_path):
     (tmp_path / "download/results4").mkdir(parents=True)
     result = run("--mlperf=text", f"--metadata_url={serve_archive(server)}", folder=tmp_path)
-    assert result.returncode == 1 and "download/results4: is there, but not unpacked by this script" in result.stderr
+    assert (
+        result.returncode == 1
+        and "download/results4: is there, but not unpacked by this script" in result.stderr
+    )
     assert names(tmp_path / "download/results4") == []
 
 
@@ -398,7 +455,9 @@ def test_a_bad_archive_leaves_nothing(server, tmp_path, packed, message):
     metadata = serve_mlcommons(server, TEXT, {"results_text.tar.gz": packed})
     result = run("--mlperf=text", f"--metadata_url={metadata}", folder=tmp_path)
     assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
-    assert names(tmp_path) == ["download"] and names(tmp_path / "download") == ["results_text.tar.gz"]
+    assert names(tmp_path) == ["download"] and names(tmp_path / "download") == [
+        "results_text.tar.gz"
+    ]
 
 
 def test_unpacking_that_is_interrupted_or_has_no_room(tmp_path, monkeypatch):
@@ -424,7 +483,9 @@ def test_model_and_dump(server, tmp_path):
     result = run(*flags, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert files_below(tmp_path / "download") == {
-        name: data for name, data in INPUT_FILES.items() if name != "License.txt" and not name.startswith("tf2")
+        name: data
+        for name, data in INPUT_FILES.items()
+        if name != "License.txt" and not name.startswith("tf2")
     }
     assert f"next: cleanup_scripts/process_wiki.sh download/{DUMP} wiki" in result.stdout
     assert "--init_checkpoint=download/tf1_ckpt/model.ckpt-28252 " in result.stdout
@@ -458,7 +519,9 @@ def test_what_mlperf_publishes_must_match_too(server, tmp_path):
     listed = hashlib.md5(CONFIG).hexdigest()
     assert result.returncode == 1 and "there: 4, FAILED: 1 (bert_config.json)" in result.stdout
     assert f"MLCommons lists the MD5 {listed}, MLPerf's README publishes 7f59165e" in result.stderr
-    assert "next:" not in result.stdout and not os.path.exists(tmp_path / "download/bert_config.json")
+    assert "next:" not in result.stdout and not os.path.exists(
+        tmp_path / "download/bert_config.json"
+    )
 
 
 def test_a_file_that_differs_from_the_list(server, tmp_path):
@@ -492,7 +555,12 @@ def test_a_log_in_instead_of_metadata(server, tmp_path, ending, answer):
     serve_log_in(server, f"/metadata/{TEXT}.{ending}", answer)
     result = run("--mlperf=text", f"--metadata_url={metadata}", folder=tmp_path)
     assert result.returncode == 1 and "FAILED: 1 (text)" in result.stdout
-    for words in (f"{metadata}/{TEXT}.{ending}: ", LOG_INS[answer], f"{COMMAND} {metadata}/{TEXT}.uri", "--source=drive"):
+    for words in (
+        f"{metadata}/{TEXT}.{ending}: ",
+        LOG_INS[answer],
+        f"{COMMAND} {metadata}/{TEXT}.uri",
+        "--source=drive",
+    ):
         assert words in result.stderr
     assert not os.path.exists(tmp_path / "download")
 
@@ -503,7 +571,11 @@ def test_a_log_in_instead_of_data(server, tmp_path, answer):
     serve_log_in(server, f"/data/{TEXT}/results4/eval.txt", answer)
     result = run("--mlperf=text", f"--metadata_url={metadata}", folder=tmp_path)
     assert result.returncode == 1 and "there: 3, FAILED: 1 (results4/eval.txt)" in result.stdout
-    for words in (f"/data/{TEXT}/results4/eval.txt: ", LOG_INS[answer], f"{COMMAND} {metadata}/{TEXT}.uri"):
+    for words in (
+        f"/data/{TEXT}/results4/eval.txt: ",
+        LOG_INS[answer],
+        f"{COMMAND} {metadata}/{TEXT}.uri",
+    ):
         assert words in result.stderr
 
 
@@ -534,15 +606,26 @@ def test_metadata_that_make_no_sense(server, tmp_path, ending, content, message)
     metadata = serve_mlcommons(server, TEXT, LOOSE)
     server.files[f"/metadata/{TEXT}.{ending}"] = content
     result = run("--mlperf=text", f"--metadata_url={metadata}", folder=tmp_path)
-    assert result.returncode == 1 and f"{metadata}/{TEXT}.{ending}: " in result.stderr or "its list has" in result.stderr
+    assert (
+        result.returncode == 1
+        and f"{metadata}/{TEXT}.{ending}: " in result.stderr
+        or "its list has" in result.stderr
+    )
     assert message in result.stderr and not os.path.exists(tmp_path / "download")
 
 
 def test_names_that_mlcommons_does_not_list(server, tmp_path):
     metadata = serve_mlcommons(server, TEXT, LOOSE)
-    result = run("--mlperf=text", f"--metadata_url={metadata}", "--md5=part-00007-of-00500=none", folder=tmp_path)
+    result = run(
+        "--mlperf=text",
+        f"--metadata_url={metadata}",
+        "--md5=part-00007-of-00500=none",
+        folder=tmp_path,
+    )
     assert (
-        result.returncode == 2 and "part-00007-of-00500, of --url or --md5, is not among the files asked for" in result.stderr
+        result.returncode == 2
+        and "part-00007-of-00500, of --url or --md5, is not among the files asked for"
+        in result.stderr
     )
     assert not os.path.exists(tmp_path / "download")
 
@@ -558,19 +641,30 @@ def test_a_listed_file_from_another_address(server, tmp_path):
 
 def test_text_from_the_drive(server, tmp_path):
     server.files["/text"] = archive(LOOSE)
-    server.files["/list"] = "".join(f"{hashlib.md5(data).hexdigest()}  {name}\n" for name, data in PARTS.items()).encode()
-    urls = [f"--url=results_text.tar.gz={server.url}/text", f"--url=bert_reference_results_text_md5.txt={server.url}/list"]
+    server.files["/list"] = "".join(
+        f"{hashlib.md5(data).hexdigest()}  {name}\n" for name, data in PARTS.items()
+    ).encode()
+    urls = [
+        f"--url=results_text.tar.gz={server.url}/text",
+        f"--url=bert_reference_results_text_md5.txt={server.url}/list",
+    ]
     md5 = f"--md5=results_text.tar.gz={hashlib.md5(server.files['/text']).hexdigest()}"
     result = run("--mlperf=text", "--source=drive", "--out_dir=here", *urls, md5, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert files_below(tmp_path / "here").items() >= LOOSE.items()
     assert "(no published one to compare with)" in result.stdout
-    assert "python3 verify_dataset.py --results=here/results4 --md5_list=here/results4.md5" in result.stdout
+    assert (
+        "python3 verify_dataset.py --results=here/results4 --md5_list=here/results4.md5"
+        in result.stdout
+    )
 
 
 def test_one_failure_does_not_stop_the_others(server, tmp_path):
     server.files["/list"] = b"the list"
-    urls = [f"--url=results_text.tar.gz={server.url}/gone", f"--url=bert_reference_results_text_md5.txt={server.url}/list"]
+    urls = [
+        f"--url=results_text.tar.gz={server.url}/gone",
+        f"--url=bert_reference_results_text_md5.txt={server.url}/list",
+    ]
     result = run("--mlperf=text", "--source=drive", *urls, folder=tmp_path)
     assert result.returncode == 1 and "there: 1, FAILED: 1 (results_text.tar.gz)" in result.stdout
     assert names(tmp_path / "download") == ["bert_reference_results_text_md5.txt"]
@@ -578,4 +672,7 @@ def test_one_failure_does_not_stop_the_others(server, tmp_path):
 
 def test_names_that_the_drive_does_not_have(tmp_path):
     result = run("--mlperf=text", "--source=drive", "--md5=vocab.txt=none", folder=tmp_path)
-    assert result.returncode == 2 and "vocab.txt, of --url or --md5, is not among the files asked for" in result.stderr
+    assert (
+        result.returncode == 2
+        and "vocab.txt, of --url or --md5, is not among the files asked for" in result.stderr
+    )

@@ -27,13 +27,17 @@ def main():
 signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.run(main)
 """
-    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
     assert (process.returncode, process.stderr) == (128 + number, "")
 
 
 def test_other_errors_in_finalizers_are_told():
     program = "from bert.common import cli; Lost = type('Lost', (), {'__del__': lambda self: 1 / 0}); cli.run(lambda: Lost() and None)"
-    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
     assert process.returncode == 0 and "ZeroDivisionError" in process.stderr
 
 
@@ -58,12 +62,16 @@ def main():
 
 cli.run_as_rank(main)
 """
-    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
     assert process.returncode == code and process.stdout == "so far\n" and told in process.stderr
     assert told or process.stderr == ""
 
 
 def test_rank_that_has_done_its_work_tidies_up():
     program = "import atexit; from bert.common import cli; atexit.register(print, 'tidied up'); cli.run_as_rank(lambda: None)"
-    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
     assert (process.returncode, process.stdout, process.stderr) == (0, "tidied up\n", "")

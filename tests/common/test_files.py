@@ -30,9 +30,16 @@ def test_leftovers_are_told_from_other_files(tmp_path):
 
 
 def test_local_paths_do_not_import_tensorflow(tmp_path):
-    flags = [f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out", "--show_examples=1", *FLAGS]
+    flags = [
+        f"--input_file={UNICODE_TEXT}",
+        f"--output_file={tmp_path}/out",
+        "--show_examples=1",
+        *FLAGS,
+    ]
     code = f"import sys, create_pretraining_data as c; c.main({flags}); print('tensorflow' in sys.modules)"
-    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert process.stdout.endswith("\nFalse\n") and process.stderr == ""
 
 
@@ -61,8 +68,15 @@ class TestRemote:
             file.write(b"2")
         with files.atomic_writer(f"{ram}/a") as file:  # in the place of an older one
             file.write(b"three")
-        assert files.list_folder_or_pattern(ram) == [f"{ram}/a", f"{ram}/b"] == files.expand_patterns(f"{ram}/*")
-        assert b"".join(files.read_blocks(f"{ram}/a", 2)) == b"three" and files.size_of(f"{ram}/a") == 5
+        assert (
+            files.list_folder_or_pattern(ram)
+            == [f"{ram}/a", f"{ram}/b"]
+            == files.expand_patterns(f"{ram}/*")
+        )
+        assert (
+            b"".join(files.read_blocks(f"{ram}/a", 2)) == b"three"
+            and files.size_of(f"{ram}/a") == 5
+        )
         files.remove(f"{ram}/a")
         files.remove(f"{ram}/a")
         assert files.list_folder_or_pattern(ram) == [f"{ram}/b"]
@@ -99,6 +113,9 @@ class TestRemote:
             "--vocab_file=file:///absent/vocab", check=False,
         )  # fmt: skip
         assert_refused(
-            process, "nosuch://bucket/text: File system scheme", "--show_examples", "file:///absent/vocab: no such file"
+            process,
+            "nosuch://bucket/text: File system scheme",
+            "--show_examples",
+            "file:///absent/vocab: no such file",
         )
         assert os.listdir(tmp_path) == []

@@ -37,15 +37,25 @@ def read_only_install(tmp_path):
 
 
 def test_read_only_install_without_a_home(read_only_install, tmp_path):
-    environment = {"PATH": os.environ["PATH"], "HOME": f"{tmp_path}/home", "TMPDIR": f"{tmp_path}/open"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": f"{tmp_path}/home",
+        "TMPDIR": f"{tmp_path}/open",
+    }
     command = [sys.executable, "create_pretraining_data.py", "--input_file=text", f"--output_file={tmp_path}/open/out",
                "--vocab_file=vocab.txt", "--dupe_factor=2"]  # fmt: skip
     options = {"cwd": read_only_install, "env": environment, "preexec_fn": obey_permissions}
     touch = subprocess.run(["touch", "bert/new"], capture_output=True, **options)
     assert touch.returncode, "the install is read-only indeed"
-    first, second = (subprocess.run(command, capture_output=True, text=True, **options) for _ in range(2))
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, **options) for _ in range(2)
+    )
     assert first.returncode == second.returncode == 0, first.stderr
-    assert "note: " in first.stderr and f"{tmp_path}/open/bert-kernels-{os.getuid()}" in first.stderr
-    assert "compiling" in first.stderr and "compiling" not in second.stderr, "the compiled code is kept"
+    assert (
+        "note: " in first.stderr and f"{tmp_path}/open/bert-kernels-{os.getuid()}" in first.stderr
+    )
+    assert "compiling" in first.stderr and "compiling" not in second.stderr, (
+        "the compiled code is kept"
+    )
     create(UNICODE_TEXT, tmp_path / "expected", "--dupe_factor=2")
     assert (tmp_path / "open/out").read_bytes() == (tmp_path / "expected").read_bytes()

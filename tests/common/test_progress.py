@@ -14,7 +14,12 @@ from bert.common.progress import time_left
 
 @pytest.mark.parametrize(
     "done, total, seconds, expected",
-    [(1, 3, 2.0, "4 s left"), (1, 2, 61, "1 min 01 s left"), (1, 2, 7322, "2 h 02 min left"), (5, 5, 9, "0 s left")],
+    [
+        (1, 3, 2.0, "4 s left"),
+        (1, 2, 61, "1 min 01 s left"),
+        (1, 2, 7322, "2 h 02 min left"),
+        (5, 5, 9, "0 s left"),
+    ],
 )
 def test_time_left(done, total, seconds, expected):
     assert time_left(done, total, seconds) == expected
@@ -23,7 +28,14 @@ def test_time_left(done, total, seconds, expected):
 def run_on_a_terminal(*command):
     """Runs a script at the root with a terminal as stderr; returns (stdout, the texts that its line showed)."""
     parent, child = pty.openpty()
-    process = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=child, text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=child,
+        text=True,
+        check=True,
+    )
     os.close(child)
     shown = os.read(parent, 1 << 16).decode()
     os.close(parent)
@@ -35,7 +47,12 @@ def test_stages_on_a_terminal_are_wiped(tmp_path):
     stdout, stages = run_on_a_terminal(
         "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out", f"--vocab_file={ROOT}/vocab.txt"
     )  # fmt: skip
-    for stage in ("reading ", "tokenising ", "making instances", "writing 1,076 of 1,076 records, "):
+    for stage in (
+        "reading ",
+        "tokenising ",
+        "making instances",
+        "writing 1,076 of 1,076 records, ",
+    ):
         assert any(text.startswith(stage) for text in stages), stages
     assert all(len(text) < 80 for text in stages)
     assert stdout.count("\n") == 1
@@ -43,15 +60,32 @@ def test_stages_on_a_terminal_are_wiped(tmp_path):
 
 def test_commands_that_read_many_files_tell_how_far_they_are(tmp_path):
     for seed in (1, 2):
-        create(UNICODE_TEXT, tmp_path / "tfrecord" / str(seed), "--dupe_factor=1", f"--random_seed={seed}")
-    _, shown = run_on_a_terminal("make_idx.py", f"--tfrecord_train={tmp_path}/tfrecord", f"--output_idx={tmp_path}/idx")
-    assert any(re.fullmatch(r"1 of 2 files, [\d,]+ records/s, \d+ s left", text) for text in shown), shown
+        create(
+            UNICODE_TEXT,
+            tmp_path / "tfrecord" / str(seed),
+            "--dupe_factor=1",
+            f"--random_seed={seed}",
+        )
+    _, shown = run_on_a_terminal(
+        "make_idx.py", f"--tfrecord_train={tmp_path}/tfrecord", f"--output_idx={tmp_path}/idx"
+    )
+    assert any(
+        re.fullmatch(r"1 of 2 files, [\d,]+ records/s, \d+ s left", text) for text in shown
+    ), shown
     _, shown = run_on_a_terminal("inspect_tfrecord.py", f"{tmp_path}/tfrecord", "--stats")
-    assert any(re.fullmatch(r"1 of 2 files, [\d,]+ records/s, \d+ s left", text) for text in shown), shown
+    assert any(
+        re.fullmatch(r"1 of 2 files, [\d,]+ records/s, \d+ s left", text) for text in shown
+    ), shown
     lengths = ("--max_seq_length=128", "--max_predictions_per_seq=20")
-    run_script("verify_dataset.py", f"--tfrecord={tmp_path}/tfrecord", "--own_data", *lengths)  # may tell that it compiles
-    _, shown = run_on_a_terminal("verify_dataset.py", f"--tfrecord={tmp_path}/tfrecord", "--own_data", *lengths)
-    assert any(re.fullmatch(r"\d+ of \d+ MB, [\d,]+ MB/s, \d+ s left", text) for text in shown), shown
+    run_script(
+        "verify_dataset.py", f"--tfrecord={tmp_path}/tfrecord", "--own_data", *lengths
+    )  # may tell that it compiles
+    _, shown = run_on_a_terminal(
+        "verify_dataset.py", f"--tfrecord={tmp_path}/tfrecord", "--own_data", *lengths
+    )
+    assert any(re.fullmatch(r"\d+ of \d+ MB, [\d,]+ MB/s, \d+ s left", text) for text in shown), (
+        shown
+    )
 
 
 def test_nothing_elsewhere(tmp_path):

@@ -36,12 +36,19 @@ PYTHONS = pythons()
 
 
 def output_of(python, script):
-    return subprocess.run([python, ROOT / "tests/reference" / script], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [python, ROOT / "tests/reference" / script], capture_output=True, text=True, check=True
+    ).stdout
 
 
-@pytest.mark.parametrize("version", [version for version in PYTHONS if not version.startswith(("3.6.", "3.8."))])
+@pytest.mark.parametrize(
+    "version", [version for version in PYTHONS if not version.startswith(("3.6.", "3.8."))]
+)
 def test_every_character_is_classified_as_by_python_3_7(version):
-    assert output_of(PYTHONS[version], "character_classes.py").split() == [TOKENIZER_CLASSES, SPLITTER_CLASSES]
+    assert output_of(PYTHONS[version], "character_classes.py").split() == [
+        TOKENIZER_CLASSES,
+        SPLITTER_CLASSES,
+    ]
 
 
 def test_sentences_are_those_of_nltk_3_4_5_on_python_3_7():
@@ -52,7 +59,10 @@ def test_table_is_python_3_7s():
     python = next((path for version, path in PYTHONS.items() if version.startswith("3.7.")), None)
     if python is None:
         pytest.skip("needs a Python 3.7")
-    assert output_of(python, "unicode_11_table.py") == (ROOT / "bert/common/unicode_11_table.py").read_text()
+    assert (
+        output_of(python, "unicode_11_table.py")
+        == (ROOT / "bert/common/unicode_11_table.py").read_text()
+    )
 
 
 def test_replacement_is_one_for_one():

@@ -23,19 +23,24 @@ LENGTHS = feature_lengths(SEQUENCE, PREDICTIONS)
 def random_example(generator):
     values = {
         feature.name: [
-            generator.choice((0, 1, 127, 128, 999, generator.randrange(VOCAB))) for _ in range(LENGTHS[feature.name])
+            generator.choice((0, 1, 127, 128, 999, generator.randrange(VOCAB)))
+            for _ in range(LENGTHS[feature.name])
         ]
         for feature in FEATURES
     }
     values["masked_lm_positions"] = [generator.randrange(SEQUENCE) for _ in range(PREDICTIONS)]
-    values["masked_lm_weights"] = [generator.choice((0.0, 1.0, generator.random())) for _ in range(PREDICTIONS)]
+    values["masked_lm_weights"] = [
+        generator.choice((0.0, 1.0, generator.random())) for _ in range(PREDICTIONS)
+    ]
     return values
 
 
 def records_of(payloads):
     starts = np.cumsum([0] + [len(payload) + 16 for payload in payloads])[:-1] + 12
     data = np.frombuffer(b"".join(map(frame, payloads)), np.uint8)
-    return Records(np.arange(len(payloads)), data, starts, starts + [len(payload) for payload in payloads])
+    return Records(
+        np.arange(len(payloads)), data, starts, starts + [len(payload) for payload in payloads]
+    )
 
 
 def decode(payloads, vocab_size=VOCAB):
@@ -48,16 +53,23 @@ def decode(payloads, vocab_size=VOCAB):
 def takes(payload):
     """Whether the kernel itself decodes the message."""
     decoder, records = Decoder(LENGTHS, VOCAB), records_of([payload])
-    batch = decoder.split(np.empty(sum(LENGTHS.values()) - PREDICTIONS, np.int64), np.empty(PREDICTIONS, np.float32))
+    batch = decoder.split(
+        np.empty(sum(LENGTHS.values()) - PREDICTIONS, np.int64), np.empty(PREDICTIONS, np.float32)
+    )
     weights = batch.pop("masked_lm_weights")
     limits = decoder._limits
-    return 1 == decode_rows(records.data, records.starts, records.ends, 0, limits, tuple(batch.values()), weights)
+    return 1 == decode_rows(
+        records.data, records.starts, records.ends, 0, limits, tuple(batch.values()), weights
+    )
 
 
 def assert_equal(batch, examples):
     for feature in FEATURES:
         column = batch[feature.name]
-        assert column.dtype == feature.dtype and column.shape == (len(examples), LENGTHS[feature.name])
+        assert column.dtype == feature.dtype and column.shape == (
+            len(examples),
+            LENGTHS[feature.name],
+        )
         assert column.flags.c_contiguous
         assert np.array_equal(column, [example[feature.name] for example in examples])
 
@@ -82,7 +94,9 @@ def entry(name, values, is_packed=True, kind=None):
         kind = 2 if name == "masked_lm_weights" else 3
     numbers = [struct.pack("<f", value) if kind == 2 else varint(value % 2**64) for value in values]
     key = b"\x0d" if kind == 2 else b"\x08"
-    packed = field(1, b"".join(numbers)) if is_packed else b"".join(key + number for number in numbers)
+    packed = (
+        field(1, b"".join(numbers)) if is_packed else b"".join(key + number for number in numbers)
+    )
     return field(1, field(1, name.encode()) + field(2, field(kind, packed)))
 
 
@@ -109,7 +123,9 @@ def test_features_in_any_order(names):
 def test_what_only_the_readable_decoder_takes_is_decoded_too():
     examples = [random_example(random.Random(n)) for n in range(3)]
     unpacked = message(examples[1], is_packed=False)
-    long_varint = encode_example(examples[2]) + b"\x10\x01"  # a field that tf.train.Example does not have
+    long_varint = (
+        encode_example(examples[2]) + b"\x10\x01"
+    )  # a field that tf.train.Example does not have
     payloads = [encode_example(examples[0]), unpacked, long_varint]
     assert [takes(payload) for payload in payloads] == [True, False, False]
     batch = decode(payloads)
@@ -160,16 +176,30 @@ def wrong(**changes):
         (wrong(segment_ids=[1] * 17), "segment_ids has 17 values, expected 16"),
         (wrong(next_sentence_labels=[]), "next_sentence_labels has 0 values, expected 1"),
         (wrong(masked_lm_weights=[1.0] * 2), "masked_lm_weights has 2 values, expected 3"),
-        (wrong(input_ids=[VOCAB] * 16), "input_ids holds token id 1000, expected 0 to below vocab_size 1000"),
+        (
+            wrong(input_ids=[VOCAB] * 16),
+            "input_ids holds token id 1000, expected 0 to below vocab_size 1000",
+        ),
         (wrong(masked_lm_ids=[0, -1, 0]), "masked_lm_ids holds token id -1"),
-        (wrong(masked_lm_positions=[0, 16, 1]), "masked_lm_positions holds 16, expected 0 to below 16"),
-        (wrong(masked_lm_positions=[0, -(2**63), 1]), "masked_lm_positions holds -9223372036854775808"),
+        (
+            wrong(masked_lm_positions=[0, 16, 1]),
+            "masked_lm_positions holds 16, expected 0 to below 16",
+        ),
+        (
+            wrong(masked_lm_positions=[0, -(2**63), 1]),
+            "masked_lm_positions holds -9223372036854775808",
+        ),
         (wrong(segment_ids=[2**31] * 16), "segment_ids holds 2147483648"),
         (wrong(extra=[1]), "unknown: extra"),
-        (message({k: v for k, v in synthetic_example(5).items() if k != "input_mask"}), "missing: input_mask"),
+        (
+            message({k: v for k, v in synthetic_example(5).items() if k != "input_mask"}),
+            "missing: input_mask",
+        ),
         (message(synthetic_example(5), kind=2), "holds float32, expected int64"),
         (
-            wrong(masked_lm_weights=[]).replace(b"\x12\x04\x12\x02\x0a\x00", b"\x12\x04\x1a\x02\x0a\x00"),
+            wrong(masked_lm_weights=[]).replace(
+                b"\x12\x04\x12\x02\x0a\x00", b"\x12\x04\x1a\x02\x0a\x00"
+            ),
             "masked_lm_weights holds int64",
         ),
         (b"", "missing: "),

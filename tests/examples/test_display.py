@@ -26,11 +26,15 @@ def test_example_in_words():
 
 
 def test_special_tokens_put_in_by_masking_are_shown():
-    assert "A: the {[SEP]: cat} ##s\n" in words(input_ids=[1, THE, 2, S, 2, ON, ON, THE, MAT, 2, 0, 0])
+    assert "A: the {[SEP]: cat} ##s\n" in words(
+        input_ids=[1, THE, 2, S, 2, ON, ON, THE, MAT, 2, 0, 0]
+    )
 
 
 def test_ids_beyond_the_vocabulary_and_positions_without_text():
-    text = words(input_ids=[1, 40000, 3, S, 2, ON, ON, THE, MAT, 2, 0, 0], masked_lm_positions=[2, 11, 12, 0])
+    text = words(
+        input_ids=[1, 40000, 3, S, 2, ON, ON, THE, MAT, 2, 0, 0], masked_lm_positions=[2, 11, 12, 0]
+    )
     assert "A: <id 40000> {[MASK]: cat} ##s\nB: on on the mat\n" in text
     assert "to predict outside the text: position 11: sat; position 12: the\n" in text
 
@@ -45,23 +49,39 @@ def test_long_segments_are_wrapped():
 
 
 @pytest.mark.parametrize(
-    "pieces, text", [(["the", "cat", "##s", "{=on}", "##s", "##x"], "the cats {=on} ##sx"), ([], ""), (["##s"], "##s")]
+    "pieces, text",
+    [
+        (["the", "cat", "##s", "{=on}", "##s", "##x"], "the cats {=on} ##sx"),
+        ([], ""),
+        (["##s"], "##s"),
+    ],
 )
 def test_pieces_are_joined(pieces, text):
     assert join_pieces(pieces) == text
 
 
 def test_show_examples(tmp_path):
-    stdout = create(UNICODE_TEXT, tmp_path / "out", "--show_examples=3", "--dupe_factor=1", "--max_seq_length=64").stdout
+    stdout = create(
+        UNICODE_TEXT,
+        tmp_path / "out",
+        "--show_examples=3",
+        "--dupe_factor=1",
+        "--max_seq_length=64",
+    ).stdout
     assert re.findall(r"record (\d+) at byte", stdout) == ["0", "1", "2"]
     assert stdout.splitlines()[-1].startswith("25 documents -> ")
     pieces = (ROOT / "vocab.txt").read_text().split("\n")
     with TFRecordFile(tmp_path / "out") as records:
-        shown = [example_words(decode_example(records.payload(*extent), ""), pieces) for extent in records.extents()][:3]
+        shown = [
+            example_words(decode_example(records.payload(*extent), ""), pieces)
+            for extent in records.extents()
+        ][:3]
     assert all(f"***\n{text}\n" in stdout for text in shown) and "{[MASK]: " in stdout
 
 
 def test_more_than_there_are(tmp_path):
     (tmp_path / "text").write_text("one\ntwo\n")
-    stdout = create(tmp_path / "text", tmp_path / "out", "--show_examples=1000", "--dupe_factor=1").stdout
+    stdout = create(
+        tmp_path / "text", tmp_path / "out", "--show_examples=1000", "--dupe_factor=1"
+    ).stdout
     assert f"-> {stdout.count('***') // 2} records" in stdout

@@ -35,7 +35,9 @@ def test_census_counts():
 
 def test_shows_the_records_asked_for(files):
     folder, vocab = files
-    output = run_script("inspect_tfrecord.py", f"{folder}/part-0", vocab, "--record=1", "--count=2").stdout
+    output = run_script(
+        "inspect_tfrecord.py", f"{folder}/part-0", vocab, "--record=1", "--count=2"
+    ).stdout
     size = len(frame(encode_example(EXAMPLE)))
     assert f"part-0: record 1 at byte {size}\nA: the {{[MASK]: cat}} ##s\n" in output
     assert f"part-0: record 2 at byte {2 * size}\n" in output and "record 0" not in output
@@ -43,7 +45,9 @@ def test_shows_the_records_asked_for(files):
 
 def test_statistics_of_a_folder(files, tmp_path):
     folder, vocab = files
-    output = run_script("inspect_tfrecord.py", folder, vocab, f"--plot={tmp_path}/new/plot.png").stdout
+    output = run_script(
+        "inspect_tfrecord.py", folder, vocab, f"--plot={tmp_path}/new/plot.png"
+    ).stdout
     assert "5 records of 12 tokens and 4 predictions" in output
     assert "padding: 16.7% of the tokens, mean length 10.0" in output
     assert "33.3% [MASK], 33.3% another piece, 33.3% left as they were" in output
@@ -53,27 +57,55 @@ def test_statistics_of_a_folder(files, tmp_path):
 
 
 def test_statistics_of_real_examples(tmp_path):
-    create(UNICODE_TEXT, tmp_path / "part", "--max_seq_length=32", "--max_predictions_per_seq=5", "--dupe_factor=1")
+    create(
+        UNICODE_TEXT,
+        tmp_path / "part",
+        "--max_seq_length=32",
+        "--max_predictions_per_seq=5",
+        "--dupe_factor=1",
+    )
     with TFRecordFile(tmp_path / "part") as file:
         examples = [decode_example(file.payload(*extent), "") for extent in file.extents()]
     output = run_script("inspect_tfrecord.py", tmp_path / "part", "--stats").stdout
     padding = 1 - np.mean([example["input_mask"].mean() for example in examples])
-    assert f"{len(examples):,} records of 32 tokens and 5 predictions\npadding: {padding:.1%}" in output
+    assert (
+        f"{len(examples):,} records of 32 tokens and 5 predictions\npadding: {padding:.1%}"
+        in output
+    )
     assert "'[CLS]'" not in output
 
 
 def test_wrong_flags_and_files(files, tmp_path):
     folder, vocab = files
-    process = run_script("inspect_tfrecord.py", folder, "--vocab_file=absent", "--record=-1", "--count=0", check=False)
-    assert_refused(process, "2 files; name one, or ask for statistics", "absent", "--record=-1", "--count=0")
-    assert_refused(run_script("inspect_tfrecord.py", tmp_path / "absent", check=False), "absent: no such file")
-    process = run_script("inspect_tfrecord.py", f"{folder}/part-0", vocab, "--record=2", "--count=2", check=False)
+    process = run_script(
+        "inspect_tfrecord.py",
+        folder,
+        "--vocab_file=absent",
+        "--record=-1",
+        "--count=0",
+        check=False,
+    )
+    assert_refused(
+        process, "2 files; name one, or ask for statistics", "absent", "--record=-1", "--count=0"
+    )
+    assert_refused(
+        run_script("inspect_tfrecord.py", tmp_path / "absent", check=False), "absent: no such file"
+    )
+    process = run_script(
+        "inspect_tfrecord.py", f"{folder}/part-0", vocab, "--record=2", "--count=2", check=False
+    )
     assert_refused(process, "3 records, 0 to 2; --record=2 --count=2 ends behind them")
-    process = run_script("inspect_tfrecord.py", f"{folder}/part-0", vocab, f"--plot={folder}/part-0", check=False)
+    process = run_script(
+        "inspect_tfrecord.py", f"{folder}/part-0", vocab, f"--plot={folder}/part-0", check=False
+    )
     assert_refused(process, "would overwrite an input")
     (tmp_path / "short.txt").write_text("\n".join(PIECES[:5]))
     process = run_script(
-        "inspect_tfrecord.py", f"{folder}/part-0", f"--vocab_file={tmp_path}/short.txt", "--stats", check=False
+        "inspect_tfrecord.py",
+        f"{folder}/part-0",
+        f"--vocab_file={tmp_path}/short.txt",
+        "--stats",
+        check=False,
     )
     assert_refused(process, "part-0", "token id 6", "vocab_size 5")
 
@@ -83,4 +115,8 @@ def test_damage_is_named(files):
     with open(folder / "part-1", "r+b") as file:
         file.seek(-20, 2)
         file.write(b"\xff")
-    assert_refused(run_script("inspect_tfrecord.py", folder, vocab, "--stats", check=False), "part-1: record 1: ", "checksum")
+    assert_refused(
+        run_script("inspect_tfrecord.py", folder, vocab, "--stats", check=False),
+        "part-1: record 1: ",
+        "checksum",
+    )

@@ -38,28 +38,47 @@ def test_even_distances(tfrecord_folder, tmp_path, number):
     (source,), _ = tfrecord_folder([37])
     pick(source, tmp_path / "picked", number)
     all_payloads = payloads(source)
-    assert payloads(tmp_path / "picked") == [all_payloads[int(i * (37 / number))] for i in range(number)]
+    assert payloads(tmp_path / "picked") == [
+        all_payloads[int(i * (37 / number))] for i in range(number)
+    ]
 
 
 @needs_wikipedia
 def test_recorded_digests(tmp_path):
     recorded = json.loads((MLPERF / "pretraining_data.json").read_text())
-    create(WIKIPEDIA / "articles.txt", tmp_path / "large", "--max_seq_length=512", "--max_predictions_per_seq=76")
-    assert [case["num_examples_to_pick"] for case in recorded["pick_eval_samples"]] == [1000, 6377, 10000]
+    create(
+        WIKIPEDIA / "articles.txt",
+        tmp_path / "large",
+        "--max_seq_length=512",
+        "--max_predictions_per_seq=76",
+    )
+    assert [case["num_examples_to_pick"] for case in recorded["pick_eval_samples"]] == [
+        1000,
+        6377,
+        10000,
+    ]
     for case in recorded["pick_eval_samples"]:
         pick(tmp_path / "large", tmp_path / "picked", case["num_examples_to_pick"], 512, 76)
-        assert tensorflow_digest(tmp_path / "picked") == {key: case[key] for key in ("records", "bytes", "sha256")}
+        assert tensorflow_digest(tmp_path / "picked") == {
+            key: case[key] for key in ("records", "bytes", "sha256")
+        }
 
 
 def test_memory_does_not_grow_with_the_file(tfrecord_folder, tmp_path):
     def peak_kilobytes(source):
-        flags = [f"--input_tfrecord={source}", f"--output_tfrecord={tmp_path}/picked", "--num_examples_to_pick=10"]
+        flags = [
+            f"--input_tfrecord={source}",
+            f"--output_tfrecord={tmp_path}/picked",
+            "--num_examples_to_pick=10",
+        ]
         flags += ["--max_seq_length=16", "--max_predictions_per_seq=3"]
         code = (
             f"import resource, pick_eval_samples; pick_eval_samples.main({flags});"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        process = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         return int(process.stdout.split()[-1])
 
     (small,), _ = tfrecord_folder([10])
@@ -95,7 +114,11 @@ def test_refused_records(tfrecord_folder, tmp_path, damage):
 def test_refused_flags(tfrecord_folder, tmp_path):
     (source,), _ = tfrecord_folder([3])
     assert_refused(pick(source, source, 2, check=False), "would overwrite")
-    assert_refused(pick(tmp_path / "absent", tmp_path / "picked", 0, check=False), "absent", "--num_examples_to_pick=0")
+    assert_refused(
+        pick(tmp_path / "absent", tmp_path / "picked", 0, check=False),
+        "absent",
+        "--num_examples_to_pick=0",
+    )
 
 
 def test_picks_from_generated_examples(tmp_path):

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from bert.common.files import DataError
 from bert.examples import checksums
 from bert.examples.example import FEATURES, decode_example
-from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile, frame, masked_crc32c, write_index
+from bert.examples.tfrecord import (
+    CHECKSUM_BYTES,
+    HEADER_BYTES,
+    TFRecordFile,
+    frame,
+    masked_crc32c,
+    write_index,
+)
 from tests.reference.example import encode_example
 
 
@@ -44,7 +51,11 @@ def test_many_records_sealed_at_once(payloads):
     assert sealed(payloads) == b"".join(map(frame, payloads))
 
 
-@given(st.lists(st.binary(max_size=40), min_size=1, max_size=9), st.integers(0, 500), st.integers(1, 255))
+@given(
+    st.lists(st.binary(max_size=40), min_size=1, max_size=9),
+    st.integers(0, 500),
+    st.integers(1, 255),
+)
 def test_many_records_checked_at_once(payloads, place, change):
     def found(data):
         starts, ends, is_right = checksums.check_records(np.frombuffer(data, np.uint8))
@@ -61,7 +72,9 @@ def test_many_records_checked_at_once(payloads, place, change):
     if in_record < HEADER_BYTES:
         assert (some, is_right) == (payloads[:damaged], [True] * damaged)
     else:
-        assert len(some) == len(payloads) and is_right == [k != damaged for k in range(len(payloads))]
+        assert len(some) == len(payloads) and is_right == [
+            k != damaged for k in range(len(payloads))
+        ]
 
 
 def record_at(sizes, place):
@@ -84,7 +97,10 @@ payloads = [bytes((k * k + n) % 251 for k in range(n)) for n in (0, 1, 7, 8, 9, 
 assert sealed(payloads) == b"".join(map(frame, payloads))
 assert checksums.check_records(np.frombuffer(sealed(payloads), np.uint8))[2].tolist() == [True] * 6
 """
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    environment = os.environ | {
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
+    }
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
@@ -118,9 +134,13 @@ def test_decodes_negative_and_unpacked_values_and_any_order():
         if feature.name == "next_sentence_labels":
             value_list = field(3, b"\x08" + b"\xff" * 9 + b"\x01")  # -1, not packed
         elif feature.dtype == "float32":
-            value_list = field(2, b"".join(b"\x0d" + struct.pack("<f", value) for value in values[feature.name]))
+            value_list = field(
+                2, b"".join(b"\x0d" + struct.pack("<f", value) for value in values[feature.name])
+            )
         else:
-            value_list = field(3, b"".join(b"\x08" + bytes([value % 128]) for value in values[feature.name]))
+            value_list = field(
+                3, b"".join(b"\x08" + bytes([value % 128]) for value in values[feature.name])
+            )
         entries.append(field(1, field(1, feature.name.encode()) + field(2, value_list)))
     content = b"".join(entries)
     payload = b"\x0a" + bytes([len(content) & 127 | 128, len(content) >> 7]) + content
@@ -130,7 +150,9 @@ def test_decodes_negative_and_unpacked_values_and_any_order():
     assert decoded["input_ids"].tolist() == [value % 128 for value in values["input_ids"]]
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x0a\xff", b"\xff" * 20, b"\x0a\x02\x0a\x00", b"no example at all"])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x0a\xff", b"\xff" * 20, b"\x0a\x02\x0a\x00", b"no example at all"]
+)
 def test_refuses_what_is_no_example(payload):
     with pytest.raises(DataError, match="^here: "):
         decode_example(payload, "here")
@@ -151,7 +173,9 @@ def test_wrong_type_is_named():
 def test_checksum_is_tensorflows():
     # The first record's length checksum of any TFRecord with a payload of 0 bytes, as TensorFlow writes it.
     assert masked_crc32c(bytes(8)) == 0x07980329
-    assert frame(b"") == bytes(8) + struct.pack("<I", 0x07980329) + struct.pack("<I", masked_crc32c(b""))
+    assert frame(b"") == bytes(8) + struct.pack("<I", 0x07980329) + struct.pack(
+        "<I", masked_crc32c(b"")
+    )
 
 
 def test_index_equals_dalis(tfrecord_folder, tmp_path):
@@ -166,11 +190,17 @@ def test_index_equals_dalis(tfrecord_folder, tmp_path):
     for path, split in zip(paths, ("train", "train", "eval")):
         name = os.path.basename(path)
         subprocess.run(
-            [os.path.join(os.path.dirname(sys.executable), "tfrecord2idx"), path, f"{tmp_path}/dali"],
+            [
+                os.path.join(os.path.dirname(sys.executable), "tfrecord2idx"),
+                path,
+                f"{tmp_path}/dali",
+            ],
             check=True,
             capture_output=True,
         )
-        assert (tmp_path / "idx" / split / f"{name}.idx").read_bytes() == (tmp_path / "dali").read_bytes()
+        assert (tmp_path / "idx" / split / f"{name}.idx").read_bytes() == (
+            tmp_path / "dali"
+        ).read_bytes()
 
 
 def test_folder_as_source(tfrecord_folder, tmp_path):
@@ -189,19 +219,29 @@ def test_folder_as_source(tfrecord_folder, tmp_path):
         (lambda data: data + b"1234", ("byte {end}", "the file ends 4 bytes into a record header")),
         (lambda data: data[:5] + b"\x01" + data[6:], ("byte 0", "checksum is wrong")),
         (lambda data: b"", ("0 bytes",)),
-        (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ("byte 0", "git lfs pull")),
+        (
+            lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            ("byte 0", "git lfs pull"),
+        ),
         (gzip.compress, ("byte 0", "a compressed file: unpack it")),
         (lambda data: b"<!DOCTYPE html><html>Not found</html>", ("byte 0", "web page")),
     ],
 )
-def test_damaged_file_gets_no_index_and_does_not_stop_the_others(tfrecord_folder, tmp_path, damage, words):
+def test_damaged_file_gets_no_index_and_does_not_stop_the_others(
+    tfrecord_folder, tmp_path, damage, words
+):
     paths, index_paths = tfrecord_folder([3, 4])
     data = (tmp_path / "part-00000").read_bytes()
     with TFRecordFile(paths[0]) as records:
         last = list(records.extents())[-1][0]
     (tmp_path / "part-00000").write_bytes(damage(data))
     (tmp_path / "idx/train").mkdir(parents=True)
-    process = run_script("make_idx.py", f"--tfrecord_train={paths[0]},{paths[1]}", f"--output_idx={tmp_path}/idx", check=False)
+    process = run_script(
+        "make_idx.py",
+        f"--tfrecord_train={paths[0]},{paths[1]}",
+        f"--output_idx={tmp_path}/idx",
+        check=False,
+    )
     assert_refused(process, paths[0], *(word.format(last=last, end=len(data)) for word in words))
     assert os.listdir(tmp_path / "idx/train") == ["part-00001.idx"]
 
@@ -215,12 +255,16 @@ def test_flipped_payload_bit_is_found(tfrecord_folder, tmp_path):
         *whole, last = records.extents()
         for extent in whole:
             records.payload(*extent)
-        with pytest.raises(DataError, match=f"byte {last[0]}: the record's data does not have its checksum"):
+        with pytest.raises(
+            DataError, match=f"byte {last[0]}: the record's data does not have its checksum"
+        ):
             records.payload(*last)
 
 
 def test_refused_flags(tfrecord_folder, tmp_path):
-    assert_refused(run_script("make_idx.py", f"--output_idx={tmp_path}", check=False), "nothing to index")
+    assert_refused(
+        run_script("make_idx.py", f"--output_idx={tmp_path}", check=False), "nothing to index"
+    )
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     paths, _ = tfrecord_folder([1])
     for folder in "ab":

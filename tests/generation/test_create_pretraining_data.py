@@ -9,7 +9,17 @@ import time
 
 import numpy as np
 import pytest
-from conftest import DATA, MLPERF, ROOT, UNICODE_TEXT, WIKIPEDIA, assert_refused, create, run_script, tensorflow_digest
+from conftest import (
+    DATA,
+    MLPERF,
+    ROOT,
+    UNICODE_TEXT,
+    WIKIPEDIA,
+    assert_refused,
+    create,
+    run_script,
+    tensorflow_digest,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +41,10 @@ RECORDED = json.loads((MLPERF / "pretraining_data.json").read_text())["create_pr
 
 @pytest.mark.parametrize("case", RECORDED, ids=[case["name"] for case in RECORDED])
 def test_recorded_digests(case, tmp_path):
-    inputs = [next((path for path in (DATA / name, WIKIPEDIA / name) if path.exists()), None) for name in case["input_file"]]
+    inputs = [
+        next((path for path in (DATA / name, WIKIPEDIA / name) if path.exists()), None)
+        for name in case["input_file"]
+    ]
     if None in inputs:
         pytest.skip("the recorded Wikipedia texts are not beside this checkout")
     outputs = [tmp_path / f"out.{n}" for n in range(len(case["output_file"]))]
@@ -66,7 +79,10 @@ def test_several_files_are_one_corpus_and_outputs_take_turns(tmp_path):
     "data, expected",
     [
         (b"foo\rbar\r\n", ["foobar"]),  # every \r goes, wherever it stands
-        (b"a\x0bb\x0cc\xc2\x85d\xe2\x80\xa8e\n", ["a\x0bb\x0cc\x85d\u2028e"]),  # only \n ends a line
+        (
+            b"a\x0bb\x0cc\xc2\x85d\xe2\x80\xa8e\n",
+            ["a\x0bb\x0cc\x85d\u2028e"],
+        ),  # only \n ends a line
         (b" \t\xc2\xa0\n x \nlast", ["", "x", "last"]),
         (b"\xc3\r\xa9\n", ["\xe9"]),  # dropped before decoding
     ],
@@ -86,7 +102,9 @@ def test_line_of_controls_neither_ends_a_document_nor_adds_a_sentence(tmp_path):
     (tmp_path / "text").write_bytes(b"\n\none\n\x01\ntwo\n\n \n\nthree")
     corpus = part.read_corpus([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
     assert corpus.document_starts.tolist() == [0, 2, 3]
-    assert len(reference.read_documents([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))) == 2
+    assert (
+        len(reference.read_documents([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))) == 2
+    )
 
 
 class TestRefusals:
@@ -103,7 +121,14 @@ class TestRefusals:
             "create_pretraining_data.py", f"--input_file={tmp_path}/absent-*", f"--output_file={tmp_path}/out", f"--vocab_file={tmp_path}/vocab",
             "--max_seq_length=4", "--dupe_factor=0", "--masked_lm_prob=15", check=False,
         )  # fmt: skip
-        assert_refused(process, "absent-*", "[SEP] [MASK]", "--max_seq_length=4", "--dupe_factor=0", "--masked_lm_prob=15.0")
+        assert_refused(
+            process,
+            "absent-*",
+            "[SEP] [MASK]",
+            "--max_seq_length=4",
+            "--dupe_factor=0",
+            "--masked_lm_prob=15.0",
+        )
 
     @pytest.mark.parametrize(
         "text, told",
@@ -114,7 +139,9 @@ class TestRefusals:
     )
     def test_what_is_no_text(self, tmp_path, text, told):
         (tmp_path / "text").write_text(text)
-        assert_refused(create(tmp_path / "text", tmp_path / "out", check=False), tmp_path / "text", told)
+        assert_refused(
+            create(tmp_path / "text", tmp_path / "out", check=False), tmp_path / "text", told
+        )
         assert not (tmp_path / "out").exists()
 
     def test_bad_utf8_names_file_line_and_byte(self, tmp_path):
@@ -124,7 +151,9 @@ class TestRefusals:
 
     def test_no_text(self, tmp_path):
         (tmp_path / "text").write_bytes(b"\n \n\x01\n")
-        assert_refused(create(tmp_path / "text", tmp_path / "out", check=False), tmp_path / "text", "no text")
+        assert_refused(
+            create(tmp_path / "text", tmp_path / "out", check=False), tmp_path / "text", "no text"
+        )
 
     def test_output_over_input(self, tmp_path):
         (tmp_path / "text").write_bytes(b"words\n")
@@ -133,14 +162,22 @@ class TestRefusals:
         assert (tmp_path / "text").read_bytes() == b"words\n"
 
     def test_same_output_twice(self, tmp_path):
-        assert_refused(create(UNICODE_TEXT, f"{tmp_path}/out,{tmp_path}/out", check=False), "would overwrite")
+        assert_refused(
+            create(UNICODE_TEXT, f"{tmp_path}/out,{tmp_path}/out", check=False), "would overwrite"
+        )
 
     def test_more_predictions_than_tokens(self, tmp_path):
-        process = create(UNICODE_TEXT, tmp_path / "out", "--max_predictions_per_seq=129", check=False)
+        process = create(
+            UNICODE_TEXT, tmp_path / "out", "--max_predictions_per_seq=129", check=False
+        )
         assert_refused(process, "--max_predictions_per_seq=129", "--max_seq_length=128")
 
     def test_no_folder_to_write_in(self, tmp_path):
-        assert_refused(create(UNICODE_TEXT, tmp_path / "outer/inner/file", check=False), tmp_path / "outer/inner", "mkdir -p")
+        assert_refused(
+            create(UNICODE_TEXT, tmp_path / "outer/inner/file", check=False),
+            tmp_path / "outer/inner",
+            "mkdir -p",
+        )
 
     def test_unknown_flag(self, tmp_path):
         process = create(UNICODE_TEXT, tmp_path / "out", "--max_sequence_length=128", check=False)
@@ -163,7 +200,11 @@ class TestRefusals:
         command = [sys.executable, ROOT / "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out",
                    f"--vocab_file={ROOT}/vocab.txt", "--dupe_factor=300"]  # fmt: skip
         # A shell starts background jobs with Ctrl-C ignored, and the suite may be one.
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        )
         while process.poll() is None and not os.listdir(tmp_path):
             time.sleep(0.01)
         process.send_signal(number)
@@ -178,7 +219,11 @@ def test_missing_folder_is_made_if_its_parent_exists(tmp_path):
 
 def test_full_disk_leaves_nothing(tmp_path):
     """A limit on the size of files stands for the full disk."""
-    flags = [f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out", f"--vocab_file={ROOT}/vocab.txt"]
+    flags = [
+        f"--input_file={UNICODE_TEXT}",
+        f"--output_file={tmp_path}/out",
+        f"--vocab_file={ROOT}/vocab.txt",
+    ]
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
     code = f"{limit}; from bert.common import cli; import create_pretraining_data as c; cli.run(lambda: c.main({flags}))"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -188,7 +233,13 @@ def test_full_disk_leaves_nothing(tmp_path):
 
 def test_importing_does_nothing():
     code = "import sys, create_pretraining_data as c; print(sorted({'tensorflow', 'torch', 'absl'} & sys.modules.keys()))"
-    process = subprocess.run([sys.executable, "-c", code, "--unknown"], cwd=ROOT, capture_output=True, text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", code, "--unknown"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert (process.stdout, process.stderr) == ("[]\n", "")
 
 
@@ -196,7 +247,9 @@ def test_importing_does_nothing():
 # The fast program against its readable twin
 
 words = st.sampled_from(
-    "a b the of unaffable Na\u00efve \u4e2d\u56fd \u03a3\u03a3 caf\u00e9. it's ###x [MASK] 12,5 \x01 \u00ad".split(" ")
+    "a b the of unaffable Na\u00efve \u4e2d\u56fd \u03a3\u03a3 caf\u00e9. it's ###x [MASK] 12,5 \x01 \u00ad".split(
+        " "
+    )
 )
 lines = st.lists(words, max_size=12).map(" ".join)
 texts = (
@@ -233,7 +286,11 @@ def test_equals_the_reference_byte_for_byte(tmp_path_factory, text, flags):
 
 def test_reference_runs_by_itself(tmp_path):
     flags = [f"--input_file={UNICODE_TEXT}", f"--vocab_file={ROOT}/vocab.txt", "--dupe_factor=2"]
-    run_script("tests/reference/create_pretraining_data.py", *flags, f"--output_file={tmp_path}/0,{tmp_path}/1")
+    run_script(
+        "tests/reference/create_pretraining_data.py",
+        *flags,
+        f"--output_file={tmp_path}/0,{tmp_path}/1",
+    )
     run_script("create_pretraining_data.py", *flags, f"--output_file={tmp_path}/a,{tmp_path}/b")
     for slow, fast in ("0a", "1b"):
         assert (tmp_path / fast).read_bytes() == (tmp_path / slow).read_bytes()
@@ -241,9 +298,15 @@ def test_reference_runs_by_itself(tmp_path):
 
 def test_room_for_instances_grows(monkeypatch):
     """Short sentences make far more instances than full sequences would."""
-    corpus = wordpiece.Corpus(np.arange(5000, dtype=np.uint16), np.arange(5001), np.array([0, 10, 4000, 5000]))
+    corpus = wordpiece.Corpus(
+        np.arange(5000, dtype=np.uint16), np.arange(5001), np.array([0, 10, 4000, 5000])
+    )
     sizes = []
-    monkeypatch.setattr(instances, "_with_room", lambda *args, real=instances._with_room: sizes.append(1) or real(*args))
+    monkeypatch.setattr(
+        instances,
+        "_with_room",
+        lambda *args, real=instances._with_room: sizes.append(1) or real(*args),
+    )
     rows, changes = instances.make_instances(
         corpus, {"[MASK]": 103, "x": 1}, instances.new_generator(1), max_seq_length=300, max_predictions_per_seq=40,
         masked_lm_prob=0.15, short_seq_prob=1.0, dupe_factor=3,
@@ -263,7 +326,9 @@ def test_memory_does_not_grow_with_dupe_factor_times_record_size(tmp_path):
             f"import resource, create_pretraining_data; create_pretraining_data.main({flags});"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        process = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         return int(process.stdout.split()[-1]) / 1000
 
     (tmp_path / "text").write_bytes((UNICODE_TEXT.read_bytes() + b"\n\n") * 40)

@@ -17,7 +17,12 @@ from conftest import ROOT, UNICODE_TEXT, assert_refused, create, run_script
 from bert.common.files import list_folder_or_pattern
 from bert.generation import shards
 
-COPIES = {"part-00000-of-00004": 1, "part-00001-of-00004": 3, "part-00002-of-00004": 2, "part-00003-of-00004": 4}
+COPIES = {
+    "part-00000-of-00004": 1,
+    "part-00001-of-00004": 3,
+    "part-00002-of-00004": 2,
+    "part-00003-of-00004": 4,
+}
 KILLED = ("--dupe_factor=600", "--max_seq_length=64")  # more than a second for each part
 
 
@@ -31,7 +36,13 @@ def texts(tmp_path_factory):
 
 
 def command(texts, output, *flags):
-    return [f"--input_dir={texts}", f"--output_dir={output}", f"--vocab_file={ROOT}/vocab.txt", "--num_workers=2", *flags]
+    return [
+        f"--input_dir={texts}",
+        f"--output_dir={output}",
+        f"--vocab_file={ROOT}/vocab.txt",
+        "--num_workers=2",
+        *flags,
+    ]
 
 
 def make(texts, output, *flags, check=True):
@@ -39,7 +50,11 @@ def make(texts, output, *flags, check=True):
 
 
 def contents(folder):
-    return {name: (folder / name).read_bytes() for name in os.listdir(folder) if not name.startswith(".")}
+    return {
+        name: (folder / name).read_bytes()
+        for name in os.listdir(folder)
+        if not name.startswith(".")
+    }
 
 
 def single_command(texts, folder, *flags):
@@ -73,7 +88,9 @@ def first_run(texts, tmp_path_factory):
 def test_first_run(first_run):
     process, output = first_run
     assert_refused(process, "part-00002-of-00004: line 2, byte 9: found 0xff")
-    assert process.stderr.count("\n") == 1, "Ray is silent, and there is no progress where there is no terminal"
+    assert process.stderr.count("\n") == 1, (
+        "Ray is silent, and there is no progress where there is no terminal"
+    )
     assert "4: 3 made, 0 skipped, 1 failed" in process.stdout and "longest part" in process.stdout
     names = [name for name in os.listdir(output) if name.startswith(".")]
     assert sorted(names) == [".manifest", ".part-00000-of-00004.notes.tmp"]
@@ -114,7 +131,9 @@ def test_second_run_makes_what_is_missing_or_changed(texts, first_run, tmp_path)
     before = contents(output)
     process = make(texts, output, "--check", check=False)
     assert_refused(
-        process, "part-00000-of-00004: its TFRecord file is damaged", "part-00001-of-00004: its TFRecord file is gone"
+        process,
+        "part-00000-of-00004: its TFRecord file is damaged",
+        "part-00001-of-00004: its TFRecord file is gone",
     )
     assert "2 of 4 parts are whole" in process.stdout and contents(output) == before
 
@@ -130,7 +149,10 @@ def test_files_of_other_texts_are_named(texts, tmp_path):
     for number in range(5):
         (tmp_path / f"part-{number:05d}-of-00005").write_bytes(b"old")
     process = make(texts, tmp_path, "--check", check=False)
-    assert_refused(process, "also holds part-00000-of-00005, part-00001-of-00005, part-00002-of-00005 and 2 more")
+    assert_refused(
+        process,
+        "also holds part-00000-of-00005, part-00001-of-00005, part-00002-of-00005 and 2 more",
+    )
 
 
 class TestStatus:
@@ -154,7 +176,9 @@ class TestStatus:
         recipe = self.recipe(tmp_path, **{name: not old if isinstance(old, bool) else old + 1})
         assert shards.status(shard, recipe).problem.startswith(f"--{name} was {old}, is ")
 
-    @pytest.mark.parametrize("name, expected", [("text", "its text changed"), ("vocab", "the vocabulary changed")])
+    @pytest.mark.parametrize(
+        "name, expected", [("text", "its text changed"), ("vocab", "the vocabulary changed")]
+    )
     def test_changed_file_of_equal_size(self, shard, tmp_path, name, expected):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes().replace(b"the", b"eht"))
         assert shards.status(shard, self.recipe(tmp_path)).problem == expected
@@ -201,22 +225,30 @@ class Run:
     def __init__(self, *flags):
         def prepare():
             os.setsid()
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts background jobs with Ctrl-C ignored
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # a shell starts background jobs with Ctrl-C ignored
 
         script = [sys.executable, ROOT / "create_pretraining_shards.py", *flags]
-        self.process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare)
+        self.process = subprocess.Popen(
+            script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare
+        )
 
     def wait_for_half_a_part(self, output):
         deadline = time.monotonic() + 60
         while not (self.processes("ray::make") and glob.glob(f"{output}/.part-*.tmp")):
-            assert self.process.poll() is None and time.monotonic() < deadline, self.process.communicate()
+            assert self.process.poll() is None and time.monotonic() < deadline, (
+                self.process.communicate()
+            )
             time.sleep(0.01)
 
     def processes(self, title=""):
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, ProcessLookupError):
-                if os.getsid(process.pid) == self.process.pid and " ".join(process.cmdline()).startswith(title):
+                if os.getsid(process.pid) == self.process.pid and " ".join(
+                    process.cmdline()
+                ).startswith(title):
                     found.append(process)
         return found
 
@@ -232,12 +264,19 @@ def test_interrupted_and_killed(texts, tmp_path):
 
     run = Run(*flags)
     run.wait_for_half_a_part(output)
-    listening = [c.laddr.ip for process in run.processes() for c in process.net_connections("inet") if c.status == "LISTEN"]
+    listening = [
+        c.laddr.ip
+        for process in run.processes()
+        for c in process.net_connections("inet")
+        if c.status == "LISTEN"
+    ]
     assert len(listening) >= 4 and {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
     os.killpg(run.process.pid, signal.SIGINT)
     code, _, stderr = run.end()
     assert (code, stderr) == (130, "")
-    assert run.processes() == [] and glob.glob(f"{output}/.part-*") == [] and ray_folders() == before
+    assert (
+        run.processes() == [] and glob.glob(f"{output}/.part-*") == [] and ray_folders() == before
+    )
 
     run = Run(*flags)
     run.wait_for_half_a_part(output)
@@ -245,7 +284,9 @@ def test_interrupted_and_killed(texts, tmp_path):
     assert run.end()[0] == -signal.SIGKILL
     for folder in ray_folders() - before:  # logs of the killed Ray
         shutil.rmtree(folder, ignore_errors=True)
-    done = {os.path.basename(path)[: -len(".json")] for path in glob.glob(f"{output}/.manifest/*.json")}
+    done = {
+        os.path.basename(path)[: -len(".json")] for path in glob.glob(f"{output}/.manifest/*.json")
+    }
     assert done < set(COPIES)
 
     run = Run(*flags)
@@ -260,10 +301,19 @@ def test_interrupted_and_killed(texts, tmp_path):
 
 class TestRefusals:
     def test_everything_wrong_is_told_at_once(self, texts, tmp_path):
-        process = make(tmp_path / "absent-*", tmp_path / "a/b/c", "--num_workers=0", "--dupe_factor=0", check=False)
+        process = make(
+            tmp_path / "absent-*",
+            tmp_path / "a/b/c",
+            "--num_workers=0",
+            "--dupe_factor=0",
+            check=False,
+        )
         assert_refused(process, "--input_dir", "absent-*", "--num_workers=0", "--dupe_factor=0")
 
-    @pytest.mark.parametrize("address, expected", [("127.0.0.1:1", "nothing answers there"), ("head", "expected host:port")])
+    @pytest.mark.parametrize(
+        "address, expected",
+        [("127.0.0.1:1", "nothing answers there"), ("head", "expected host:port")],
+    )
     def test_no_cluster(self, texts, tmp_path, address, expected):
         process = make(texts, tmp_path / "out", f"--ray_address={address}", check=False)
         assert_refused(process, f"--ray_address: {address}: {expected}")
@@ -286,5 +336,11 @@ class TestRefusals:
 
 def test_importing_does_nothing():
     code = "import sys, create_pretraining_shards; print(sorted({'tensorflow', 'ray'} & sys.modules.keys()))"
-    process = subprocess.run([sys.executable, "-c", code, "--unknown"], cwd=ROOT, capture_output=True, text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", code, "--unknown"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert (process.stdout, process.stderr) == ("[]\n", "")

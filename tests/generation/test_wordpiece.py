@@ -19,7 +19,9 @@ VOCAB = ROOT / "vocab.txt"
 
 @pytest.fixture(scope="module", params=["uncased", "cased", "preserving"])
 def tokenizers(request):
-    full = FullTokenizer(VOCAB, request.param != "cased", preserve_unused_tokens=request.param == "preserving")
+    full = FullTokenizer(
+        VOCAB, request.param != "cased", preserve_unused_tokens=request.param == "preserving"
+    )
     return full, TextTokenizer(full)
 
 
@@ -38,7 +40,9 @@ def expected(full, text):
 def found(fast, text):
     corpus = join([fast.tokenize(text.encode())])
     starts = corpus.sentence_starts.tolist()
-    return [corpus.tokens[a:b].tolist() for a, b in zip(starts, starts[1:])], np.diff(corpus.document_starts).tolist()
+    return [corpus.tokens[a:b].tolist() for a, b in zip(starts, starts[1:])], np.diff(
+        corpus.document_starts
+    ).tolist()
 
 
 def interesting_code_points():
@@ -57,7 +61,9 @@ def test_every_character_in_several_contexts(tokenizers):
         pytest.skip("the same tables as uncased")
     chars = list(map(chr, interesting_code_points()))
     assert len(chars) > 140_000
-    text = "\n".join(f"the{char}re {char} {char}{char}a\u0301{char}, \u039f{char}" for char in chars)
+    text = "\n".join(
+        f"the{char}re {char} {char}{char}a\u0301{char}, \u039f{char}" for char in chars
+    )
     assert found(fast, text) == expected(full, text)
 
 
@@ -70,7 +76,8 @@ def test_every_character_alone_on_a_line(tokenizers):
 
 hard = "\u03a3\u0345\u302e\u1d165\u0130\u037e\u1fef\uac01\uf900\u2028\u0085\u00a0\u200b\u0000\ufffd\U0001d15e"
 characters = st.one_of(
-    st.sampled_from("aeT .,-[]#\t\n0" + hard), st.characters(exclude_categories=["Cs"], exclude_characters="\r")
+    st.sampled_from("aeT .,-[]#\t\n0" + hard),
+    st.characters(exclude_categories=["Cs"], exclude_characters="\r"),
 )
 
 
@@ -82,7 +89,25 @@ def test_any_text(tokenizers, text):
 
 words = st.text("abcXYZ059", min_size=1, max_size=20)
 separators = st.sampled_from(
-    [" ", " ", "\n", ", ", "-", "[", "\t", "\u00e9", "\u4e2d", "\u0301", "\u200b", "\u03a3", "@", "`", "{", "/", ":"]
+    [
+        " ",
+        " ",
+        "\n",
+        ", ",
+        "-",
+        "[",
+        "\t",
+        "\u00e9",
+        "\u4e2d",
+        "\u0301",
+        "\u200b",
+        "\u03a3",
+        "@",
+        "`",
+        "{",
+        "/",
+        ":",
+    ]
 )
 
 
@@ -97,7 +122,10 @@ def test_words_met_before(tokenizers, pairs):
 @given(
     st.lists(
         st.one_of(
-            st.binary(max_size=5), st.characters(exclude_categories=[]).map(lambda char: char.encode("utf-8", "surrogatepass"))
+            st.binary(max_size=5),
+            st.characters(exclude_categories=[]).map(
+                lambda char: char.encode("utf-8", "surrogatepass")
+            ),
         )
     )
 )
@@ -143,8 +171,12 @@ def test_files_are_one_corpus():
 def test_generator_is_pythons(seed):
     ours, theirs = instances.new_generator(seed), random.Random(seed)
     for _ in range(3):
-        assert [instances.random_double(ours) for _ in range(1000)] == [theirs.random() for _ in range(1000)]
-        assert [instances.below(n, ours) for n in range(1, 2000)] == [theirs.randint(0, n - 1) for n in range(1, 2000)]
+        assert [instances.random_double(ours) for _ in range(1000)] == [
+            theirs.random() for _ in range(1000)
+        ]
+        assert [instances.below(n, ours) for n in range(1, 2000)] == [
+            theirs.randint(0, n - 1) for n in range(1, 2000)
+        ]
         values, expected_values = np.arange(3000), list(range(3000))
         instances.shuffle(values, ours)
         theirs.shuffle(expected_values)

@@ -11,7 +11,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @pytest.mark.parametrize("training", [False, True])
 def test_batches_equal_those_on_the_cpu(tfrecord_folder, training):
     files = tfrecord_folder([37, 5])
-    cpu, gpu = (DaliDataloader(*files, batch_size=8, training=training, cuda=cuda, device_id=0) for cuda in (False, True))
+    cpu, gpu = (
+        DaliDataloader(*files, batch_size=8, training=training, cuda=cuda, device_id=0)
+        for cuda in (False, True)
+    )
     pairs = list(zip(cpu, gpu, strict=True))
     assert len(pairs) == len(cpu)
     for expected, found in pairs:
@@ -33,7 +36,9 @@ def test_state_and_empty_batches(tfrecord_folder):
     for expected, found in zip(batches, resumed, strict=True):
         assert all(torch.equal(found[name], expected[name]) for name in expected)
     (batch,) = DaliDataloader(*files, shard_id=63, num_shards=64, training=False, **options)
-    assert {(len(tensor), tensor.device) for tensor in batch.values()} == {(0, torch.device("cuda", 0))}
+    assert {(len(tensor), tensor.device) for tensor in batch.values()} == {
+        (0, torch.device("cuda", 0))
+    }
 
 
 def test_batches_stay_as_they_are_while_others_are_made(tfrecord_folder):

@@ -44,12 +44,24 @@ def test_fp32_equals_the_cpu(training_data, fp32_run, tmp_path):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("plugin", ["ddp", "zero1", "hybrid"])
 def test_low_precision_is_close(training_data, fp32_run, tmp_path, plugin, precision):
-    train(training_data, tmp_path / "run", "--device=cuda", f"--precision={precision}", f"--plugin={plugin}")
+    train(
+        training_data,
+        tmp_path / "run",
+        "--device=cuda",
+        f"--precision={precision}",
+        f"--plugin={plugin}",
+    )
     assert_same_training(training_data, fp32_run, tmp_path / "run", LOW_PRECISION)
 
 
 @pytest.mark.parametrize(
-    "more", [("--unpad",), ("--compile",), ("--gradient_checkpointing",), ("--gradient_checkpointing", "--unpad")]
+    "more",
+    [
+        ("--unpad",),
+        ("--compile",),
+        ("--gradient_checkpointing",),
+        ("--gradient_checkpointing", "--unpad"),
+    ],
 )
 def test_ways_to_save_time_and_memory(training_data, fp32_run, tmp_path, more):
     train(training_data, tmp_path / "run", "--device=cuda", "--precision=bf16", *more)
@@ -57,7 +69,12 @@ def test_ways_to_save_time_and_memory(training_data, fp32_run, tmp_path, more):
 
 
 def test_goes_on_from_a_checkpoint(training_data, tmp_path):
-    more = ("--device=cuda", "--num_train_steps=6", "--save_checkpoints_steps=3", "--keep_checkpoint_max=0")
+    more = (
+        "--device=cuda",
+        "--num_train_steps=6",
+        "--save_checkpoints_steps=3",
+        "--keep_checkpoint_max=0",
+    )
     train(training_data, tmp_path / "straight", *more)
     other = copy_of_run_as_it_was(tmp_path / "straight", 3, tmp_path / "stopped")
     train(training_data, other, *more)
@@ -65,7 +82,9 @@ def test_goes_on_from_a_checkpoint(training_data, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-@pytest.mark.parametrize("more", [("--plugin=ddp",), ("--plugin=zero1",), ("--plugin=hybrid", "--tp_size=2")])
+@pytest.mark.parametrize(
+    "more", [("--plugin=ddp",), ("--plugin=zero1",), ("--plugin=hybrid", "--tp_size=2")]
+)
 def test_two_gpus_make_the_updates_of_one(training_data, fp32_run, tmp_path, more):
     train(training_data, tmp_path / "two", "--device=cuda", "--precision=fp32", *more, processes=2)
     assert_same_training(training_data, fp32_run, tmp_path / "two", FP32)

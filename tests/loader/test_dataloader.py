@@ -42,7 +42,10 @@ def numbers(loader):
 def global_batches(shards):
     """The records of each step over all ranks, in the order of the epoch; every rank makes the same number of steps."""
     steps = list(zip(*map(numbers, shards), strict=True))
-    return [[rows[i] for i in range(max(map(len, step))) for rows in step if i < len(rows)] for step in steps]
+    return [
+        [rows[i] for i in range(max(map(len, step))) for rows in step if i < len(rows)]
+        for step in steps
+    ]
 
 
 def flatten(batches):
@@ -61,7 +64,9 @@ def blocks(request, monkeypatch):
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("num_shards", RANKS)
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_evaluation_covers_every_record_once_in_file_order(tfrecord_folder, blocks, sizes, num_shards, batch_size):
+def test_evaluation_covers_every_record_once_in_file_order(
+    tfrecord_folder, blocks, sizes, num_shards, batch_size
+):
     shards = loaders(*tfrecord_folder(sizes), num_shards, batch_size=batch_size, training=False)
     steps = -(-sum(sizes) // (num_shards * batch_size))
     assert {len(shard) for shard in shards} == {steps}
@@ -81,13 +86,17 @@ def test_batch_of_a_rank_without_records(tfrecord_folder):
     assert len(batch["input_ids"]) == 0 and len(other["input_ids"]) == 1
 
 
-@pytest.mark.parametrize("sizes, num_shards", [(SIZES[0], 1), (SIZES[0], 4), (SIZES[1], 2), ((300, 1, 99), 64)])
+@pytest.mark.parametrize(
+    "sizes, num_shards", [(SIZES[0], 1), (SIZES[0], 4), (SIZES[1], 2), ((300, 1, 99), 64)]
+)
 def test_training_repeats_nothing_within_an_epoch(tfrecord_folder, blocks, sizes, num_shards):
     shards = loaders(*tfrecord_folder(sizes), num_shards, batch_size=4, training=True)
     epochs = []
     for _ in range(3):
         batches = [numbers(shard) for shard in shards]
-        assert {len(shard) for shard in batches} == {sum(sizes) // num_shards // 4} == {len(shards[0])}
+        assert (
+            {len(shard) for shard in batches} == {sum(sizes) // num_shards // 4} == {len(shards[0])}
+        )
         assert {len(batch) for shard in batches for batch in shard} == {4}
         seen = flatten(flatten(batches))
         assert len(seen) == len(set(seen)) and set(seen) <= set(range(sum(sizes)))
@@ -105,20 +114,27 @@ def test_records_left_out_differ_from_epoch_to_epoch(tfrecord_folder):
 
 def test_global_batches_do_not_depend_on_the_ranks(tfrecord_folder, blocks):
     files = tfrecord_folder([50, 47])
-    orders = [global_batches(loaders(*files, shards, batch_size=16 // shards)) for shards in (1, 2, 4, 8)]
+    orders = [
+        global_batches(loaders(*files, shards, batch_size=16 // shards)) for shards in (1, 2, 4, 8)
+    ]
     assert orders[0] == orders[1] == orders[2] == orders[3]
 
 
 def test_500_files_of_1000_records(tmp_path):
     """Real files, of small records: batches of 2 ranks from at least 100 files, every record once, in bounded memory."""
     zero = 1 << 20  # numbers of three bytes in a record
-    payload = encode_example(synthetic_example(0, seq_length=4, predictions=1) | {"input_ids": [zero, 0, 0, 0]})
+    payload = encode_example(
+        synthetic_example(0, seq_length=4, predictions=1) | {"input_ids": [zero, 0, 0, 0]}
+    )
     before, after = payload.split(b"\x80\x80\x40")
     size = len(frame(payload))
     paths = [str(tmp_path / f"part-{n:05d}") for n in range(500)]
     for n, path in enumerate(paths):
         values = range(1000 * n, 1000 * n + 1000)
-        octets = [bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14 | 0x40)) for value in values]
+        octets = [
+            bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14 | 0x40))
+            for value in values
+        ]
         with open(path, "wb") as file:
             file.writelines(frame(before + number + after) for number in octets)
         with open(f"{path}.idx", "w") as file:
@@ -175,7 +191,9 @@ def test_batches_can_be_saved(tfrecord_folder, tmp_path):
     (loader,) = loaders(*tfrecord_folder([8]), 1, batch_size=4)
     batches = list(loader)
     torch.save(batches, tmp_path / "batches")
-    for one, other in zip(batches, torch.load(tmp_path / "batches", weights_only=True), strict=True):
+    for one, other in zip(
+        batches, torch.load(tmp_path / "batches", weights_only=True), strict=True
+    ):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -200,7 +218,10 @@ def test_stale_index_is_refused(tfrecord_folder, tmp_path):
     paths, index_paths = tfrecord_folder([5, 6])
     lines = (tmp_path / index_paths[1]).read_text().splitlines(keepends=True)
     (tmp_path / index_paths[1]).write_text("".join(lines[:-1]))
-    with pytest.raises(DataError, match=rf"(?s){index_paths[1]}: its last record ends at byte \d+, but .* make_idx.py"):
+    with pytest.raises(
+        DataError,
+        match=rf"(?s){index_paths[1]}: its last record ends at byte \d+, but .* make_idx.py",
+    ):
         loaders(paths, index_paths, 1, batch_size=1)
 
 
@@ -210,7 +231,9 @@ def test_indexes_are_paired_by_name(tfrecord_folder):
     assert numbers(loader) == [list(range(11))]
     with pytest.raises(DataError, match=f"{paths[1]}: no index part-00001.idx"):
         loaders(paths, index_paths[:1], 1, batch_size=1)
-    with pytest.raises(DataError, match=f"{index_paths[0]}: the index of no file .* rm '{index_paths[0]}'"):
+    with pytest.raises(
+        DataError, match=f"{index_paths[0]}: the index of no file .* rm '{index_paths[0]}'"
+    ):
         loaders(paths[1:], index_paths, 1, batch_size=1)
 
 
@@ -235,7 +258,9 @@ def test_epoch_after_one_that_was_left_early_is_whole(tfrecord_folder, training)
 
 
 def test_too_few_records_for_a_training_batch(tfrecord_folder):
-    with pytest.raises(DataError, match="11 records in 2 files make no batch of 6 on each of 2 ranks"):
+    with pytest.raises(
+        DataError, match="11 records in 2 files make no batch of 6 on each of 2 ranks"
+    ):
         loaders(*tfrecord_folder([5, 6]), 2, batch_size=6)
 
 
@@ -246,7 +271,9 @@ def test_shard_number_out_of_range(tfrecord_folder):
 
 def test_import_takes_no_tensorflow():
     code = "import sys, bert_dali_dataloader; print('tensorflow' in sys.modules)"
-    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert (process.stdout, process.stderr) == ("False\n", "")
 
 
@@ -308,7 +335,10 @@ def test_records_between_two_positions(tfrecord_folder, blocks):
             step = [next(batches)["input_ids"][:, 0].tolist() for batches in running]
             given += [number for pair in zip(*step) for number in pair]
         found = shards[1].records_between(start, shards[0].position)
-        assert [{"part-00000": 0, "part-00001": 37, "part-00002": 42}[name] + number for name, number in found] == given
+        assert [
+            {"part-00000": 0, "part-00001": 37, "part-00002": 42}[name] + number
+            for name, number in found
+        ] == given
 
 
 RESUME = """
@@ -328,16 +358,24 @@ def test_a_new_process_goes_on_bit_for_bit(tfrecord_folder, tmp_path):
     for _ in range(5):
         next(batches)
     argument = json.dumps([*files, loader.state_dict()])
-    subprocess.run([sys.executable, "-c", RESUME, argument, f"{tmp_path}/rest"], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-c", RESUME, argument, f"{tmp_path}/rest"], cwd=ROOT, check=True
+    )
     expected = list(batches) + list(loader)
     found = torch.load(f"{tmp_path}/rest", weights_only=True)
     assert len(found) == len(expected) == 11 + 16
     for one, other in zip(expected, found):
-        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        assert one.keys() == other.keys() and all(
+            torch.equal(one[name], other[name]) for name in one
+        )
 
 
-@pytest.mark.parametrize("before, after", [((2, 8), (4, 4)), ((2, 8), (3, 5)), ((4, 3), (1, 7)), ((1, 5), (64, 1))])
-def test_another_number_of_ranks_goes_on_in_the_same_order(tfrecord_folder, blocks, before, after, capfd):
+@pytest.mark.parametrize(
+    "before, after", [((2, 8), (4, 4)), ((2, 8), (3, 5)), ((4, 3), (1, 7)), ((1, 5), (64, 1))]
+)
+def test_another_number_of_ranks_goes_on_in_the_same_order(
+    tfrecord_folder, blocks, before, after, capfd
+):
     files = tfrecord_folder([100, 53])
     (alone,) = loaders(*files, 1, batch_size=1)
     whole = flatten(numbers(alone))
@@ -358,7 +396,9 @@ def test_another_number_of_ranks_goes_on_in_the_same_order(tfrecord_folder, bloc
     start = 3 * before[0] * before[1]
     end = start + (153 - start) // (after[0] * after[1]) * after[0] * after[1]
     assert flatten(global_batches(resumed)) == whole[start:end]
-    assert len(flatten(global_batches(resumed))) == 153 // (after[0] * after[1]) * after[0] * after[1]
+    assert (
+        len(flatten(global_batches(resumed))) == 153 // (after[0] * after[1]) * after[0] * after[1]
+    )
 
 
 def test_state_of_another_order_is_refused(tfrecord_folder):
@@ -376,13 +416,20 @@ def test_state_of_another_order_is_refused(tfrecord_folder):
     (other,) = loaders(paths[:1], index_paths[:1], 1, batch_size=2)
     with pytest.raises(DataError, match="files={'files': 2, .* this loader has {'files': 1"):
         other.load_state_dict(state)
-    for wrong in (None, {}, state | {"version": 0}, {name: state[name] for name in state if name != "seed"}):
+    for wrong in (
+        None,
+        {},
+        state | {"version": 0},
+        {name: state[name] for name in state if name != "seed"},
+    ):
         with pytest.raises(DataError, match="not a state of this version"):
             loader.load_state_dict(wrong)
     for wrong in ({"epoch": -1}, {"position": -1}, {"position": 42}):
         with pytest.raises(DataError, match="expected 0 to 41"):
             loader.load_state_dict(state | wrong)
-    assert numbers(loader) == numbers(loaders(paths, index_paths, 1, batch_size=2)[0])  # a refused state changes nothing
+    assert numbers(loader) == numbers(
+        loaders(paths, index_paths, 1, batch_size=2)[0]
+    )  # a refused state changes nothing
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -393,7 +440,9 @@ def rewrite(path, change):
     """Changes the values of some examples of a file: change(number in the file, values) -> values."""
     count = sum(1 for _ in open(f"{path}.idx"))
     with open(path, "wb") as file:
-        file.writelines(frame(encode_example(change(n, synthetic_example(n)))) for n in range(count))
+        file.writelines(
+            frame(encode_example(change(n, synthetic_example(n)))) for n in range(count)
+        )
     write_index(path, f"{path}.idx")
 
 
@@ -402,7 +451,10 @@ def rewrite(path, change):
     [
         ({"segment_ids": [0] * 15}, "segment_ids has 15 values, expected 16"),
         ({"masked_lm_positions": [0, 1, 16]}, "masked_lm_positions holds 16"),
-        ({"input_ids": [5000] * 16}, "input_ids holds token id 5000, expected 0 to below vocab_size 1000"),
+        (
+            {"input_ids": [5000] * 16},
+            "input_ids holds token id 5000, expected 0 to below vocab_size 1000",
+        ),
     ],
 )
 @pytest.mark.parametrize("record", [0, 19, 7])
@@ -431,7 +483,10 @@ def test_damaged_data_is_named_when_it_is_read(tfrecord_folder):
     with open(paths[1], "r+b") as file:
         file.seek(offset + size - 10)
         file.write(b"\0\1\2")
-    with pytest.raises(DataError, match=f"{paths[1]}: record 7 at byte {offset}: the record's data does not have its checksum"):
+    with pytest.raises(
+        DataError,
+        match=f"{paths[1]}: record 7 at byte {offset}: the record's data does not have its checksum",
+    ):
         numbers(loader)
     for epoch in range(2):  # the loader itself is whole: it says so again
         with pytest.raises(DataError, match="record 7"):
@@ -441,14 +496,31 @@ def test_damaged_data_is_named_when_it_is_read(tfrecord_folder):
 def test_wrong_options_are_told_at_once(tfrecord_folder):
     paths, index_paths = tfrecord_folder([5])
     with pytest.raises(DataError) as error:
-        DaliDataloader(paths[0], index_paths, batch_size=0, num_threads=0, prefetch=0, shard_id=3, num_shards=3, cuda=False)
-    for words in ("batch_size=0", "num_threads=0", "prefetch=0", "shard_id=3 with num_shards=3", "expected a list of files"):
+        DaliDataloader(
+            paths[0],
+            index_paths,
+            batch_size=0,
+            num_threads=0,
+            prefetch=0,
+            shard_id=3,
+            num_shards=3,
+            cuda=False,
+        )
+    for words in (
+        "batch_size=0",
+        "num_threads=0",
+        "prefetch=0",
+        "shard_id=3 with num_shards=3",
+        "expected a list of files",
+    ):
         assert words in str(error.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_no_gpu(tfrecord_folder):
-    with pytest.raises(DataError, match="cuda=True with device_id=0, but torch finds 0 GPUs here; cuda=False"):
+    with pytest.raises(
+        DataError, match="cuda=True with device_id=0, but torch finds 0 GPUs here; cuda=False"
+    ):
         DaliDataloader(*tfrecord_folder([5]), batch_size=1)
 
 

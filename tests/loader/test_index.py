@@ -164,13 +164,22 @@ def test_shifted_index_is_refused(tfrecord_folder):
 def test_fingerprint_tells_files_apart(tfrecord_folder):
     paths, index_paths = tfrecord_folder([3, 4, 4])
     own = open_index(paths, index_paths).fingerprint()
-    assert own["files"] == 3 and own["records"] == 11 and own["bytes"] == sum(map(os.path.getsize, paths))
+    assert (
+        own["files"] == 3
+        and own["records"] == 11
+        and own["bytes"] == sum(map(os.path.getsize, paths))
+    )
     assert open_index(paths, index_paths[::-1]).fingerprint() == own
     assert open_index(paths[:2], index_paths[:2]).fingerprint() != own
     assert open_index(paths[::-1], index_paths).fingerprint() != own
     os.rename(paths[0], f"{paths[0]}x")
     os.rename(index_paths[0], f"{paths[0]}x.idx")
-    assert open_index([f"{paths[0]}x", *paths[1:]], [f"{paths[0]}x.idx", *index_paths[1:]]).fingerprint() != own
+    assert (
+        open_index(
+            [f"{paths[0]}x", *paths[1:]], [f"{paths[0]}x.idx", *index_paths[1:]]
+        ).fingerprint()
+        != own
+    )
 
 
 def test_missing_indexes_are_built(tfrecord_folder, tmp_path):
@@ -178,7 +187,9 @@ def test_missing_indexes_are_built(tfrecord_folder, tmp_path):
     expected = [open(path).read() for path in index_paths]
     for path in index_paths[1:]:
         os.remove(path)
-    assert sorted(build_missing_indexes(paths, index_paths[:1], first=1, num_threads=2)) == index_paths
+    assert (
+        sorted(build_missing_indexes(paths, index_paths[:1], first=1, num_threads=2)) == index_paths
+    )
     assert [open(path).read() for path in index_paths] == expected
     elsewhere = [f"{tmp_path}/new/{os.path.basename(path)}" for path in index_paths]
     assert build_missing_indexes(paths, elsewhere, first=5, num_threads=2) == elsewhere

@@ -12,7 +12,9 @@ from tests.reference.shuffle import epoch_order
 
 def whole(num_records, seed=12345, epoch=0, shuffle=True):
     epoch_order = EpochOrder(num_records, seed, epoch, shuffle)
-    return np.concatenate([epoch_order.block(n) for n in range(-(-num_records // epoch_order.block_records))])
+    return np.concatenate(
+        [epoch_order.block(n) for n in range(-(-num_records // epoch_order.block_records))]
+    )
 
 
 @given(
@@ -64,7 +66,9 @@ SIZES = [500 * 1000, 500 * 10_000]
 def test_a_global_batch_comes_from_many_files(num_records):
     files = whole(num_records)[: num_records // 256 * 256].reshape(-1, 256) // (num_records // 500)
     distinct = [len(set(batch)) for batch in files[:: max(1, len(files) // 1000)].tolist()]
-    assert min(distinct) >= 160  # a perfect shuffle: 500 * (1 - (1 - 1 / 500) ** 256) = 200.5 on average
+    assert (
+        min(distinct) >= 160
+    )  # a perfect shuffle: 500 * (1 - (1 - 1 / 500) ** 256) = 200.5 on average
     assert np.mean(distinct) == pytest.approx(200.5, abs=3)
 
 
@@ -72,14 +76,18 @@ def test_a_global_batch_comes_from_many_files(num_records):
 def test_records_move_across_the_whole_epoch(num_records):
     """A perfect shuffle: a third of the epoch from the place in the files, and between two epochs."""
     first, second = np.argsort(whole(num_records)), np.argsort(whole(num_records, epoch=1))
-    assert np.abs(first - np.arange(num_records)).mean() / num_records == pytest.approx(1 / 3, abs=0.01)
+    assert np.abs(first - np.arange(num_records)).mean() / num_records == pytest.approx(
+        1 / 3, abs=0.01
+    )
     assert np.abs(first - second).mean() / num_records == pytest.approx(1 / 3, abs=0.01)
 
 
 @pytest.mark.parametrize("num_records", SIZES)
 @pytest.mark.parametrize("distance", [1, 2, 7, 255])
 def test_neighbours_of_one_epoch_are_strangers_in_the_next(num_records, distance):
-    places = np.argsort(whole(num_records, epoch=1))[whole(num_records)]  # in epoch 1, by position in epoch 0
+    places = np.argsort(whole(num_records, epoch=1))[
+        whole(num_records)
+    ]  # in epoch 1, by position in epoch 0
     one, other = places[:-distance], places[distance:]
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.01
     near = np.abs(one - other) <= 256
@@ -89,11 +97,19 @@ def test_neighbours_of_one_epoch_are_strangers_in_the_next(num_records, distance
 def test_neighbours_in_a_file_are_strangers_in_a_batch():
     """Records of one chunk share a block of the epoch, but not a global batch."""
     places = np.argsort(whole(SIZES[1]))
-    assert (places[:-1] // 256 == places[1:] // 256).mean() < 0.004  # a perfect shuffle within a block: 256 / 73,728
+    assert (
+        places[:-1] // 256 == places[1:] // 256
+    ).mean() < 0.004  # a perfect shuffle within a block: 256 / 73,728
 
 
 @pytest.mark.parametrize("num_shards", [2, 3, 8, 64, 128])
 def test_ranks_read_chunks_of_their_own(num_shards):
-    block, chunk = EpochOrder(5_000_000, 1, 0, True).block(3), bert.loader.shuffle.records_per_chunk(5_000_000)
+    block, chunk = (
+        EpochOrder(5_000_000, 1, 0, True).block(3),
+        bert.loader.shuffle.records_per_chunk(5_000_000),
+    )
     chunks_of_block = len(np.unique(block // chunk))
-    assert sum(len(np.unique(block[rank::num_shards] // chunk)) for rank in range(num_shards)) < 1.5 * chunks_of_block
+    assert (
+        sum(len(np.unique(block[rank::num_shards] // chunk)) for rank in range(num_shards))
+        < 1.5 * chunks_of_block
+    )

@@ -19,18 +19,34 @@ CODE_POINTS = [code for code in range(sys.maxunicode + 1) if not 0xD800 <= code 
 def tokenizer_class(char):
     text = unicodedata.normalize("NFD", char.lower())
     parts = "".join(part for part in text if unicodedata.category(part) != "Mn")
-    return asked_category(char), [asked_category(part) for part in parts], "" if parts == char else parts
+    return (
+        asked_category(char),
+        [asked_category(part) for part in parts],
+        "" if parts == char else parts,
+    )
 
 
 def asked_category(char):
     """The category as far as tokenization.py tells categories apart."""
     category = unicodedata.category(char)
-    return category[0] if category[0] == "P" else category if category in ("Cc", "Cf", "Zs", "Mn") else "other"
+    return (
+        category[0]
+        if category[0] == "P"
+        else category
+        if category in ("Cc", "Cf", "Zs", "Mn")
+        else "other"
+    )
 
 
 def splitter_class(char):
     patterns = [bool(re.match(pattern, char)) for pattern in (r"\w", r"\s", r"\d")]
-    return patterns, char.isupper(), char.islower(), char.isspace(), "" if char.lower() == char else char.lower()
+    return (
+        patterns,
+        char.isupper(),
+        char.islower(),
+        char.isspace(),
+        "" if char.lower() == char else char.lower(),
+    )
 
 
 def main():

@@ -141,7 +141,9 @@ def mask(a, b, is_random_next, vocab, flags, rng):
         elif rng.random() >= 0.5:
             ids[position] = rng.randint(0, len(vocab) - 1)
     positions = sorted(labels)
-    return Instance(ids, segment_ids, positions, [labels[position] for position in positions], is_random_next)
+    return Instance(
+        ids, segment_ids, positions, [labels[position] for position in positions], is_random_next
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -152,10 +154,14 @@ def to_example(instance, flags):
     """Pads an instance and returns its `tf.train.Example`."""
 
     def int64_list(values, length):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values + [0] * (length - len(values))))
+        return tf.train.Feature(
+            int64_list=tf.train.Int64List(value=values + [0] * (length - len(values)))
+        )
 
     def float_list(values, length):
-        return tf.train.Feature(float_list=tf.train.FloatList(value=values + [0.0] * (length - len(values))))
+        return tf.train.Feature(
+            float_list=tf.train.FloatList(value=values + [0.0] * (length - len(values)))
+        )
 
     sequence, predictions = flags.max_seq_length, flags.max_predictions_per_seq
     features = {
@@ -174,11 +180,15 @@ def main(argv=None):
     flags = parse_flags(argv)
     inputs, outputs, tokenizer = check(flags)
     documents = read_documents(inputs, tokenizer)
-    instances = create_instances(documents, tokenizer.vocab, flags, random.Random(flags.random_seed))
+    instances = create_instances(
+        documents, tokenizer.vocab, flags, random.Random(flags.random_seed)
+    )
     writers = [tf.io.TFRecordWriter(path) for path in outputs]
     for n, instance in enumerate(instances):
         # Sorted by feature name, so that the bytes are the same everywhere.
-        writers[n % len(writers)].write(to_example(instance, flags).SerializeToString(deterministic=True))
+        writers[n % len(writers)].write(
+            to_example(instance, flags).SerializeToString(deterministic=True)
+        )
     for writer in writers:
         writer.close()
 

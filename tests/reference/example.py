@@ -16,7 +16,9 @@ def encode_example(values):
             kind, packed = FLOAT_LIST, struct.pack(f"<{len(column)}f", *column)
         else:
             kind, packed = INT64_LIST, b"".join(map(_varint, column))
-        name_and_value = _field(1, feature.name.encode()) + _field(2, _field(kind, _field(1, packed)))
+        name_and_value = _field(1, feature.name.encode()) + _field(
+            2, _field(kind, _field(1, packed))
+        )
         entries.append(_field(1, name_and_value))
     return _field(1, b"".join(entries))
 

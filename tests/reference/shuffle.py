@@ -28,13 +28,17 @@ def epoch_order(num_records, seed, epoch, chunk_records, block_records, lanes):
     """Returns the record numbers of an epoch in their order."""
     key = derive(seed % 2**64, epoch)
     records = list(range(num_records))
-    chunks = [records[start : start + chunk_records] for start in range(0, num_records, chunk_records)]
+    chunks = [
+        records[start : start + chunk_records] for start in range(0, num_records, chunk_records)
+    ]
     permute(chunks, derive(key, 0))
     line = [record for chunk in chunks for record in chunk]
     return [
         record
         for number, start in enumerate(range(0, num_records, block_records))
-        for record in block_order(line[start : start + block_records], derive(key, 1 + number), lanes)
+        for record in block_order(
+            line[start : start + block_records], derive(key, 1 + number), lanes
+        )
     ]
 
 

@@ -50,7 +50,9 @@ def test_goes_on_to_the_same_losses(training_data, long_run, tmp_path, step):
     train(training_data, other, *more)
     assert metrics(other) == metrics(run)
     assert weights(other) == weights(run)
-    assert sorted(os.listdir(other / "checkpoints")) == [f"step-{saved:08d}" for saved in range(step, 13, 2)]
+    assert sorted(os.listdir(other / "checkpoints")) == [
+        f"step-{saved:08d}" for saved in range(step, 13, 2)
+    ]
     examples = sum(count_records(path) for path in (training_data / "idx/train").iterdir())
     assert 12 * 256 > 2 * examples  # more than two epochs
 
@@ -73,18 +75,31 @@ def test_three_ranks_go_on_to_the_same_losses(training_data, tmp_path):
 def test_damaged_checkpoint_is_passed_over(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
-    for step, damage in ((6, lambda data: data[:-1]), (8, lambda data: data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])):
-        shutil.copytree(run / f"checkpoints/step-{step:08d}", other / f"checkpoints/step-{step:08d}")
+    for step, damage in (
+        (6, lambda data: data[:-1]),
+        (8, lambda data: data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]),
+    ):
+        shutil.copytree(
+            run / f"checkpoints/step-{step:08d}", other / f"checkpoints/step-{step:08d}"
+        )
         path = other / f"checkpoints/step-{step:08d}/shared.pt"
         path.write_bytes(damage(path.read_bytes()))
     (other / "checkpoints/step-00000010").mkdir()
     process = run_script("train.py", *flags(training_data, other, *more))
-    for step, problem in ((6, "bytes, expected"), (8, "does not have its SHA-256"), (10, "manifest.json")):
-        assert any(f"step-{step:08d}" in line and problem in line for line in process.stderr.splitlines())
+    for step, problem in (
+        (6, "bytes, expected"),
+        (8, "does not have its SHA-256"),
+        (10, "manifest.json"),
+    ):
+        assert any(
+            f"step-{step:08d}" in line and problem in line for line in process.stderr.splitlines()
+        )
     assert "goes on from" in process.stdout and "after step 4" in process.stdout
     assert metrics(other) == metrics(run)
     damaged = {f"damaged-step-{step:08d}" for step in (6, 8, 10)}
-    assert set(os.listdir(other / "checkpoints")) == damaged | {f"step-{step:08d}" for step in range(4, 13, 2)}
+    assert set(os.listdir(other / "checkpoints")) == damaged | {
+        f"step-{step:08d}" for step in range(4, 13, 2)
+    }
 
 
 def test_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(training_data, long_run, tmp_path):
@@ -108,8 +123,12 @@ def test_damaged_checkpoints_make_way_for_newer_ones(training_data, long_run, tm
         (other / f"checkpoints/step-{step:08d}").mkdir()
     process = run_script("train.py", *flags(training_data, other, *more, "--keep_checkpoint_max=3"))
     damaged = [f"damaged-step-{step:08d}" for step in (20, 21, 22)]
-    assert sorted(os.listdir(other / "checkpoints")) == damaged + [f"step-{step:08d}" for step in (8, 10, 12)]
-    assert all(process.stderr.count(f"it is now {other}/checkpoints/{name}:") == 1 for name in damaged)
+    assert sorted(os.listdir(other / "checkpoints")) == damaged + [
+        f"step-{step:08d}" for step in (8, 10, 12)
+    ]
+    assert all(
+        process.stderr.count(f"it is now {other}/checkpoints/{name}:") == 1 for name in damaged
+    )
 
 
 def test_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(training_data, long_run, tmp_path):
@@ -123,17 +142,24 @@ def test_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(training_data, 
         (newer / name).symlink_to(name)  # to itself
     before = metrics(other)
     process = run_script("train.py", *flags(training_data, other, *more), check=False)
-    assert_refused(process, newer, "cannot be read, which does not mean that it is damaged", "symbolic links")
+    assert_refused(
+        process, newer, "cannot be read, which does not mean that it is damaged", "symbolic links"
+    )
     assert metrics(other) == before
     assert sorted(os.listdir(other / "checkpoints")) == ["step-00000004", "step-00000006"]
 
 
-def test_old_checkpoint_that_cannot_be_removed_is_told_and_no_more(training_data, long_run, tmp_path):
+def test_old_checkpoint_that_cannot_be_removed_is_told_and_no_more(
+    training_data, long_run, tmp_path
+):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 8, tmp_path / "run")
     (other / "checkpoints/.step-00000008.tmp").touch()  # in its way
     process = run_script("train.py", *flags(training_data, other, *more, "--keep_checkpoint_max=1"))
-    assert process.stderr.count("warning") == 2 and "an old checkpoint could not be removed" in process.stderr
+    assert (
+        process.stderr.count("warning") == 2
+        and "an old checkpoint could not be removed" in process.stderr
+    )
     assert metrics(other) == metrics(run)
 
 
@@ -169,18 +195,28 @@ def test_other_evaluation_examples_are_told(training_data, long_run, tmp_path):
     manifest["files"]["shared.pt"] = _write(saved / "new", shared | {"best_accuracy": 0.9})
     (saved / "new").rename(saved / "shared.pt")  # which is mapped into memory
     (saved / "manifest.json").write_text(json.dumps(manifest))
-    others = (f"--tfrecord_eval={training_data}/train/part-00001", f"--idx_eval={training_data}/idx/train/part-00001.idx")
+    others = (
+        f"--tfrecord_eval={training_data}/train/part-00001",
+        f"--idx_eval={training_data}/idx/train/part-00001.idx",
+    )
     process = run_script("train.py", *flags(training_data, other, *more, *others))
     assert "warning: the evaluation examples are others than before" in process.stdout
-    assert load_shared(other / "checkpoints/step-00000012")["best_accuracy"] == evaluations_of(other)[-1]["masked_lm_accuracy"]
+    assert (
+        load_shared(other / "checkpoints/step-00000012")["best_accuracy"]
+        == evaluations_of(other)[-1]["masked_lm_accuracy"]
+    )
 
 
 def test_another_run_in_the_same_folder_is_refused(training_data, long_run):
     run, more = long_run
     process = run_script(
-        "train.py", *flags(training_data, run, *more, "--learning_rate=3e-3", "--optimizer=adamw"), check=False
+        "train.py",
+        *flags(training_data, run, *more, "--learning_rate=3e-3", "--optimizer=adamw"),
+        check=False,
     )
-    assert_refused(process, "--learning_rate=0.003", "begun with 0.01", "--optimizer=adamw", "--output_dir")
+    assert_refused(
+        process, "--learning_rate=0.003", "begun with 0.01", "--optimizer=adamw", "--output_dir"
+    )
 
 
 def test_killed_run_goes_on_to_the_same_losses(training_data, long_run, tmp_path):
@@ -203,7 +239,10 @@ def test_disk_full_keeps_earlier_checkpoints(training_data, long_run, tmp_path):
         cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, timeout=120,
     )  # fmt: skip
     assert_refused(
-        process, "step-00000004: the checkpoint could not be written", "File too large", "earlier checkpoints are as they were"
+        process,
+        "step-00000004: the checkpoint could not be written",
+        "File too large",
+        "earlier checkpoints are as they were",
     )
     assert os.listdir(other / "checkpoints") == ["step-00000002"]
     run_script("train.py", *flags(training_data, other, *more))
@@ -216,11 +255,21 @@ def test_export_writes_the_newest_checkpoints_model(training_data, long_run, tmp
     before = metrics(other)
     process = run_script("train.py", *flags(training_data, other, *more, "--export=True"))
     assert process.stdout == f"{other}/export: the model of {other}/checkpoints/step-00000012\n"
-    assert (other / "export/model.safetensors").read_bytes() == weights(run) and metrics(other) == before
+    assert (other / "export/model.safetensors").read_bytes() == weights(run) and metrics(
+        other
+    ) == before
     config = json.loads((training_data / "config.json").read_text()) | {"num_hidden_layers": 1}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(DataError, match="another model.*missing in the configuration"):
-        main(flags(training_data, other, *more, "--export", f"--bert_config_file={tmp_path}/config.json"))
+        main(
+            flags(
+                training_data,
+                other,
+                *more,
+                "--export",
+                f"--bert_config_file={tmp_path}/config.json",
+            )
+        )
     with pytest.raises(DataError, match=f"{tmp_path}/none holds no checkpoint"):
         main(flags(training_data, tmp_path / "none", *more, "--export"))
 
@@ -228,7 +277,9 @@ def test_export_writes_the_newest_checkpoints_model(training_data, long_run, tmp
 def test_begins_with_the_weights_of_a_checkpoint(training_data, long_run, tmp_path):
     run, _ = long_run
     saved = run / "checkpoints/step-00000012"
-    _, (evaluation,) = train(training_data, tmp_path / "run", f"--init_checkpoint={saved}", "--num_train_steps=0")
+    _, (evaluation,) = train(
+        training_data, tmp_path / "run", f"--init_checkpoint={saved}", "--num_train_steps=0"
+    )
     expected = [row for row in evaluations_of(run) if row["step"] == 12]
     assert evaluation == pytest.approx({**expected[0], "step": 0}, rel=1e-6)
     damaged = shutil.copytree(saved, tmp_path / "damaged")
@@ -238,6 +289,8 @@ def test_begins_with_the_weights_of_a_checkpoint(training_data, long_run, tmp_pa
         load_model(damaged, load_config(training_data / "config.json"))
     config = json.loads((training_data / "config.json").read_text()) | {"intermediate_size": 48}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    wrong_shape = "another model: .*intermediate.dense.bias is .64. there and .48. in the configuration"
+    wrong_shape = (
+        "another model: .*intermediate.dense.bias is .64. there and .48. in the configuration"
+    )
     with pytest.raises(DataError, match=f"{saved}: {wrong_shape}"):
         load_model(saved, load_config(tmp_path / "config.json"))

@@ -42,7 +42,9 @@ def test_signals_save_and_stop(training_data, tmp_path):
         (checkpoint,) = saved()
         step = int(checkpoint.removeprefix("step-"))
         assert f"stopped by {signum.name} after step {step:,}; the same command goes on" in output
-        assert [json.loads(line)["step"] for line in metrics(tmp_path / "run").splitlines()] == list(range(1, step + 1))
+        assert [
+            json.loads(line)["step"] for line in metrics(tmp_path / "run").splitlines()
+        ] == list(range(1, step + 1))
 
 
 def test_torchrun_passes_sigterm_on(training_data, tmp_path):
@@ -54,7 +56,9 @@ def test_torchrun_passes_sigterm_on(training_data, tmp_path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     (step,) = re.findall("stopped by SIGTERM after step ([0-9,]+);", output)
-    assert (tmp_path / f"run/checkpoints/step-{int(step.replace(',', '')):08d}/manifest.json").exists()
+    assert (
+        tmp_path / f"run/checkpoints/step-{int(step.replace(',', '')):08d}/manifest.json"
+    ).exists()
 
 
 def test_signals_before_the_first_step_stop_too(training_data, tmp_path):
@@ -72,7 +76,9 @@ def test_signal_repeated_later_ends_at_once():
         "import os, signal, time; from bert.training.distributed import StopRequest; StopRequest.PATIENCE = 0.2; StopRequest()\n"
         "for pause in (0, 0.3, 0): os.kill(os.getpid(), signal.SIGTERM); print('at work', flush=True); time.sleep(pause)\n"
     )
-    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
     assert (process.stdout, process.returncode) == ("at work\n" * 2, -signal.SIGTERM)
 
 
@@ -89,7 +95,10 @@ def start_ranks(data, output, *more, rank_1=()):
         "OMP_NUM_THREADS": "1",
     }
     own = ((), rank_1)
-    return [start(data, output, *more, *own[rank], RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+    return [
+        start(data, output, *more, *own[rank], RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank in range(2)
+    ]
 
 
 @pytest.fixture
@@ -111,7 +120,10 @@ def test_rank_that_waits_too_long_says_so(two_ranks, rank):
     hanging.send_signal(signal.SIGSTOP)
     _, errors = waiting.communicate(timeout=60)
     assert waiting.returncode == 1
-    assert "waited longer than --collective_timeout for another rank" in errors and "Traceback" not in errors
+    assert (
+        "waited longer than --collective_timeout for another rank" in errors
+        and "Traceback" not in errors
+    )
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -126,7 +138,9 @@ def test_rank_that_loses_the_other_says_so_in_a_line(two_ranks, rank):
 def test_two_runs_in_one_folder_are_refused(training_data, tmp_path):
     first = start(training_data, tmp_path / "run", "--num_train_steps=100000")
     wait_for((tmp_path / "run/metrics.jsonl").exists)
-    process = run_script("train.py", *flags(training_data, tmp_path / "run", "--num_train_steps=100000"), check=False)
+    process = run_script(
+        "train.py", *flags(training_data, tmp_path / "run", "--num_train_steps=100000"), check=False
+    )
     assert_refused(process, f"{tmp_path}/run: another run is at work there")
     first.kill()
     first.communicate()
@@ -140,7 +154,10 @@ def test_error_of_the_first_rank_is_everybodys(training_data, tmp_path):
     for rank, process in enumerate(start_ranks(training_data, run)):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert errors == f"error{' on rank 1' if rank else ''}: [Errno 17] File exists: '{run}/tensorboard'\n"
+        assert (
+            errors
+            == f"error{' on rank 1' if rank else ''}: [Errno 17] File exists: '{run}/tensorboard'\n"
+        )
 
 
 @pytest.mark.parametrize(
@@ -167,18 +184,29 @@ def test_folder_that_is_not_shared_is_told_at_the_start(process_group, monkeypat
     with only_run_in(folder):
         assert os.listdir(folder) == [".lock"]
     monkeypatch.setattr(os.path, "exists", lambda path: False)
-    with pytest.raises(DataError, match=f"{folder}: on .* choose an --output_dir that all machines share"), only_run_in(folder):
+    with (
+        pytest.raises(
+            DataError, match=f"{folder}: on .* choose an --output_dir that all machines share"
+        ),
+        only_run_in(folder),
+    ):
         pass
     assert os.listdir(folder) == [".lock"]
 
 
 def test_other_flags_and_data_on_a_rank_are_told_at_the_start(training_data, tmp_path):
-    fewer = (f"--tfrecord_train={training_data}/train/part-00000", f"--idx_train={training_data}/idx/train/part-00000.idx")
-    for process in start_ranks(training_data, tmp_path / "run", rank_1=("--learning_rate=0.5", *fewer)):
+    fewer = (
+        f"--tfrecord_train={training_data}/train/part-00000",
+        f"--idx_train={training_data}/idx/train/part-00000.idx",
+    )
+    for process in start_ranks(
+        training_data, tmp_path / "run", rank_1=("--learning_rate=0.5", *fewer)
+    ):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 1 and len(errors.splitlines()) == 1
         assert (
-            f"--learning_rate: 0.5 on rank 1 ({socket.gethostname()}), 0.01 on rank 0; training files: {{'files': 1," in errors
+            f"--learning_rate: 0.5 on rank 1 ({socket.gethostname()}), 0.01 on rank 0; training files: {{'files': 1,"
+            in errors
         )
         assert "--tfrecord_train" not in errors and "evaluation" not in errors
     assert not (tmp_path / "run/flags.json").exists()
@@ -190,7 +218,8 @@ def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_pa
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
-        DataError, match="RANK is set, but not LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT: use torchrun"
+        DataError,
+        match="RANK is set, but not LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT: use torchrun",
     ):
         check(parse_flags(flags(training_data, tmp_path / "run")), 2)
 
@@ -198,10 +227,21 @@ def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_pa
 @pytest.mark.parametrize(
     "raised, told",
     [
-        (dist.DistBackendError("NCCL error in: x, remote process exited or there was a network error"), "lost the connection"),
+        (
+            dist.DistBackendError(
+                "NCCL error in: x, remote process exited or there was a network error"
+            ),
+            "lost the connection",
+        ),
         (dist.DistNetworkError("Connection reset by peer"), "lost the connection"),
-        (dist.DistStoreError("wait timeout after 1800000ms, keys: /x"), "waited longer than --collective_timeout"),
-        (dist.DistNetworkError("The client socket has timed out after 30s"), "waited longer than --collective_timeout"),
+        (
+            dist.DistStoreError("wait timeout after 1800000ms, keys: /x"),
+            "waited longer than --collective_timeout",
+        ),
+        (
+            dist.DistNetworkError("The client socket has timed out after 30s"),
+            "waited longer than --collective_timeout",
+        ),
     ],
 )
 def test_what_torch_says_of_lost_ranks(monkeypatch, raised, told):

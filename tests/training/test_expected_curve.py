@@ -35,7 +35,16 @@ def test_points_themselves_and_what_is_near_are_fine(curve):
 @pytest.mark.parametrize(
     ("accuracy", "words"),
     [
-        (0.4699, ("0.4699", "at least 0.4700", "--learning_rate", "--init_checkpoint", "verify_dataset.py")),
+        (
+            0.4699,
+            (
+                "0.4699",
+                "at least 0.4700",
+                "--learning_rate",
+                "--init_checkpoint",
+                "verify_dataset.py",
+            ),
+        ),
         (0.5501, ("0.5501", "at most 0.5500", "--tfrecord_train", "--tfrecord_eval")),
         (float("nan"), ("nan", "at least 0.4700")),
     ],
@@ -62,13 +71,22 @@ def test_behind_the_last_point_only_too_low_is_told(curve):
     [
         ("", "line 1: found 'the end of the file', expected the header samples,masked_lm_accuracy"),
         ("# only a source\n\n", "line 2: found 'the end of the file'"),
-        ("# source\nstep,accuracy\n1,0.1\n2,0.2\n", "line 2: found 'step,accuracy', expected the header"),
+        (
+            "# source\nstep,accuracy\n1,0.1\n2,0.2\n",
+            "line 2: found 'step,accuracy', expected the header",
+        ),
         ("1,0.1\n2,0.2\n", "line 1: found '1,0.1', expected the header"),
-        (POINTS + "# more\nmany,0.8\n", "line 6: found 'many,0.8', expected two numbers.*correct the line"),
+        (
+            POINTS + "# more\nmany,0.8\n",
+            "line 6: found 'many,0.8', expected two numbers.*correct the line",
+        ),
         (POINTS + "400000,\n", "line 5: found '400000,', expected two numbers"),
         (POINTS + "400000,0.8,1\n", "line 5: .*expected two numbers"),
         (POINTS + "400000.5,0.8\n", "line 5: .*expected two numbers"),
-        (POINTS + "300000,0.8\n", "line 5: .*expected more samples than the 300000 of the line before; sort"),
+        (
+            POINTS + "300000,0.8\n",
+            "line 5: .*expected more samples than the 300000 of the line before; sort",
+        ),
         ("samples,masked_lm_accuracy\n-1,0.1\n2,0.2\n", "line 2: .*expected 0 or more samples"),
         (POINTS + "400000,72\n", "line 5: .*expected an accuracy from 0 to 1; divide"),
         (POINTS + "400000,nan\n", "line 5: .*expected an accuracy from 0 to 1"),
@@ -86,7 +104,9 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path):
-    with pytest.raises(DataError, match="none.csv: no such file; the known curves are in configs/curves"):
+    with pytest.raises(
+        DataError, match="none.csv: no such file; the known curves are in configs/curves"
+    ):
         ExpectedCurve.read(str(tmp_path / "none.csv"))
     (tmp_path / "curve.csv").write_bytes(b"samples\xff")
     with pytest.raises(DataError, match="curve.csv: byte 7: no UTF-8 text"):

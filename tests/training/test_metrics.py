@@ -24,11 +24,22 @@ def record(process_group, tmp_path):
     def record_step(norm, loss=2.0, scale=None):
         results = torch.tensor([loss, 0.5, 0.25])
         scale = None if scale is None else torch.tensor(scale)
-        recorder.step(next(steps), results, torch.tensor(norm), 1e-3, torch.tensor(100.0), scale, (3, 4088), (3, 4096))
+        recorder.step(
+            next(steps),
+            results,
+            torch.tensor(norm),
+            1e-3,
+            torch.tensor(100.0),
+            scale,
+            (3, 4088),
+            (3, 4096),
+        )
         recorder.bytes_written()  # nothing waits any longer
 
     record_step.recorder = recorder
-    record_step.rows = lambda: [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    record_step.rows = lambda: [
+        json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
     return record_step
 
 
@@ -37,15 +48,26 @@ def test_five_in_a_row_end_the_run(record, capsys):
         record(norm, loss=norm)
     warnings = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
     assert len(warnings) == 8 and "step 2: masked LM loss nan" in warnings[0]
-    assert "part-00003 --record=4088, part-00003 --record=4089, part-00003 --record=4090 and 5 more" in warnings[0]
+    assert (
+        "part-00003 --record=4088, part-00003 --record=4089, part-00003 --record=4090 and 5 more"
+        in warnings[0]
+    )
     with pytest.raises(
-        DataError, match="step 11: .* 5 updates in a row .* lower --learning_rate.* the weights are those of step 6"
+        DataError,
+        match="step 11: .* 5 updates in a row .* lower --learning_rate.* the weights are those of step 6",
     ):
         record(math.nan, loss=math.nan)
     rows = record.rows()
     assert [row.get("skipped", False) for row in rows] == [False, *[True] * 4, False, *[True] * 5]
-    assert rows[0]["grad_norm"] == 1.0 and rows[0]["mlm_accuracy"] == 0.25 and rows[1]["loss"] is rows[1]["grad_norm"] is None
-    assert rows[1]["examples"] == [["part-00003", number] for number in range(4088, 4096)] and "examples" not in rows[0]
+    assert (
+        rows[0]["grad_norm"] == 1.0
+        and rows[0]["mlm_accuracy"] == 0.25
+        and rows[1]["loss"] is rows[1]["grad_norm"] is None
+    )
+    assert (
+        rows[1]["examples"] == [["part-00003", number] for number in range(4088, 4096)]
+        and "examples" not in rows[0]
+    )
 
 
 def test_overflows_lower_the_loss_scale_until_it_is_not_to_blame(record, capsys):
@@ -54,7 +76,10 @@ def test_overflows_lower_the_loss_scale_until_it_is_not_to_blame(record, capsys)
         scale /= 2
         record(math.inf, scale=scale)  # more than 5 in a row
     record(1.0, scale=scale)
-    assert "too large for fp16, the update is left out and the loss scale lowered to 32768" in capsys.readouterr().out
+    assert (
+        "too large for fp16, the update is left out and the loss scale lowered to 32768"
+        in capsys.readouterr().out
+    )
     assert not any("examples" in row for row in record.rows())
     with pytest.raises(DataError, match="loss scale has fallen under 1"):
         record(math.inf, scale=0.5)
@@ -70,7 +95,16 @@ def test_a_loss_that_is_not_finite_is_no_matter_of_scale(record):
 def test_a_log_that_lost_its_end_is_not_continued(record, tmp_path):
     record(1.0)
     with pytest.raises(DataError, match="metrics.jsonl: .* bytes, expected at least the 10,000"):
-        Recorder(str(tmp_path), 1000, 8, 32, lambda speed, tokens: None, records_between, first_step=2, kept_bytes=10_000)
+        Recorder(
+            str(tmp_path),
+            1000,
+            8,
+            32,
+            lambda speed, tokens: None,
+            records_between,
+            first_step=2,
+            kept_bytes=10_000,
+        )
     assert len(record.rows()) == 1
 
 
@@ -95,5 +129,9 @@ def test_speed_is_that_since_the_last_line(record, capsys, monkeypatch):
         record.recorder.pause(pause)
         record(1.0)
     lines = capsys.readouterr().out.splitlines()
-    assert "| 4.0 seq/s, 50 tokens/s, padding 61% |" in lines[0] and lines[0].endswith("33 min 18 s left")
-    assert "| 8.0 seq/s, 100 tokens/s, padding 61% |" in lines[1] and lines[1].endswith("24 min 57 s left")
+    assert "| 4.0 seq/s, 50 tokens/s, padding 61% |" in lines[0] and lines[0].endswith(
+        "33 min 18 s left"
+    )
+    assert "| 8.0 seq/s, 100 tokens/s, padding 61% |" in lines[1] and lines[1].endswith(
+        "24 min 57 s left"
+    )

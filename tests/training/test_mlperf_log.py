@@ -74,10 +74,20 @@ def test_closed_run_that_reaches_the_target(path):
 
 
 def test_the_checkers_own_command(path, tmp_path):
-    command = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--usage", "training", "--ruleset", "4.1.0"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlperf_logging.compliance_checker",
+        "--usage",
+        "training",
+        "--ruleset",
+        "4.1.0",
+    ]
     command += ["--log_output", tmp_path / "judgement.log"]
     for accuracy, code, word in ((0.7214, 0, "SUCCESS"), (0.6, 1, "FAILED")):
-        process = subprocess.run([*command, write_complete(path, accuracy)], capture_output=True, text=True)
+        process = subprocess.run(
+            [*command, write_complete(path, accuracy)], capture_output=True, text=True
+        )
         assert (process.returncode, word in process.stderr) == (code, True), process.stderr
 
 
@@ -120,7 +130,13 @@ def test_every_key_is_one_of_mlperfs(path):
 def test_order_and_samples(path):
     write_complete(path)
     block = ["block_start", "block_stop", "eval_start", "eval_accuracy", "eval_stop"]
-    assert keys(path)[keys(path).index("init_stop") :] == ["init_stop", "run_start", *block, *block, "run_stop"]
+    assert keys(path)[keys(path).index("init_stop") :] == [
+        "init_stop",
+        "run_start",
+        *block,
+        *block,
+        "run_stop",
+    ]
     blocks = [event["metadata"] for event in events(path) if event["key"] == "block_stop"]
     assert blocks == [{"first_epoch_num": 150_016 * n, "epoch_count": 150_016} for n in (0, 1)]
     assert events(path)[-1]["metadata"] == {"status": "success", "samples_count": 300_032}
@@ -213,7 +229,9 @@ def test_a_removed_log_begins_at_the_checkpoint(path):
 
 def test_a_log_that_is_not_the_checkpoints_is_refused(path):
     kept = finish(path)
-    with pytest.raises(DataError, match=rf"mlperf.log: 10 bytes, expected at least the {kept:,}.*remove it"):
+    with pytest.raises(
+        DataError, match=rf"mlperf.log: 10 bytes, expected at least the {kept:,}.*remove it"
+    ):
         path.write_bytes(b"x" * 10)
         MLPerfLog(str(path), True, kept)
     with pytest.raises(DataError, match="mlperf.log: line 1: found 'xxx.*expected :::MLLOG"):
@@ -237,6 +255,14 @@ def test_a_number_that_json_does_not_have_is_an_error(path):
 
 def test_division():
     assert division("lamb", 0.720, 512, 76, True) == "closed"
-    others = [("adamw", 0.72, 512, 76, True), ("lamb", None, 512, 76, True), ("lamb", 0.71, 512, 76, True)]
-    others += [("lamb", 0.72, 128, 76, True), ("lamb", 0.72, 512, 20, True), ("lamb", 0.72, 512, 76, False)]
+    others = [
+        ("adamw", 0.72, 512, 76, True),
+        ("lamb", None, 512, 76, True),
+        ("lamb", 0.71, 512, 76, True),
+    ]
+    others += [
+        ("lamb", 0.72, 128, 76, True),
+        ("lamb", 0.72, 512, 20, True),
+        ("lamb", 0.72, 512, 76, False),
+    ]
     assert {division(*other) for other in others} == {"open"}

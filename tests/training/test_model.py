@@ -34,7 +34,13 @@ from bert.training.model import (
     predict,
     save_model,
 )
-from bert.training.optimization import AdamWeightDecay, Lamb, LossScale, learning_rate, parameter_groups
+from bert.training.optimization import (
+    AdamWeightDecay,
+    Lamb,
+    LossScale,
+    learning_rate,
+    parameter_groups,
+)
 from bert.training.tensorflow_checkpoint import as_parameter, parameter_name
 
 
@@ -59,7 +65,11 @@ def test_masked_positions_get_hugging_faces_logits(tiny_model, batch):
     masked_lm_logits, next_sentence_logits = predict(tiny_model, batch)
     assert masked_lm_logits.shape == (3, 3, 1000) and next_sentence_logits.shape == (3, 2)
     del tiny_model.forward  # back to the class's own
-    full = tiny_model(input_ids=batch["input_ids"], attention_mask=batch["input_mask"], token_type_ids=batch["segment_ids"])
+    full = tiny_model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["input_mask"],
+        token_type_ids=batch["segment_ids"],
+    )
     for row in range(3):
         positions = batch["masked_lm_positions"][row]
         torch.testing.assert_close(masked_lm_logits[row], full.prediction_logits[row, positions])
@@ -72,24 +82,43 @@ def test_loss_sums_and_counts(batch):
     masked_lm = next_sentence = right = 0.0
     for row in range(3):
         for i in range(3):
-            label, weight = batch["masked_lm_ids"][row, i], batch["masked_lm_weights"][row, i].item()
+            label, weight = (
+                batch["masked_lm_ids"][row, i],
+                batch["masked_lm_weights"][row, i].item(),
+            )
             masked_lm -= weight * logits[0][row, i].log_softmax(-1)[label].item()
             right += weight * (logits[0][row, i].argmax() == label).item()
-        next_sentence -= logits[1][row].log_softmax(-1)[batch["next_sentence_labels"][row, 0]].item()
+        next_sentence -= (
+            logits[1][row].log_softmax(-1)[batch["next_sentence_labels"][row, 0]].item()
+        )
     found = loss_sums(logits, batch)
-    assert found[0].item() == pytest.approx(masked_lm, rel=1e-5) and found[1].item() == pytest.approx(next_sentence, rel=1e-5)
-    logits[0][0, 0, batch["masked_lm_ids"][0, 0]] = logits[0][2, 2, batch["masked_lm_ids"][2, 2]] = 99.0
+    assert found[0].item() == pytest.approx(masked_lm, rel=1e-5) and found[
+        1
+    ].item() == pytest.approx(next_sentence, rel=1e-5)
+    logits[0][0, 0, batch["masked_lm_ids"][0, 0]] = logits[0][
+        2, 2, batch["masked_lm_ids"][2, 2]
+    ] = 99.0
     assert correct_counts(logits, batch)[0].item() == right + 1  # the second has weight 0
     assert count_right(logits[0], batch).item() == right + 1
-    assert correct_counts((logits[0], torch.tensor([[0.0, 1], [1, 0], [1, 0]])), batch)[1].item() == 2
+    assert (
+        correct_counts((logits[0], torch.tensor([[0.0, 1], [1, 0], [1, 0]])), batch)[1].item() == 2
+    )
 
 
-@pytest.mark.parametrize("size, parameters", [("tiny", 4_433_468), ("base", 110_106_428), ("large", 336_226_108)])
+@pytest.mark.parametrize(
+    "size, parameters", [("tiny", 4_433_468), ("base", 110_106_428), ("large", 336_226_108)]
+)
 def test_configurations(size, parameters):
     config = load_config(ROOT / "configs" / f"bert_{size}.json")
-    assert (config.hidden_act, config.layer_norm_eps, config.vocab_size) == ("gelu_new", 1e-12, 30522)
+    assert (config.hidden_act, config.layer_norm_eps, config.vocab_size) == (
+        "gelu_new",
+        1e-12,
+        30522,
+    )
     with torch.device("meta"):
-        assert sum(parameter.numel() for parameter in build_model(config).parameters()) == parameters
+        assert (
+            sum(parameter.numel() for parameter in build_model(config).parameters()) == parameters
+        )
 
 
 @pytest.mark.parametrize(
@@ -114,11 +143,21 @@ def test_saved_model_is_hugging_faces(tiny_model, batch, tmp_path):
     for _ in range(2):  # the second replaces
         save_model(tiny_model.config, dict(tiny_model.named_parameters()), f"{tmp_path}/model")
     expected = predict(tiny_model, batch)
-    assert all(map(torch.equal, predict(load_model(f"{tmp_path}/model", tiny_model.config).eval(), batch), expected))
+    assert all(
+        map(
+            torch.equal,
+            predict(load_model(f"{tmp_path}/model", tiny_model.config).eval(), batch),
+            expected,
+        )
+    )
     plain = BertForPreTraining.from_pretrained(tmp_path / "model").eval()
     assert plain.config.hidden_act == "gelu_new"
     assert plain.cls.predictions.decoder.weight is plain.bert.embeddings.word_embeddings.weight
-    found = plain(input_ids=batch["input_ids"], attention_mask=batch["input_mask"], token_type_ids=batch["segment_ids"])
+    found = plain(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["input_mask"],
+        token_type_ids=batch["segment_ids"],
+    )
     torch.testing.assert_close(found.seq_relationship_logits, expected[1])
     with pytest.raises(DataError, match="no Hugging Face folder .* perhaps .*/model is meant"):
         load_model(str(tmp_path), tiny_model.config)
@@ -129,10 +168,14 @@ def test_saved_model_is_hugging_faces(tiny_model, batch, tmp_path):
 
 @pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640)], ids=["022", "027"])
 def test_files_of_a_saved_model_have_the_mode_of_the_umask(tiny_model, tmp_path, umask, mode):
-    tokenizer = load_tokenizer(ROOT / "vocab.txt", True, load_config(ROOT / "configs" / "bert_tiny.json"))
+    tokenizer = load_tokenizer(
+        ROOT / "vocab.txt", True, load_config(ROOT / "configs" / "bert_tiny.json")
+    )
     before = os.umask(umask)
     try:
-        save_model(tiny_model.config, dict(tiny_model.named_parameters()), f"{tmp_path}/model", tokenizer)
+        save_model(
+            tiny_model.config, dict(tiny_model.named_parameters()), f"{tmp_path}/model", tokenizer
+        )
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
@@ -148,9 +191,16 @@ def test_long_texts_are_truncated_to_what_the_model_takes(tmp_path, max_length):
     load_tokenizer(ROOT / "vocab.txt", True, config).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     text = "the " * 701
-    assert tokenizer.model_max_length == max_length and len(tokenizer(text, verbose=False)["input_ids"]) == 703
+    assert (
+        tokenizer.model_max_length == max_length
+        and len(tokenizer(text, verbose=False)["input_ids"]) == 703
+    )
     inputs = tokenizer(text, truncation=True, return_tensors="pt")
-    assert build_model(config).bert(**inputs).last_hidden_state.shape == (1, max_length, config.hidden_size)
+    assert build_model(config).bert(**inputs).last_hidden_state.shape == (
+        1,
+        max_length,
+        config.hidden_size,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -171,7 +221,11 @@ def reference_update(w, g, m, v, t, lr, decay, *, is_lamb, excepted):
 def test_optimizers_follow_the_formulas(optimizer_class):
     torch.manual_seed(0)
     model = torch.nn.ModuleDict(
-        {"dense": torch.nn.Linear(7, 5), "LayerNorm": torch.nn.LayerNorm(5), "zero": torch.nn.Linear(3, 2)}
+        {
+            "dense": torch.nn.Linear(7, 5),
+            "LayerNorm": torch.nn.LayerNorm(5),
+            "zero": torch.nn.Linear(3, 2),
+        }
     )
     torch.nn.init.zeros_(model["zero"].weight)  # a norm of 0: ratio 1
     optimizer = optimizer_class(parameter_groups(model, 0.1))
@@ -188,7 +242,11 @@ def test_optimizers_follow_the_formulas(optimizer_class):
         optimizer.step()
         for name, parameter in model.named_parameters():
             np.testing.assert_allclose(
-                parameter.detach().numpy(), state[name][0], rtol=1e-5, atol=1e-7, err_msg=f"{name}, step {t}"
+                parameter.detach().numpy(),
+                state[name][0],
+                rtol=1e-5,
+                atol=1e-7,
+                err_msg=f"{name}, step {t}",
             )
 
 
@@ -202,7 +260,9 @@ def test_clipping(scale):
             [{"params": parameters, "weight_decay": 0.0}], lr=1e6, betas=(0.0, 0.0), eps=1e6, max_grad_norm=max_norm,
             loss_scale=loss_scale,
         )  # fmt: skip
-        parameters[0].grad, parameters[1].grad = (torch.tensor(values) * (scale or 1) for values in ([0.0, 3.0], [4.0]))
+        parameters[0].grad, parameters[1].grad = (
+            torch.tensor(values) * (scale or 1) for values in ([0.0, 3.0], [4.0])
+        )
         optimizer.step()
         assert optimizer.gradient_norm.item() == 5.0
         assert parameters[0].tolist() == pytest.approx([0.0, -3.0 * factor], rel=1e-4)
@@ -241,7 +301,10 @@ def test_update_that_is_not_finite_is_left_out(tiny_model, optimizer_class, bad)
             next(model.parameters()).grad.view(-1)[3] = value
             optimizer.step()
             assert optimizer.gradient_norm.isfinite() == math.isfinite(value)
-        return [(weight, *(optimizer.state[weight][name] for name in "mvt")) for weight in model.parameters()]
+        return [
+            (weight, *(optimizer.state[weight][name] for name in "mvt"))
+            for weight in model.parameters()
+        ]
 
     for one, other in zip(run([bad, 1.0, bad, bad, 2.0]), run([1.0, 2.0]), strict=True):
         assert all(map(torch.equal, one, other))
@@ -267,7 +330,9 @@ def test_model_that_is_not_there(tmp_path, given, meant):
     elif meant is None:
         assert "no TensorFlow checkpoint" in problem and "perhaps" not in problem
     else:
-        assert problem.startswith(f"{tmp_path}/{given}: ") and problem.endswith(f"; perhaps {tmp_path}/{meant} is meant")
+        assert problem.startswith(f"{tmp_path}/{given}: ") and problem.endswith(
+            f"; perhaps {tmp_path}/{meant} is meant"
+        )
 
 
 @pytest.mark.parametrize("optimizer_class", [AdamWeightDecay, Lamb])
@@ -277,10 +342,13 @@ def test_update_on_a_gpu_waits_for_nothing(tiny_model, optimizer_class, has_scal
     with FakeTensorMode():
         gpu = torch.device("cuda")
         weights = {
-            name: torch.nn.Parameter(torch.empty(weight.shape, device=gpu)) for name, weight in tiny_model.named_parameters()
+            name: torch.nn.Parameter(torch.empty(weight.shape, device=gpu))
+            for name, weight in tiny_model.named_parameters()
         }
         groups = parameter_groups(SimpleNamespace(named_parameters=weights.items), 0.01)
-        optimizer = optimizer_class(groups, max_grad_norm=1.0, loss_scale=LossScale(gpu) if has_scale else None)
+        optimizer = optimizer_class(
+            groups, max_grad_norm=1.0, loss_scale=LossScale(gpu) if has_scale else None
+        )
         for _ in range(2):
             for weight in weights.values():
                 weight.grad = torch.empty_like(weight)
@@ -299,8 +367,19 @@ def test_utilisation_of_a_known_machine():
 
 
 def test_learning_rate():
-    rates = [learning_rate(step, 8.0, num_warmup_steps=4, num_train_steps=16) for step in (0, 1, 3, 4, 12, 16, 99)]
-    assert rates == [0.0, 2.0, 6.0, 6.0, 2.0, 0.0, 0.0]  # decay counts from 0: 8 * (1 - 4/16) = 6 after the warm-up
+    rates = [
+        learning_rate(step, 8.0, num_warmup_steps=4, num_train_steps=16)
+        for step in (0, 1, 3, 4, 12, 16, 99)
+    ]
+    assert rates == [
+        0.0,
+        2.0,
+        6.0,
+        6.0,
+        2.0,
+        0.0,
+        0.0,
+    ]  # decay counts from 0: 8 * (1 - 4/16) = 6 after the warm-up
     assert learning_rate(0, 8.0, 4, 16, start_warmup_step=-2) == 4.0
     assert learning_rate(12, 8.0, 0, 16, poly_power=2.0) == 0.5
 
@@ -310,7 +389,9 @@ def test_padding_left_out_changes_nothing(tiny_model, batch):
         model.zero_grad()
         sums = loss_sums(predict(model, batch), batch)
         sum(sums).backward()
-        return torch.stack(sums).detach(), [parameter.grad.clone() for parameter in model.parameters()]
+        return torch.stack(sums).detach(), [
+            parameter.grad.clone() for parameter in model.parameters()
+        ]
 
     assert 0 < batch["input_mask"].sum() < batch["input_mask"].numel()
     losses, gradients = run(tiny_model)
@@ -366,7 +447,10 @@ def tensorflow_variables(model):
             modules[f"bert/encoder/layer_{layer}/{part}"] = dense
         for part in ("attention/output/LayerNorm", "output/LayerNorm"):
             modules[f"bert/encoder/layer_{layer}/{part}"] = layer_norm
-    modules |= {"cls/predictions/transform/dense": dense, "cls/predictions/transform/LayerNorm": layer_norm}
+    modules |= {
+        "cls/predictions/transform/dense": dense,
+        "cls/predictions/transform/LayerNorm": layer_norm,
+    }
     for module, endings in modules.items():
         for ending, own in endings.items():
             names[module + ending] = module.replace("layer_", "layer.").replace("/", ".") + own
@@ -376,14 +460,20 @@ def tensorflow_variables(model):
         "cls/seq_relationship/output_bias": "cls.seq_relationship.bias",
     }
     assert set(names.values()) == parameters.keys()
-    return {name: parameters[own].T if name.endswith("kernel") else parameters[own] for name, own in names.items()}
+    return {
+        name: parameters[own].T if name.endswith("kernel") else parameters[own]
+        for name, own in names.items()
+    }
 
 
 def write_tensorflow_checkpoint(prefix, arrays):
     import tensorflow as tf
 
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        variables = {name: tf.compat.v1.get_variable(name, initializer=array) for name, array in arrays.items()}
+        variables = {
+            name: tf.compat.v1.get_variable(name, initializer=array)
+            for name, array in arrays.items()
+        }
         session.run(tf.compat.v1.global_variables_initializer())
         tf.compat.v1.train.Saver(variables).save(session, str(prefix), write_meta_graph=False)
 
@@ -392,11 +482,21 @@ def write_tensorflow_checkpoint(prefix, arrays):
 def test_tensorflow_checkpoint(tiny_model, tmp_path, has_slots):
     arrays = tensorflow_variables(tiny_model)
     if has_slots:
-        slots = {f"{name}/{slot}": np.ones_like(array) for name, array in arrays.items() for slot in ("LAMB", "LAMB_1")}
-        arrays |= slots | {"global_step": np.int64(28252), "beta1_power": np.float32(0.5), "beta2_power": np.float32(0.5)}
+        slots = {
+            f"{name}/{slot}": np.ones_like(array)
+            for name, array in arrays.items()
+            for slot in ("LAMB", "LAMB_1")
+        }
+        arrays |= slots | {
+            "global_step": np.int64(28252),
+            "beta1_power": np.float32(0.5),
+            "beta2_power": np.float32(0.5),
+        }
     write_tensorflow_checkpoint(tmp_path / "model.ckpt-28252", arrays)
     loaded = load_model(str(tmp_path / "model.ckpt-28252"), tiny_model.config)
-    for (name, parameter), expected in zip(loaded.named_parameters(), tiny_model.parameters(), strict=True):
+    for (name, parameter), expected in zip(
+        loaded.named_parameters(), tiny_model.parameters(), strict=True
+    ):
         assert torch.equal(parameter, expected) and parameter.is_contiguous(), name
     assert loaded.cls.predictions.decoder.weight is loaded.bert.embeddings.word_embeddings.weight
 
@@ -409,7 +509,9 @@ def test_tensorflow_checkpoint_of_another_model(tiny_model, tmp_path):
     write_tensorflow_checkpoint(tmp_path / "model.ckpt", arrays)
     with pytest.raises(DataError, match="bert.pooler.dense.bias of shape") as error:
         load_model(str(tmp_path / "model.ckpt"), tiny_model.config)
-    assert "no cls.predictions.bias" in str(error.value) and "cls.predictions.extra" in str(error.value)
+    assert "no cls.predictions.bias" in str(error.value) and "cls.predictions.extra" in str(
+        error.value
+    )
 
 
 def test_recorded_tensorflow_checkpoint():
@@ -419,7 +521,11 @@ def test_recorded_tensorflow_checkpoint():
     model = load_model(str(folder / "model.ckpt-10"), load_config(folder / "bert_config.json"))
     parameters = dict(model.named_parameters())
     recorded = tf.train.load_checkpoint(str(folder / "model.ckpt-10"))
-    names = [name for name in recorded.get_variable_to_shape_map() if not re.search("LAMB|Adam|global_step|power", name)]
+    names = [
+        name
+        for name in recorded.get_variable_to_shape_map()
+        if not re.search("LAMB|Adam|global_step|power", name)
+    ]
     assert len(names) == len(parameters)
     for name in names:
         array = recorded.get_tensor(name)
@@ -447,7 +553,9 @@ class NoParallelism:
 def test_evaluation_pools_over_batches(process_group, tiny_model, batch, unpad):
     if unpad:
         leave_out_padding(tiny_model)
-    empty = {name: column[:0] for name, column in batch.items()}  # a rank's last, where no example is left for it
+    empty = {
+        name: column[:0] for name, column in batch.items()
+    }  # a rank's last, where no example is left for it
     rows = [{name: column[i : i + 1] for name, column in batch.items()} for i in range(3)]
     together, apart = (
         evaluate(tiny_model, [batch], torch.device("cpu")),
@@ -456,7 +564,9 @@ def test_evaluation_pools_over_batches(process_group, tiny_model, batch, unpad):
     assert apart == pytest.approx(together, rel=1e-6)
     logits = predict(tiny_model.eval(), batch)
     sums = [value.item() for value in (*correct_counts(logits, batch), *loss_sums(logits, batch))]
-    assert list(together.values()) == pytest.approx([sums[0] / 7, sums[2] / 7, sums[1] / 3, sums[3] / 3, 3])
+    assert list(together.values()) == pytest.approx(
+        [sums[0] / 7, sums[2] / 7, sums[1] / 3, sums[3] / 3, 3]
+    )
 
 
 @pytest.mark.parametrize("micro_batches", [1, 4])
@@ -471,7 +581,11 @@ def erf_gelu(monkeypatch):
 
 def layer_norm_1e_5(monkeypatch):
     BertConfig = bert.training.model.BertConfig
-    monkeypatch.setattr(bert.training.model, "BertConfig", lambda **values: BertConfig(**values | {"layer_norm_eps": 1e-5}))
+    monkeypatch.setattr(
+        bert.training.model,
+        "BertConfig",
+        lambda **values: BertConfig(**values | {"layer_norm_eps": 1e-5}),
+    )
 
 
 def no_clipping(monkeypatch):
@@ -497,7 +611,9 @@ def trust_ratio_of_biases(monkeypatch):
 def no_bias_correction(monkeypatch):
     real = AdamWeightDecay.__init__
     monkeypatch.setattr(
-        AdamWeightDecay, "__init__", lambda self, *args, **options: real(self, *args, **options | {"bias_correction": False})
+        AdamWeightDecay,
+        "__init__",
+        lambda self, *args, **options: real(self, *args, **options | {"bias_correction": False}),
     )
 
 
@@ -506,9 +622,13 @@ def mean_of_means(monkeypatch):
 
     def loss_sums_by_sequence(logits, batch):
         _, next_sentence = loss_sums(logits, batch)
-        cross_entropy = torch.nn.functional.cross_entropy(logits[0].transpose(1, 2), batch["masked_lm_ids"], reduction="none")
+        cross_entropy = torch.nn.functional.cross_entropy(
+            logits[0].transpose(1, 2), batch["masked_lm_ids"], reduction="none"
+        )
         weights = batch["masked_lm_weights"]
-        return ((cross_entropy * weights).sum(1) / weights.sum(1)).mean() * weights.sum(), next_sentence
+        return (
+            (cross_entropy * weights).sum(1) / weights.sum(1)
+        ).mean() * weights.sum(), next_sentence
 
     monkeypatch.setattr(train, "loss_sums", loss_sums_by_sequence)
 
@@ -548,7 +668,9 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0)
     arrays = np.load(folder / "batches.npz")
     batches = [
         {
-            name: torch.tensor(arrays[name][i]).to(torch.float32 if name == "masked_lm_weights" else torch.int64)
+            name: torch.tensor(arrays[name][i]).to(
+                torch.float32 if name == "masked_lm_weights" else torch.int64
+            )
             for name in arrays
         }
         for i in range(10)
@@ -577,20 +699,29 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0)
             hyper["start_warmup_step"],
         )
         optimizer.zero_grad()
-        parts = [dict(zip(batch, columns)) for columns in zip(*(column.chunk(micro_batches) for column in batch.values()))]
+        parts = [
+            dict(zip(batch, columns))
+            for columns in zip(*(column.chunk(micro_batches) for column in batch.values()))
+        ]
         masked_lm, next_sentence, _ = train.accumulate_gradients(NoParallelism(model), parts)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         # Tolerances: what a faithful port reaches, as stated with the recording.
         assert math.isclose(rate, expected["lr"], rel_tol=1e-6)
-        assert math.isclose((masked_lm + next_sentence).item(), expected["total_loss"], rel_tol=1e-6)
+        assert math.isclose(
+            (masked_lm + next_sentence).item(), expected["total_loss"], rel_tol=1e-6
+        )
         assert math.isclose(next_sentence.item(), expected["nsp_loss"], rel_tol=1e-5)
-        assert math.isclose(optimizer.gradient_norm.item(), expected["global_grad_norm"], rel_tol=3e-5)
+        assert math.isclose(
+            optimizer.gradient_norm.item(), expected["global_grad_norm"], rel_tol=3e-5
+        )
     after = evaluate(model, batches, torch.device("cpu"))
     for name in ("masked_lm_loss", "next_sentence_loss"):
         assert math.isclose(after[name], golden["eval_after"][name], rel_tol=1e-5)
-    assert math.isclose(after["masked_lm_accuracy"], golden["eval_after"]["masked_lm_accuracy"], rel_tol=1e-6)
+    assert math.isclose(
+        after["masked_lm_accuracy"], golden["eval_after"]["masked_lm_accuracy"], rel_tol=1e-6
+    )
     for name, array in np.load(folder / f"final_weights_{run}.npz").items():
         if "key/bias" not in name:  # its true gradient is 0; what is recorded is round-off
             final = as_parameter(name, array)

@@ -21,7 +21,10 @@ def shown(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return {tag: {e.step: e.value for e in accumulator.Scalars(tag)} for tag in accumulator.Tags()["scalars"]}
+    return {
+        tag: {e.step: e.value for e in accumulator.Scalars(tag)}
+        for tag in accumulator.Tags()["scalars"]
+    }
 
 
 def train(folder, first, last, loss, purge_step=None):
@@ -48,7 +51,13 @@ def test_tensorflow_reads_every_record(folder):
     train(folder, 1, 2, 0.0).close()
     (path,) = folder.iterdir()
     events = list(tf.compat.v1.train.summary_iterator(str(path)))
-    assert [event.WhichOneof("what") for event in events] == ["file_version", "session_log", "summary", "summary", "summary"]
+    assert [event.WhichOneof("what") for event in events] == [
+        "file_version",
+        "session_log",
+        "summary",
+        "summary",
+        "summary",
+    ]
     assert events[0].file_version == "brain.Event:2"
     assert all(abs(event.wall_time - os.path.getmtime(path)) < 60 for event in events)
 
@@ -106,7 +115,10 @@ def test_flush_and_evaluation_are_seen_while_the_file_is_open(folder):
     assert shown(folder) == {"train/loss": {1: 1.0}}
     log.step(2, {"loss": 2.0})
     log.evaluation(2, {"masked_lm_accuracy": 0.5})
-    assert shown(folder) == {"train/loss": {1: 1.0, 2: 2.0}, "evaluation/masked_lm_accuracy": {2: 0.5}}
+    assert shown(folder) == {
+        "train/loss": {1: 1.0, 2: 2.0},
+        "evaluation/masked_lm_accuracy": {2: 0.5},
+    }
     log.close()
 
 
@@ -116,7 +128,9 @@ def test_no_tensorflow_and_nothing_printed(folder):
         "log.step(1, {'loss': 1.0}); log.evaluation(1, {'masked_lm_accuracy': 0.5}); log.close(); "
         "sys.exit('tensorflow' in sys.modules)"
     )
-    process = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 

@@ -11,7 +11,16 @@ import torch
 from conftest import ROOT, assert_refused, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_mlperf_log import complaints
-from training_runs import STEPS, count_records, flags, losses, steps_of, torchrun, train, train_several
+from training_runs import (
+    STEPS,
+    count_records,
+    flags,
+    losses,
+    steps_of,
+    torchrun,
+    train,
+    train_several,
+)
 from transformers import AutoTokenizer
 
 import bert.common.quiet_imports  # noqa: F401  before transformers
@@ -30,13 +39,25 @@ def plain_run(training_data, tmp_path_factory):
 
 def test_what_a_run_leaves(training_data, plain_run):
     output, steps, evaluations = plain_run
-    names = [".lock", "best", "checkpoints", "curves.png", "flags.json", "metrics.jsonl", "mlperf.log", "model", "tensorboard"]
+    names = [
+        ".lock",
+        "best",
+        "checkpoints",
+        "curves.png",
+        "flags.json",
+        "metrics.jsonl",
+        "mlperf.log",
+        "model",
+        "tensorboard",
+    ]
     assert sorted(os.listdir(output)) == names
     assert os.listdir(output / "checkpoints") == [f"step-{STEPS:08d}"]
     assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
     assert [row["learning_rate"] for row in steps] == pytest.approx([0.0, 0.5e-2, 0.5e-2, 0.25e-2])
     assert [row["step"] for row in evaluations] == [0, STEPS]
-    assert {row["examples"] for row in evaluations} == {count_records(training_data / "idx/eval/all.idx")}
+    assert {row["examples"] for row in evaluations} == {
+        count_records(training_data / "idx/eval/all.idx")
+    }
     assert evaluations[1]["masked_lm_loss"] < evaluations[0]["masked_lm_loss"]
     for row in steps:
         assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"])
@@ -44,7 +65,9 @@ def test_what_a_run_leaves(training_data, plain_run):
     words = "Anarchism is a \u00c9tat, philosophy: unaffable"
     assert tokenizer.tokenize(words) == FullTokenizer(ROOT / "vocab.txt").tokenize(words)
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert len({path.stat().st_mode for path in output.rglob("*") if path.is_file()}) == 1  # one umask made them all
+    assert (
+        len({path.stat().st_mode for path in output.rglob("*") if path.is_file()}) == 1
+    )  # one umask made them all
 
 
 USE_OF_A_MODEL = """
@@ -58,7 +81,9 @@ print(json.dumps([fill_mask(text) for text in ("Anarchism is a [MASK].", "a [MAS
 
 def test_saved_model_fills_masks_in_the_environment(plain_run, tmp_path):
     """As a user's own script would: without what bert/common/quiet_imports.py sets, which hides TensorFlow from transformers."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("USE_", "TF_"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("USE_", "TF_"))
+    }
     process = subprocess.run(
         [sys.executable, "-c", USE_OF_A_MODEL, plain_run[0] / "model"],
         cwd=tmp_path, capture_output=True, text=True, env=environment,
@@ -68,7 +93,9 @@ def test_saved_model_fills_masks_in_the_environment(plain_run, tmp_path):
     for guesses in json.loads(process.stdout):
         assert len({guess["token"] for guess in guesses}) == 5
         assert all(guess["token_str"] in vocabulary and 0 < guess["score"] < 1 for guess in guesses)
-        assert sorted((guess["score"] for guess in guesses), reverse=True) == [guess["score"] for guess in guesses]
+        assert sorted((guess["score"] for guess in guesses), reverse=True) == [
+            guess["score"] for guess in guesses
+        ]
 
 
 def test_accumulation_changes_nothing(training_data, plain_run, tmp_path):
@@ -78,7 +105,12 @@ def test_accumulation_changes_nothing(training_data, plain_run, tmp_path):
 
 def test_evaluation_does_not_depend_on_ranks(training_data, plain_run, tmp_path):
     _, evaluations = train(
-        training_data, tmp_path / "run", "--eval_at_start=True", "--shuffle=False", "--steps_per_update=2", processes=2
+        training_data,
+        tmp_path / "run",
+        "--eval_at_start=True",
+        "--shuffle=False",
+        "--steps_per_update=2",
+        processes=2,
     )
     assert evaluations[0] == pytest.approx(plain_run[2][0], rel=1e-6)
 
@@ -92,21 +124,29 @@ def test_two_ranks_make_the_updates_of_one(training_data, tmp_path):
 
 def test_saved_model_evaluates_the_same(training_data, plain_run, tmp_path):
     output, _, evaluations = plain_run
-    steps, again = train(training_data, tmp_path / "run", f"--init_checkpoint={output}/model", "--num_train_steps=0")
+    steps, again = train(
+        training_data, tmp_path / "run", f"--init_checkpoint={output}/model", "--num_train_steps=0"
+    )
     assert steps == []
     assert {**again[0], "step": STEPS} == pytest.approx(evaluations[-1], rel=1e-6)
 
 
 def test_same_seed_same_losses(training_data, tmp_path):
     seeds = {"first": 1, "second": 1, "other": 2}
-    train_several(training_data, {tmp_path / name: [f"--seed={seed}"] for name, seed in seeds.items()}, processes=1)
+    train_several(
+        training_data,
+        {tmp_path / name: [f"--seed={seed}"] for name, seed in seeds.items()},
+        processes=1,
+    )
     first, second, other = (losses(steps_of(tmp_path / name)) for name in seeds)
     assert first == second != other
 
 
 @pytest.mark.parametrize("optimizer", ["lamb", "adamw"])
 def test_loss_falls(training_data, tmp_path, optimizer):
-    steps, _ = train(training_data, tmp_path / "run", "--num_train_steps=12", f"--optimizer={optimizer}")
+    steps, _ = train(
+        training_data, tmp_path / "run", "--num_train_steps=12", f"--optimizer={optimizer}"
+    )
     assert steps[-1]["mlm_loss"] < steps[0]["mlm_loss"] - 0.05
 
 
@@ -126,7 +166,10 @@ def test_divergence_stops_the_run(training_data, tmp_path):
     assert rows[-1]["loss"] is None
     # The steps that were left out changed nothing that was saved.
     last_good = len(rows) - 5
-    newest, good = (load_shared(tmp_path / f"run/checkpoints/step-{step:08d}") for step in (last_good + 2, last_good))
+    newest, good = (
+        load_shared(tmp_path / f"run/checkpoints/step-{step:08d}")
+        for step in (last_good + 2, last_good)
+    )
     for kind in ("weights", "m", "v"):
         assert all(map(torch.equal, newest["model"][kind].values(), good["model"][kind].values()))
     assert not (tmp_path / "run/model").exists()
@@ -149,11 +192,22 @@ def test_everything_wrong_is_told_at_once(training_data, plain_run, tmp_path):
         "--seed=3": "was begun with 12345",
     }  # fmt: skip
     process = run_script("train.py", *flags(training_data, plain_run[0], *wrong), check=False)
-    assert_refused(process, *wrong.values(), "hidden_size 33", "was begun with 32", "--tp_size=2 is tensor parallelism")
+    assert_refused(
+        process,
+        *wrong.values(),
+        "hidden_size 33",
+        "was begun with 32",
+        "--tp_size=2 is tensor parallelism",
+    )
     assert "--tp_size=2 does not divide the 1 processes" in process.stderr
     other = ("--bert_config_file=absent", "--train_batch_size=10", "--steps_per_update=4")
     process = run_script("train.py", *flags(training_data, plain_run[0], *other), check=False)
-    assert_refused(process, "--bert_config_file", "absent", "not divisible by 1 processes x --steps_per_update=4")
+    assert_refused(
+        process,
+        "--bert_config_file",
+        "absent",
+        "not divisible by 1 processes x --steps_per_update=4",
+    )
 
 
 def test_folder_of_indexes_that_another_rank_makes_just_now(tmp_path, monkeypatch):
@@ -169,7 +223,12 @@ def test_folder_of_indexes_that_another_rank_makes_just_now(tmp_path, monkeypatc
     monkeypatch.undo()
     file = tmp_path / "part.idx"
     file.touch()
-    for where, is_folder in ((folder, True), (tmp_path / "absent", True), (file, False), (tmp_path / "*.idx", False)):
+    for where, is_folder in (
+        (folder, True),
+        (tmp_path / "absent", True),
+        (file, False),
+        (tmp_path / "*.idx", False),
+    ):
         assert is_folder_of_indexes(str(where)) == is_folder
 
 
@@ -177,7 +236,9 @@ def test_folder_of_indexes_that_another_rank_makes_just_now(tmp_path, monkeypatc
 def test_damaged_record_of_flags_is_refused(training_data, tmp_path, content):
     (tmp_path / "flags.json").write_text(content)
     process = run_script("train.py", *flags(training_data, tmp_path), check=False)
-    assert_refused(process, f"{tmp_path}/flags.json: not the flags of a run", "choose another --output_dir")
+    assert_refused(
+        process, f"{tmp_path}/flags.json: not the flags of a run", "choose another --output_dir"
+    )
 
 
 def test_errors_under_torchrun_are_told_once_and_first(training_data, tmp_path):
@@ -195,7 +256,11 @@ def test_error_of_one_rank_is_told_once(training_data, tmp_path):
         file.seek(int(offset) + 100)
         file.write(b"damage")
     process = torchrun(
-        2, "train.py", *flags(training_data, tmp_path / "run", f"--tfrecord_train={tmp_path}/train", "--shuffle=False")
+        2,
+        "train.py",
+        *flags(
+            training_data, tmp_path / "run", f"--tfrecord_train={tmp_path}/train", "--shuffle=False"
+        ),
     )
     assert process.returncode != 0
     assert "[rank" not in process.stderr  # how torch heads stack traces
@@ -206,20 +271,34 @@ def test_error_of_one_rank_is_told_once(training_data, tmp_path):
 def test_ids_beyond_the_model_are_refused(training_data, tmp_path):
     config = json.loads((training_data / "config.json").read_text()) | {"vocab_size": 1000}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "vocab.txt").write_text("".join((ROOT / "vocab.txt").read_text().splitlines(keepends=True)[:1000]))
+    (tmp_path / "vocab.txt").write_text(
+        "".join((ROOT / "vocab.txt").read_text().splitlines(keepends=True)[:1000])
+    )
     more = [f"--bert_config_file={tmp_path}/config.json", f"--vocab_file={tmp_path}/vocab.txt"]
     process = run_script("train.py", *flags(training_data, tmp_path / "run", *more), check=False)
     assert_refused(process, "token id", "vocab_size 1000")
     assert os.listdir(tmp_path / "run") == [".lock"]
-    with pytest.raises(DataError, match="vocab.txt has 30522 tokens, the configuration has vocab_size 1000"):
+    with pytest.raises(
+        DataError, match="vocab.txt has 30522 tokens, the configuration has vocab_size 1000"
+    ):
         check(parse_flags(flags(training_data, tmp_path / "run", more[0])), 1)
 
 
 def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
-    config = json.loads((training_data / "config.json").read_text()) | {"max_position_embeddings": 16}
+    config = json.loads((training_data / "config.json").read_text()) | {
+        "max_position_embeddings": 16
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match="part-00000: examples of 32 tokens, but .*/config.json has max_position_embeddings 16"):
-        check(parse_flags(flags(training_data, tmp_path / "run", f"--bert_config_file={tmp_path}/config.json")), 1)
+    with pytest.raises(
+        DataError,
+        match="part-00000: examples of 32 tokens, but .*/config.json has max_position_embeddings 16",
+    ):
+        check(
+            parse_flags(
+                flags(training_data, tmp_path / "run", f"--bert_config_file={tmp_path}/config.json")
+            ),
+            1,
+        )
 
 
 def test_stops_at_target_accuracy(training_data, tmp_path):
@@ -228,10 +307,14 @@ def test_stops_at_target_accuracy(training_data, tmp_path):
         f"--idx_train={tmp_path}/new",
     )  # fmt: skip
     for name in ("part-00000.idx", "part-00001.idx"):  # made, as they were missing
-        assert (tmp_path / "new" / name).read_bytes() == (training_data / "idx/train" / name).read_bytes()
+        assert (tmp_path / "new" / name).read_bytes() == (
+            training_data / "idx/train" / name
+        ).read_bytes()
     assert len(steps) == evaluations[-1]["step"] < 200
     assert (
-        evaluations[-1]["masked_lm_accuracy"] >= 0.005 > max([row["masked_lm_accuracy"] for row in evaluations[:-1]], default=0)
+        evaluations[-1]["masked_lm_accuracy"]
+        >= 0.005
+        > max([row["masked_lm_accuracy"] for row in evaluations[:-1]], default=0)
     )
     assert (tmp_path / "run/model").exists()
 
@@ -241,7 +324,9 @@ def test_logs_for_others(plain_run):
     output, steps, evaluations = plain_run
     assert complaints(output / "mlperf.log") == ""
     events = EventAccumulator(str(output / "tensorboard")).Reload()
-    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx([row["loss"] for row in steps])
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(
+        [row["loss"] for row in steps]
+    )
     found = [event.value for event in events.Scalars("evaluation/masked_lm_loss")]
     assert found == pytest.approx([row["masked_lm_loss"] for row in evaluations])
 
@@ -250,7 +335,10 @@ def test_accuracy_off_the_expected_curve_is_told(training_data, tmp_path):
     (tmp_path / "curve.csv").write_text("samples,masked_lm_accuracy\n16,0.5\n64,0.6\n")
     more = (f"--expected_curve={tmp_path}/curve.csv",)
     process = run_script("train.py", *flags(training_data, tmp_path / "run", *more))
-    assert "warning: after 64 samples masked_lm_accuracy is 0.0" in process.stdout and "expected 0.6000" in process.stdout
+    assert (
+        "warning: after 64 samples masked_lm_accuracy is 0.0" in process.stdout
+        and "expected 0.6000" in process.stdout
+    )
 
 
 # Batch, rate, both betas, decay, steps of warm-up, at which it begins, steps; as published by those whom the recipes name.
@@ -266,14 +354,22 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "configs/recipes").iterdir()), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe", sorted((ROOT / "configs/recipes").iterdir()), ids=lambda path: path.stem
+)
 def test_recipes_are_as_published(recipe):
-    files = [f"--{name}=x" for name in ("output_dir", "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval")]
+    files = [
+        f"--{name}=x"
+        for name in ("output_dir", "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval")
+    ]
     found = parse_flags([f"@{recipe}", *files, "--seed=7"])
     assert RECIPES[recipe.stem] == (
         found.train_batch_size, found.learning_rate, found.lamb_beta_1, found.lamb_beta_2, found.lamb_weight_decay_rate,
         found.num_warmup_steps, found.start_warmup_step, found.num_train_steps,
     )  # fmt: skip
-    assert found.optimizer == ("adamw" if recipe.stem == "google_scratch" else "lamb") and found.log_epsilon == -6
+    assert (
+        found.optimizer == ("adamw" if recipe.stem == "google_scratch" else "lamb")
+        and found.log_epsilon == -6
+    )
     assert found.target_accuracy == (0.72 if recipe.stem.startswith("mlperf") else None)
     assert (ROOT / found.bert_config_file).is_file() and found.seed == 7
