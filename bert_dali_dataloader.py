@@ -7,10 +7,11 @@
         for batch in loader:  # one epoch
             batch["input_ids"]  # int64 [batch_size, max_seq_length]
 
-The order of an epoch is a permutation of all records (bert/loader/shuffle.py), of which global batch g takes the positions
-g * batch_size * num_shards and following; rank r takes every num_shards-th of them, from the r-th on. Threads read and
-decode; NVIDIA DALI (`fn.external_source`) takes the batches to their device. DALI's own TFRecord reader shuffles only
-within a buffer, checks no checksum, and takes a feature that is short or of another type in silence.
+The order of an epoch is a permutation of all records (bert/loader/shuffle.py), of which global
+batch g takes the positions g * batch_size * num_shards and following; rank r takes every
+num_shards-th of them, from the r-th on. Threads read and decode; NVIDIA DALI (`fn.external_source`)
+takes the batches to their device. DALI's own TFRecord reader shuffles only within a buffer, checks
+no checksum, and takes a feature that is short or of another type in silence.
 """
 
 import contextlib
@@ -35,19 +36,20 @@ _STATE_VERSION = 1  # another one when the order of an epoch changes
 class DaliDataloader:
     """Iterating yields one epoch of batches: {feature name: torch tensor}, B rows each.
 
-    `input_ids`, `input_mask`, `segment_ids`: int64 [B, max_seq_length]; `masked_lm_positions`, `masked_lm_ids`: int64
-    [B, max_predictions_per_seq]; `masked_lm_weights`: float32, likewise; `next_sentence_labels`: int64 [B, 1]. The two
-    lengths are those of the first record.
+    `input_ids`, `input_mask`, `segment_ids`: int64 [B, max_seq_length]; `masked_lm_positions`,
+    `masked_lm_ids`: int64 [B, max_predictions_per_seq]; `masked_lm_weights`: float32, likewise;
+    `next_sentence_labels`: int64 [B, 1]. The two lengths are those of the first record.
 
-    training=True: every rank makes `len(loader)` batches of `batch_size`. The records that do not fill a batch on every
-    rank are left out of this epoch; they are others in each epoch. Shuffled over all files, in another order each epoch.
-    training=False: every record exactly once over all ranks, in file order, dealt out to the ranks in turn. Every rank
-    makes `len(loader)` batches; the last one may be smaller, and has 0 rows on a rank for which no record is left.
+    training=True: every rank makes `len(loader)` batches of `batch_size`. The records that do not
+    fill a batch on every rank are left out of this epoch; they are others in each epoch. Shuffled
+    over all files, in another order each epoch. training=False: every record exactly once over all
+    ranks, in file order, dealt out to the ranks in turn. Every rank makes `len(loader)` batches;
+    the last one may be smaller, and has 0 rows on a rank for which no record is left.
 
     A `for` that is left early leaves its epoch; the next one starts the next epoch.
 
-    Attributes: `num_records` (in all files), `first_example` (record 0 of the first file: {feature name: numpy array}),
-    `files` (a small dict that tells these files from others).
+    Attributes: `num_records` (in all files), `first_example` (record 0 of the first file: {feature
+    name: numpy array}), `files` (a small dict that tells these files from others).
 
     Args:
       tfrec_filenames: list of TFRecord files.
@@ -63,9 +65,10 @@ class DaliDataloader:
       vocab_size: refuse token ids that are not below it; default: not checked.
       build_missing_indexes: write indexes that are named but absent, or not named: beside the others, or beside the files.
 
-    Raises DataError, before the first batch, if files and indexes do not belong together, sampled records (three of each
-    file) are damaged or no examples, or there are too few for one training batch; while iterating, for a record that is
-    damaged or no example. The message names file and place.
+    Raises DataError, before the first batch, if files and indexes do not belong together, sampled
+    records (three of each file) are damaged or no examples, or there are too few for one training
+    batch; while iterating, for a record that is damaged or no example. The message names file and
+    place.
     """
 
     def __init__(
@@ -95,7 +98,8 @@ class DaliDataloader:
                 f"{num_shards} ranks; lower the batch size or add data"
             )
         self.first_example, self._decoder = self._check_samples(vocab_size)
-        # (epoch, records of it that all ranks have got): behind the last batch given out, and where the next `for` begins.
+        # (epoch, records of it that all ranks have got): behind the last batch given out, and where
+        # the next `for` begins.
         self._position = self._next_start = (0, 0)
         self._idle_feed = None
 
@@ -140,16 +144,22 @@ class DaliDataloader:
 
     @property
     def files(self):
-        """Number, bytes and records of the files, and a digest of their names and sizes: {str: int or str}."""
+        """Number, bytes and records of the files, and a digest of their names and sizes: {str: int
+        or str}.
+        """
         return self._index.fingerprint()
 
     @property
     def position(self):
-        """(epoch, records of its order that all ranks have got), behind the last batch that was given out."""
+        """(epoch, records of its order that all ranks have got), behind the last batch that was
+        given out.
+        """
         return self._position
 
     def records_between(self, start, end):
-        """Returns [(file name, number of the record in it)] of what all ranks together got from one `position` to a later one."""
+        """Returns [(file name, number of the record in it)] of what all ranks together got from one
+        `position` to a later one.
+        """
         (epoch, first), (last_epoch, last) = start, end
         found = []
         while epoch <= last_epoch:
@@ -160,7 +170,8 @@ class DaliDataloader:
         return [(os.path.basename(path), number) for path, number in places]
 
     def state_dict(self):
-        """Returns the position behind the last batch that was given out: a small dict of numbers and strings, for JSON too.
+        """Returns the position behind the last batch that was given out: a small dict of numbers
+        and strings, for JSON too.
 
         It is the same on all ranks that have made the same number of steps.
         """
@@ -172,10 +183,12 @@ class DaliDataloader:
         }  # fmt: skip
 
     def load_state_dict(self, state):
-        """The next `for` gives the rest of the epoch that `state` was taken in (nothing if it was behind its last batch).
+        """The next `for` gives the rest of the epoch that `state` was taken in (nothing if it was
+        behind its last batch).
 
-        With another batch size or number of ranks it goes on at the same place of the same order, and says so. DataError
-        for other files, another seed or another kind of loader, which have another order.
+        With another batch size or number of ranks it goes on at the same place of the same order,
+        and says so. DataError for other files, another seed or another kind of loader, which have
+        another order.
         """
         own = self.state_dict()
         if (
@@ -248,7 +261,9 @@ class DaliDataloader:
         return read_indexes(pair_by_name(paths, index_paths), self._num_threads)
 
     def _check_samples(self, vocab_size):
-        """Decodes the sampled records of all files; returns the first one, and the decoder for all of its shape."""
+        """Decodes the sampled records of all files; returns the first one, and the decoder for all
+        of its shape.
+        """
         samples = read_samples(self._index, self._num_threads)
         first = decode_example(*samples[0])
         lengths = feature_lengths(len(first["input_ids"]), len(first["masked_lm_positions"]))
@@ -284,7 +299,8 @@ class DaliDataloader:
         with contextlib.closing(batches):
             for integers, weights in feed.run(batches):
                 yield self._decoder.split(integers, weights)
-        # Only one that was run to its end can run again: after an error, or a `for` left early, the next epoch makes its own.
+        # Only one that was run to its end can run again: after an error, or a `for` left early, the
+        # next epoch makes its own.
         self._idle_feed = feed
 
     def _empty_batch(self):
@@ -301,10 +317,13 @@ class _DaliFeed:
         self._device_id, self._batches, self._iterator = device_id, None, None
 
     def run(self, batches):
-        """Yields pairs of torch tensors, int64 [n] and float32 [m], for the pairs of numpy arrays in an iterator."""
+        """Yields pairs of torch tensors, int64 [n] and float32 [m], for the pairs of numpy arrays
+        in an iterator.
+        """
         self._batches = batches
         if self._iterator is None:
-            # A whole batch is one sample of DALI's, in two pieces: 9 us of CPU a record at batch 64, 11 us in seven.
+            # A whole batch is one sample of DALI's, in two pieces: 9 us of CPU a record at batch
+            # 64, 11 us in seven.
             options = {
                 "batch_size": 1,
                 "num_threads": 1,
@@ -330,9 +349,11 @@ def _take_batches(next_batch, cuda):
 
 
 def build_dali_train(train_pattern, train_idx_pattern, **options):
-    """DaliDataloader for training over the files of two patterns (folders or files will do), paired by name.
+    """DaliDataloader for training over the files of two patterns (folders or files will do), paired
+    by name.
 
-    `options` are those of DaliDataloader. With build_missing_indexes=True the second is a folder, made if needed.
+    `options` are those of DaliDataloader. With build_missing_indexes=True the second is a folder,
+    made if needed.
     """
     return _build(train_pattern, train_idx_pattern, training=True, **options)
 

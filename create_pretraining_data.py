@@ -5,10 +5,11 @@ python3 create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
     --output_file=tfrecord/part-00000-of-00500 --vocab_file=vocab.txt --do_lower_case=True \\
     --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
 
-Input: UTF-8 text, one sentence a line, an empty line after each document. All input files of a call form one corpus. Files
-may lie elsewhere (gs://, s3://, hdfs://): TensorFlow's file access reads and writes them then.
-The same input, flags and seed give the same bytes on every machine. Takes 2 seconds for a part of 27 MB; the first call on a
-machine also compiles, for 10 seconds. tests/reference/create_pretraining_data.py is the same, readably.
+Input: UTF-8 text, one sentence a line, an empty line after each document. All input files of a call
+form one corpus. Files may lie elsewhere (gs://, s3://, hdfs://): TensorFlow's file access reads and
+writes them then. The same input, flags and seed give the same bytes on every machine. Takes 2
+seconds for a part of 27 MB; the first call on a machine also compiles, for 10 seconds.
+tests/reference/create_pretraining_data.py is the same, readably.
 """
 
 import os
@@ -123,7 +124,9 @@ def check(flags):
 
 
 def check_data_flags(flags):
-    """Returns (tokenizer, or None if it cannot be made, problems) of the flags that `add_data_flags` adds."""
+    """Returns (tokenizer, or None if it cannot be made, problems) of the flags that
+    `add_data_flags` adds.
+    """
     tokenizer, problems = None, length_problems(flags)
     try:
         tokenizer = FullTokenizer(
@@ -186,7 +189,9 @@ def announce_compilation():
 
 
 def show_examples(path, count, tokens):
-    """Prints the first examples of a TFRecord file as it lies on the disk; tokens: list of str by id."""
+    """Prints the first examples of a TFRecord file as it lies on the disk; tokens: list of str by
+    id.
+    """
     with TFRecordFile(path) as records:
         for number, (offset, size) in zip(range(count), records.extents()):
             place = f"{path}: record {number} at byte {offset}"

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""All text files -> all TFRecord files, by all cores of this machine or of a Ray cluster. Killed or stopped, it goes on where it was.
+"""All text files -> all TFRecord files, by all cores of this machine or of a Ray cluster. Killed or
+stopped, it goes on where it was.
 
 python3 create_pretraining_shards.py --input_dir=results --output_dir=tfrecord --vocab_file=vocab.txt --do_lower_case=True \\
     --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
 
-Writes for every results/part-* the file tfrecord/part-*, the same bytes as create_pretraining_data.py does, and a manifest
-tfrecord/.manifest/part-*.json: text, vocabulary, flags and output, by size and CRC32C. A second call makes what is missing or what its
-manifest says was made of another text, vocabulary or flags. A part that fails is named at the end and stops no other.
-Takes 2 seconds and 300 MB of memory for a part of 27 MB on one core, and 5 seconds for Ray to start and end.
+Writes for every results/part-* the file tfrecord/part-*, the same bytes as
+create_pretraining_data.py does, and a manifest tfrecord/.manifest/part-*.json: text, vocabulary,
+flags and output, by size and CRC32C. A second call makes what is missing or what its manifest says
+was made of another text, vocabulary or flags. A part that fails is named at the end and stops no
+other. Takes 2 seconds and 300 MB of memory for a part of 27 MB on one core, and 5 seconds for Ray
+to start and end.
 """
 
 import collections
@@ -114,7 +117,10 @@ def absolute(path):
 
 @contextlib.contextmanager
 def only_run_in(output_dir):
-    """Keeps out other runs, which would take this one's temporary files for left-overs. DataError if one is at work."""
+    """Keeps out other runs, which would take this one's temporary files for left-overs.
+
+    DataError if one is at work.
+    """
     try:
         with shards.lock_of_run(output_dir):
             yield
@@ -172,7 +178,10 @@ def first_of(names):
 
 
 def make_all(plan, recipe, flags):
-    """Makes the shards; returns their outcomes. One line of progress: parts, bytes of records a second, time left."""
+    """Makes the shards; returns their outcomes.
+
+    One line of progress: parts, bytes of records a second, time left.
+    """
     outcomes, done, written = [], 0, 0
     sizes = {shard: size_of(shard.input) or 0 for shard in plan}
     total = max(1, sum(sizes.values()))

@@ -2,12 +2,14 @@
 """Look into TFRecords: an example as words, or statistics of files, as text or as a picture.
 
 python3 inspect_tfrecord.py tfrecord/part-00000-of-00500                  # the first example
-python3 inspect_tfrecord.py tfrecord/part-00000-of-00500 --record=1000 --count=3
-python3 inspect_tfrecord.py tfrecord --stats --plot=tfrecord.png         # a folder, a quoted pattern or a file
+python3 inspect_tfrecord.py tfrecord/part-00000-of-00500 --record=1000 --count=3 python3
+inspect_tfrecord.py tfrecord --stats --plot=tfrecord.png         # a folder, a quoted pattern or a
+file
 
-In an example {[MASK]: right} and {wrong: right} stand for pieces that were replaced, {=right} for one that the model must
-predict but sees. Statistics read every record of the files and verify its checksums: about 30,000 records a second and core.
-Prints to the console; writes only the picture that --plot names.
+In an example {[MASK]: right} and {wrong: right} stand for pieces that were replaced, {=right} for
+one that the model must predict but sees. Statistics read every record of the files and verify its
+checksums: about 30,000 records a second and core. Prints to the console; writes only the picture
+that --plot names.
 """
 
 import concurrent.futures
@@ -125,7 +127,9 @@ def show_examples(path, pieces, first, count):
 
 
 def census_of_file(path, lengths, pieces):
-    """Returns the Census of all records of a file; DataError for one that is damaged or has other lengths."""
+    """Returns the Census of all records of a file; DataError for one that is damaged or has other
+    lengths.
+    """
     decoder, mask_id, total, number = Decoder(lengths, len(pieces)), pieces.index("[MASK]"), None, 0
     with TFRecordFile(path) as file:
         extents = file.extents()
@@ -145,7 +149,9 @@ def census_of_file(path, lengths, pieces):
 
 
 def census_of_files(paths, pieces, num_workers):
-    """Returns the Census of all files, read in processes of their own; shows a line of progress on a terminal."""
+    """Returns the Census of all files, read in processes of their own; shows a line of progress on
+    a terminal.
+    """
     lengths, total, started = first_lengths(paths[0]), None, time.monotonic()
     with ProgressLine() as progress, process_pool(num_workers, len(paths)) as pool:
         jobs = [pool.submit(census_of_file, path, lengths, pieces) for path in paths]
@@ -160,7 +166,9 @@ def census_of_files(paths, pieces, num_workers):
 
 
 def most_frequent(census, pieces):
-    """Returns [(piece, share of all pieces)], the most frequent first, without those that stand in every example."""
+    """Returns [(piece, share of all pieces)], the most frequent first, without those that stand in
+    every example.
+    """
     counts = census.pieces.copy()
     counts[
         [number for number, piece in enumerate(pieces) if piece in ("[CLS]", "[SEP]", "[PAD]")]

@@ -4,10 +4,11 @@
     >>> tokenizer.tokenize("It's unaffable.")
     ['it', "'", 's', 'una', '##ffa', '##ble', '.']
 
-Two steps: `BasicTokenizer` cleans text and splits it at white space and punctuation, `WordpieceTokenizer` cuts each
-of its tokens into pieces of the vocabulary. Names and behaviour are those of Google's BERT and of MLPerf, so that
-code written for their `tokenization.py` runs on this one. "Character" means Unicode code point. What a character is
-(category, lower case, decomposition) is what Unicode 11.0 says, as in MLPerf's Python 3.7, whatever Python runs.
+Two steps: `BasicTokenizer` cleans text and splits it at white space and punctuation,
+`WordpieceTokenizer` cuts each of its tokens into pieces of the vocabulary. Names and behaviour are
+those of Google's BERT and of MLPerf, so that code written for their `tokenization.py` runs on this
+one. "Character" means Unicode code point. What a character is (category, lower case, decomposition)
+is what Unicode 11.0 says, as in MLPerf's Python 3.7, whatever Python runs.
 """
 
 import re
@@ -16,8 +17,9 @@ import unicodedata
 from bert.common.files import read_bytes
 from bert.common.unicode_11 import RECLASSIFIED_PUNCTUATION, Unicode11
 
-# Blocks of CJK ideographs (inclusive), from Google's BERT: Chinese has no spaces between words, so every
-# ideograph is a token of its own. Hangul, Hiragana and Katakana are not ideographs and stay joined.
+# Blocks of CJK ideographs (inclusive), from Google's BERT: Chinese has no spaces between words, so
+# every ideograph is a token of its own. Hangul, Hiragana and Katakana are not ideographs and stay
+# joined.
 _CJK_BLOCKS = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
     (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
@@ -38,12 +40,15 @@ def _is_whitespace(char):
 
 
 def _is_control(char):
-    """Control and format characters, which are dropped; tab and line ends count as white space instead."""
+    """Control and format characters, which are dropped; tab and line ends count as white space
+    instead.
+    """
     return char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Cf")
 
 
 def _is_punctuation(char):
-    """Every ASCII character that is no letter, digit, space or control, and Unicode's punctuation (P*).
+    """Every ASCII character that is no letter, digit, space or control, and Unicode's punctuation
+    (P*).
 
     Unicode files `$ + < = > ^ ` | ~` under symbols; BERT splits at them all the same.
     """
@@ -62,7 +67,9 @@ def _is_cjk_ideograph(char):
 
 
 def convert_to_unicode(text):
-    """Returns `text` as str; bytes are decoded as UTF-8, strictly (UnicodeDecodeError on a bad byte)."""
+    """Returns `text` as str; bytes are decoded as UTF-8, strictly (UnicodeDecodeError on a bad
+    byte).
+    """
     if isinstance(text, str):
         return text
     if isinstance(text, bytes):
@@ -81,7 +88,8 @@ def whitespace_tokenize(text):
 
 
 def load_vocab(vocab_file):
-    """Reads one token per line into {token: id}, in file order; a repeated token keeps its first id and takes no new one.
+    """Reads one token per line into {token: id}, in file order; a repeated token keeps its first id
+    and takes no new one.
 
     Raises OSError if the file cannot be read, ValueError if it is not UTF-8.
     """
@@ -114,8 +122,9 @@ def convert_ids_to_tokens(inv_vocab, ids):
 def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
     """Raises ValueError if `do_lower_case` contradicts the name of one of Google's released models.
 
-    The folder of a released checkpoint tells its casing (`uncased_L-24_H-1024_A-16/bert_model.ckpt`); training goes
-    on with the wrong one without a sign, only worse. A path without such a name is not judged.
+    The folder of a released checkpoint tells its casing
+    (`uncased_L-24_H-1024_A-16/bert_model.ckpt`); training goes on with the wrong one without a
+    sign, only worse. A path without such a name is not judged.
     """
     match = re.search(r"([A-Za-z0-9_-]+)/bert_model\.ckpt", init_checkpoint or "")
     if not match:
@@ -138,8 +147,9 @@ def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
 class FullTokenizer:
     """Basic tokenisation, then WordPiece, with the vocabulary of a file.
 
-    Attributes: `vocab` {token: id}, `inv_vocab` {id: token}, `basic_tokenizer`, `wordpiece_tokenizer`.
-    `preserve_unused_tokens` leaves `[unused7]` and the like whole where the vocabulary has them.
+    Attributes: `vocab` {token: id}, `inv_vocab` {id: token}, `basic_tokenizer`,
+    `wordpiece_tokenizer`. `preserve_unused_tokens` leaves `[unused7]` and the like whole where the
+    vocabulary has them.
     """
 
     def __init__(self, vocab_file, do_lower_case=True, *, preserve_unused_tokens=False):
@@ -163,7 +173,8 @@ class FullTokenizer:
 
 
 class BasicTokenizer:
-    """Cleans text and splits it at white space, CJK ideographs and punctuation; uncased also lowers and strips accents.
+    """Cleans text and splits it at white space, CJK ideographs and punctuation; uncased also lowers
+    and strips accents.
 
     `vocab`: if it holds `[unusedN]`, that token is left whole wherever white space sets it apart.
     """
@@ -183,12 +194,15 @@ class BasicTokenizer:
             if self.do_lower_case:
                 token = self._strip_accents(token.lower())
             tokens.extend(self._split_on_punctuation(token))
-        # Drops the empty strings, and splits where lower-casing or decomposition brought forth white space.
+        # Drops the empty strings, and splits where lower-casing or decomposition brought forth
+        # white space.
         return whitespace_tokenize(" ".join(tokens))
 
     @staticmethod
     def _clean(text):
-        """Drops control characters, U+0000 and U+FFFD, so that their neighbours join; white space becomes a space."""
+        """Drops control characters, U+0000 and U+FFFD, so that their neighbours join; white space
+        becomes a space.
+        """
         kept = (char for char in text if not (char == "\ufffd" or _is_control(char)))
         return "".join(" " if _is_whitespace(char) else char for char in kept)
 
@@ -206,7 +220,9 @@ class BasicTokenizer:
 
     @staticmethod
     def _split_on_punctuation(text):
-        """Returns a list like ["it", "'", "s"], with empty strings around a sign that has no neighbour."""
+        """Returns a list like ["it", "'", "s"], with empty strings around a sign that has no
+        neighbour.
+        """
         return "".join(f" {char} " if _is_punctuation(char) else char for char in text).split(" ")
 
 
@@ -219,7 +235,9 @@ class WordpieceTokenizer:
         self.max_input_chars_per_word = max_input_chars_per_word
 
     def tokenize(self, text):
-        """Returns the pieces of each white-space separated word; a word that cannot be pieced together is `unk_token`."""
+        """Returns the pieces of each white-space separated word; a word that cannot be pieced
+        together is `unk_token`.
+        """
         return [
             piece
             for word in whitespace_tokenize(convert_to_unicode(text))

@@ -5,10 +5,12 @@ torchrun --nproc_per_node=8 train.py --bert_config_file=configs/bert_large.json 
     --tfrecord_train=tfrecord --idx_train=idx/train --tfrecord_eval=eval --idx_eval=idx/eval --optimizer=adamw \\
     --train_batch_size=256 --learning_rate=1e-4 --num_warmup_steps=10000 --num_train_steps=1000000
 
-Writes <output_dir>/metrics.jsonl (a line per step and per evaluation), tensorboard/, mlperf.log, checkpoints/, curves.png, and
-at the end model/, which Hugging Face's BertForPreTraining.from_pretrained loads; best/ is the model of the best evaluation. One process per GPU;
-without CUDA it trains on the CPU over gloo. The same command again goes on from the newest checkpoint, to the same losses.
-@configs/recipes/mlperf_256.args among the flags reads flags from that file.
+Writes <output_dir>/metrics.jsonl (a line per step and per evaluation), tensorboard/, mlperf.log,
+checkpoints/, curves.png, and at the end model/, which Hugging Face's
+BertForPreTraining.from_pretrained loads; best/ is the model of the best evaluation. One process per
+GPU; without CUDA it trains on the CPU over gloo. The same command again goes on from the newest
+checkpoint, to the same losses. @configs/recipes/mlperf_256.args among the flags reads flags from
+that file.
 """
 
 import gc
@@ -259,9 +261,11 @@ def endless(loader):
 
 
 def denominators(batches, data_group):
-    """Returns float32 [2]: sum of masked LM weights plus 1e-5, and examples, of one update over all ranks.
+    """Returns float32 [2]: sum of masked LM weights plus 1e-5, and examples, of one update over all
+    ranks.
 
-    Dividing by the sums of the whole update makes a loss that does not depend on how ranks and micro-batches cut it.
+    Dividing by the sums of the whole update makes a loss that does not depend on how ranks and
+    micro-batches cut it.
     """
     weights = torch.stack([batch["masked_lm_weights"].sum() for batch in batches]).sum()
     sums = torch.stack(
@@ -291,7 +295,8 @@ def accumulate_gradients(parallel, batches):
             with parallel.autocast():
                 logits = predict(parallel.model, batch)
             losses = torch.stack(loss_sums(logits, batch)) / divisors
-            # The plugin averages gradients over the ranks; the losses are already shares of the sum over ranks.
+            # The plugin averages gradients over the ranks; the losses are already shares of the sum
+            # over ranks.
             parallel.backward(losses.sum() * dist.get_world_size(parallel.data_group))
         with torch.no_grad():
             accuracy = count_right(logits[0], batch) / divisors[0]
@@ -339,7 +344,10 @@ def train(flags, config, device, stop_request):
 
 
 def export(flags, config):
-    """Writes <output_dir>/export from the newest checkpoint. The run itself may be at work meanwhile."""
+    """Writes <output_dir>/export from the newest checkpoint.
+
+    The run itself may be at work meanwhile.
+    """
     path, _ = checkpoint.find_newest_valid(os.path.join(flags.output_dir, "checkpoints")) or (
         None,
         None,
@@ -366,9 +374,10 @@ def main(argv=None):
         device = join_processes(flags.device, flags.seed, flags.collective_timeout)
         with only_run_in(flags.output_dir):
             train(flags, config, device, stop_request)
-    # The data-parallel model must be gone before the process group: its destructor would otherwise end the group while it
-    # holds the interpreter's lock, and wait for ever for gloo's threads, which want that lock too (seen in 3 of 8 runs).
-    # After an error the group is left to the end of the process, which comes at once.
+    # The data-parallel model must be gone before the process group: its destructor would otherwise
+    # end the group while it holds the interpreter's lock, and wait for ever for gloo's threads,
+    # which want that lock too (seen in 3 of 8 runs). After an error the group is left to the end of
+    # the process, which comes at once.
     gc.collect()
     dist.destroy_process_group()
 

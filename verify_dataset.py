@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Is this the data that MLPerf published? Is every file of it whole?
 
-python3 verify_dataset.py --results=wiki/results                      # the text: part-00XXX-of-00500, eval.txt, eval.md5
-python3 verify_dataset.py --tfrecord=tfrecord --eval_10k=eval/eval_10k     # the examples
-python3 verify_dataset.py --tfrecord=quickstart_output/tfrecord/train --max_seq_length=128 --max_predictions_per_seq=20 --own_data
+python3 verify_dataset.py --results=wiki/results                      # the text:
+part-00XXX-of-00500, eval.txt, eval.md5 python3 verify_dataset.py --tfrecord=tfrecord
+--eval_10k=eval/eval_10k     # the examples python3 verify_dataset.py
+--tfrecord=quickstart_output/tfrecord/train --max_seq_length=128 --max_predictions_per_seq=20
+--own_data
 
-Reads every byte, files in parallel (0.8 GB/s of records a core, 0.3 GB/s of text), and prints a table: green `ok`, red `FAILED`
-(something is broken), yellow `differs` (whole, but not as MLPerf published it). Writes nothing.
-Exit code: 0 all is well, 1 something is broken, 3 whole but not the published data, 2 a flag that does not exist.
+Reads every byte, files in parallel (0.8 GB/s of records a core, 0.3 GB/s of text), and prints a
+table: green `ok`, red `FAILED` (something is broken), yellow `differs` (whole, but not as MLPerf
+published it). Writes nothing. Exit code: 0 all is well, 1 something is broken, 3 whole but not the
+published data, 2 a flag that does not exist.
 """
 
 import concurrent.futures
@@ -81,7 +84,9 @@ def parse_flags(argv=None):
 
 
 def check(flags):
-    """Returns ({"results" and "tfrecord": files}, {name: MD5} of --md5_list, vocabulary); DataError with all that is wrong."""
+    """Returns ({"results" and "tfrecord": files}, {name: MD5} of --md5_list, vocabulary); DataError
+    with all that is wrong.
+    """
     problems, paths, md5s, vocab = [], {}, {}, {}
     if not (flags.results or flags.tfrecord or flags.eval_10k):
         problems.append(
@@ -118,7 +123,9 @@ def check(flags):
 
 
 def read_md5_list(path):
-    """{file name: MD5} of a list with a line `<MD5>  <file>` each; folders in the names do not count."""
+    """{file name: MD5} of a list with a line `<MD5>  <file>` each; folders in the names do not
+    count.
+    """
     md5s = {}
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -132,7 +139,9 @@ def read_md5_list(path):
 
 
 def compile_kernels(rules):
-    """Once, before the processes that use them start; for arrays of the types that blocks of a file have (read-only)."""
+    """Once, before the processes that use them start; for arrays of the types that blocks of a file
+    have (read-only).
+    """
     if not kernels.is_compiled(pass_examples):
         print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
     no_records = np.frombuffer(bytes(64), np.uint8)
@@ -141,7 +150,9 @@ def compile_kernels(rules):
 
 
 def inspect_all(inspect, paths, num_workers):
-    """Calls inspect(path) for all files on several processes; returns the reports in the order of the paths."""
+    """Calls inspect(path) for all files on several processes; returns the reports in the order of
+    the paths.
+    """
     sizes, done, started = {path: os.path.getsize(path) for path in paths}, 0, time.monotonic()
     total = sum(sizes.values())
     with ProgressLine() as progress, process_pool(num_workers, len(paths)) as pool:

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""The README's table of the cleanup chain: MB/s of each step, and what the full English dump would take.
+"""The README's table of the cleanup chain: MB/s of each step, and what the full English dump would
+take.
 
-python3 benchmarks/cleanup.py --dump=quickstart_output/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2
+python3 benchmarks/cleanup.py
+--dump=quickstart_output/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2
 
-Runs every step of cleanup_scripts/ on the dump as it is, and on the same pages 20 times over, with --num_workers processes (about
-a minute). The estimate takes the seconds that 20 times the pages took more than once the pages, per MB of XML (extraction) or of
-extracted text (the other steps), to the full dump's; with more cores the steps divide by them, but for what one process must do
-alone: reading the dump, which is measured by itself. Disks are taken to be fast enough. Sentence segmentation is compared with NLTK's own tokenizer, one process each, on the same text.
+Runs every step of cleanup_scripts/ on the dump as it is, and on the same pages 20 times over, with
+--num_workers processes (about a minute). The estimate takes the seconds that 20 times the pages
+took more than once the pages, per MB of XML (extraction) or of extracted text (the other steps), to
+the full dump's; with more cores the steps divide by them, but for what one process must do
+alone: reading the dump, which is measured by itself. Disks are taken to be fast enough. Sentence
+segmentation is compared with NLTK's own tokenizer, one process each, on the same text.
 """
 
 import argparse
@@ -23,7 +27,8 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPTS = os.path.join(ROOT, "cleanup_scripts")
 FULL_XML_MB = 75_163  # the dump of 2020-01-01, MLPerf's README
-FULL_TEXT_MB = 14_060  # extracted from it: 13,418 files, AA/wiki_00 to FE/wiki_17, of 1.048 MB each (the same README)
+# extracted from it: 13,418 files, AA/wiki_00 to FE/wiki_17, of 1.048 MB each (the same README)
+FULL_TEXT_MB = 14_060
 CORES = (2, 64)
 STEPS = (
     "cleanup_file",
@@ -43,7 +48,9 @@ FLAGS = {"separate_test_set": ["--num_test_articles=12"], "do_gather": []}
 
 
 def repeat_pages(dump, times, path):
-    """Writes a dump with all pages of `dump` so many times, in streams as Wikimedia's multistream dumps; returns MB of XML."""
+    """Writes a dump with all pages of `dump` so many times, in streams as Wikimedia's multistream
+    dumps; returns MB of XML.
+    """
     xml = bz2.open(dump).read()
     first, last = xml.index(b"<page>"), xml.rindex(b"</page>") + len(b"</page>\n")
     head, pages = xml[:first], xml[first:last]
@@ -91,7 +98,9 @@ def run_chain(dump, folder, num_workers):
 
 
 def reading_seconds(dump):
-    """Seconds to unpack a dump and look at each line, in one process, as WikiExtractor's first process must."""
+    """Seconds to unpack a dump and look at each line, in one process, as WikiExtractor's first
+    process must.
+    """
     started = time.monotonic()
     with bz2.open(dump, "rt", encoding="utf-8") as lines:
         for line in lines:
@@ -100,7 +109,9 @@ def reading_seconds(dump):
 
 
 def segmentation_speeds(folder):
-    """(MB/s of do_sentence_segmentation.py, MB/s of NLTK's own tokenizer), one process, English parameters."""
+    """(MB/s of do_sentence_segmentation.py, MB/s of NLTK's own tokenizer), one process, English
+    parameters.
+    """
     sys.path.insert(0, SCRIPTS)
     import do_sentence_segmentation
     import punkt_3_4_5

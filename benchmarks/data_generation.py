@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""The README's table of data generation: CPU seconds, wall time and peak memory of whole processes, in one sitting.
+"""The README's table of data generation: CPU seconds, wall time and peak memory of whole processes,
+in one sitting.
 
 python3 benchmarks/data_generation.py --text='quickstart_output/results/part-*' --megabytes=27
 
-Makes a corpus of that size by repeating the articles of the text in shuffled order, then runs, one after the other: the
-readable twin, create_pretraining_data.py without and with compiled code, Hugging Face's BertTokenizerFast tokenising the
-corpus alone, and the floors: writing the same bytes, and the checksums of the same bytes. Checks that the records are equal.
+Makes a corpus of that size by repeating the articles of the text in shuffled order, then runs, one
+after the other: the readable twin, create_pretraining_data.py without and with compiled code,
+Hugging Face's BertTokenizerFast tokenising the corpus alone, and the floors: writing the same
+bytes, and the checksums of the same bytes. Checks that the records are equal.
 """
 
 import argparse
@@ -46,7 +48,9 @@ with open('{records}', 'rb') as source:
 
 
 def make_corpus(patterns, megabytes, path):
-    """Writes the articles of the text files, again and again in another order, until the size is reached."""
+    """Writes the articles of the text files, again and again in another order, until the size is
+    reached.
+    """
     articles = []
     for part in expand_patterns(patterns):
         with open(part, encoding="utf-8", newline="") as file:

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""The README's table of loaders: samples per second and CPU seconds per million samples, in one sitting.
+"""The README's table of loaders: samples per second and CPU seconds per million samples, in one
+sitting.
 
-python3 benchmarks/loader.py                     # 64,000 synthetic records of MLPerf's lengths, 3 minutes
-python3 benchmarks/loader.py --full_set          # start and memory with 157 million records in 500 files, 8 ranks, 1 minute
-python3 benchmarks/loader.py --disk=FILE         # reads of several sizes at random places of a large file, past the cache
+python3 benchmarks/loader.py                     # 64,000 synthetic records of MLPerf's lengths, 3
+minutes python3 benchmarks/loader.py --full_set          # start and memory with 157 million records
+in 500 files, 8 ranks, 1 minute python3 benchmarks/loader.py --disk=FILE         # reads of several
+sizes at random places of a large file, past the cache
 
-Each loader runs in a process of its own over files that lie in memory, for whole epochs of at least --seconds, after a
-first epoch that does not count; the median of --repeats processes in turn. CPU seconds are those of the whole process in
-these epochs. Writes nothing but temporary files.
+Each loader runs in a process of its own over files that lie in memory, for whole epochs of at least
+--seconds, after a first epoch that does not count; the median of --repeats processes in turn. CPU
+seconds are those of the whole process in these epochs. Writes nothing but temporary files.
 """
 
 import argparse
@@ -60,7 +62,8 @@ def write_records(path, count, seed):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The loaders. Each is a function (paths, batch size, threads) -> an iterable of one epoch, called once an epoch.
+# The loaders. Each is a function (paths, batch size, threads) -> an iterable of one epoch, called
+# once an epoch.
 
 
 def ours(paths, batch_size, threads):
@@ -131,7 +134,8 @@ def raw_dali(paths, batch_size, threads):
 
 
 def tf_data(paths, batch_size, threads, is_batched=False):
-    """As MLPerf's run_pretraining.py: files interleaved, 1,000 records shuffled, parsed one by one, int64 cast to int32.
+    """As MLPerf's run_pretraining.py: files interleaved, 1,000 records shuffled, parsed one by one,
+    int64 cast to int32.
 
     is_batched: parsed a batch at a time, which MLPerf does not do.
     """
@@ -219,7 +223,9 @@ def time_loader(name, paths, batch_size, threads, seconds):
 
 
 def start_of_rank(paths, rank, ranks, batch_size, threads):
-    """Returns seconds until the loader is made, until its first batch, for 200 batches more, and peak MB, of this process."""
+    """Returns seconds until the loader is made, until its first batch, for 200 batches more, and
+    peak MB, of this process.
+    """
     from bert_dali_dataloader import DaliDataloader
 
     baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
@@ -246,7 +252,9 @@ def start_of_rank(paths, rank, ranks, batch_size, threads):
 
 
 def measure_full_set(args, folder):
-    """500 names for one real file of a 500th of MLPerf's records: indexes and files are read 500 times, from memory."""
+    """500 names for one real file of a 500th of MLPerf's records: indexes and files are read 500
+    times, from memory.
+    """
     count = MLPERF_RECORDS // MLPERF_FILES
     block, path = f"{folder}/block", f"{folder}/file"
     write_records(block, 4000, 1)
@@ -284,7 +292,9 @@ def measure_full_set(args, folder):
 
 
 def measure_disk(path):
-    """Reads chunks at random places with one thread, as the loader does, after having dropped the file from the cache."""
+    """Reads chunks at random places with one thread, as the loader does, after having dropped the
+    file from the cache.
+    """
     size, generator = os.path.getsize(path), random.Random(1)
     print("| bytes a read | records of 2,500 bytes | MB/s |\n|---|---|---|")
     with open(path, "rb", buffering=0) as file:

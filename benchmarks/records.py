@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""The README's table of picking and indexing: CPU seconds, wall time and peak memory of whole processes, in one sitting.
+"""The README's table of picking and indexing: CPU seconds, wall time and peak memory of whole
+processes, in one sitting.
 
 python3 benchmarks/records.py --tfrecord=tfrecord/part-00000-of-00500
 
-Runs, one after the other: pick_eval_samples.py and a loop over TensorFlow's eager dataset that does the same (count, then parse
-and write the picked ones, as MLPerf's does), make_idx.py and DALI's tfrecord2idx. Checks that the indexes are equal and that
-the picked examples are the same. Takes half a minute for a file of 500 MB.
+Runs, one after the other: pick_eval_samples.py and a loop over TensorFlow's eager dataset that does
+the same (count, then parse and write the picked ones, as MLPerf's does), make_idx.py and DALI's
+tfrecord2idx. Checks that the indexes are equal and that the picked examples are the same. Takes
+half a minute for a file of 500 MB.
 """
 
 import argparse

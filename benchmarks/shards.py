@@ -3,9 +3,10 @@
 
 python3 benchmarks/shards.py --text='quickstart_output/results/part-*'
 
-Needs 0.6 GB of disk a part, in the folder of temporary files (TMPDIR), and takes three minutes for eight parts. Writes a corpus
-of --megabytes from articles of the text, repeats it as --parts parts, and makes them with each number of --workers. Prints wall
-time (also without the start of Ray), CPU and wall seconds of a part, and the peak memory of the largest worker.
+Needs 0.6 GB of disk a part, in the folder of temporary files (TMPDIR), and takes three minutes for
+eight parts. Writes a corpus of --megabytes from articles of the text, repeats it as --parts parts,
+and makes them with each number of --workers. Prints wall time (also without the start of Ray), CPU
+and wall seconds of a part, and the peak memory of the largest worker.
 """
 
 import argparse
@@ -34,7 +35,9 @@ def run(num_workers, texts, output):
 
 
 def costs_of(output):
-    """Returns the costs in the manifests, and the seconds from the start of the first part to the end of the last."""
+    """Returns the costs in the manifests, and the seconds from the start of the first part to the
+    end of the last.
+    """
     paths = glob.glob(f"{output}/.manifest/*.json")
     costs = []
     for path in paths:

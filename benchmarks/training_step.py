@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""The README's table of training steps: forward, backward and update on one CPU thread, at the published lengths.
+"""The README's table of training steps: forward, backward and update on one CPU thread, at the
+published lengths.
 
 python3 benchmarks/training_step.py
 
-Compares Hugging Face's BertForPreTraining with the logits of all positions, ours with those of the masked positions only, and
-ours without padding (--unpad), with the same weights, examples and LAMB, for a BERT of 4 layers of 256 and one of BERT-base's
-shapes with fewer layers. Examples are random, 512 positions of which 254 are tokens on average, as in MLPerf's data. Checks
-that the losses are equal. Takes about 3 minutes.
+Compares Hugging Face's BertForPreTraining with the logits of all positions, ours with those of the
+masked positions only, and ours without padding (--unpad), with the same weights, examples and LAMB,
+for a BERT of 4 layers of 256 and one of BERT-base's shapes with fewer layers. Examples are random,
+512 positions of which 254 are tokens on average, as in MLPerf's data. Checks that the losses are
+equal. Takes about 3 minutes.
 """
 
 import argparse
@@ -54,7 +56,9 @@ def make_batch(batch_size, config, generator):
 
 
 def full_logits(model, batch):
-    """What a plain use of Hugging Face's class does: logits at all positions, the masked ones taken out of them."""
+    """What a plain use of Hugging Face's class does: logits at all positions, the masked ones taken
+    out of them.
+    """
     output = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["input_mask"],

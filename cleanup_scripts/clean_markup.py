@@ -2,9 +2,9 @@
 
     python3 cleanup_scripts/clean_markup.py --data 'extracted/*/wiki_*'
 
-Writes <file>.2 beside each extracted file. The rules and their order are those of MLPerf's chain of 60 sed and grep
-commands, its oddities included (`<sup>` goes, `<SUP>` stays), because the published data were made by it. A line ends
-at "\\n" only, the last line too. About 100 MB/s per core.
+Writes <file>.2 beside each extracted file. The rules and their order are those of MLPerf's chain of
+60 sed and grep commands, its oddities included (`<sup>` goes, `<SUP>` stays), because the published
+data were made by it. A line ends at "\\n" only, the last line too. About 100 MB/s per core.
 """
 
 import functools
@@ -16,7 +16,9 @@ DROPPED_LINE = re.compile(r"<doc [^>]*>\Z|.*\[\[Category:[^\]\[]*\]\]", re.DOTAL
 
 
 def compiled(*rules):
-    """(pattern, replacement) pairs with their patterns compiled; each is applied to what the one before left."""
+    """(pattern, replacement) pairs with their patterns compiled; each is applied to what the one
+    before left.
+    """
     return [(re.compile(pattern), replacement) for pattern, replacement in rules]
 
 
@@ -71,7 +73,8 @@ TAG_RULES = [
         r"<graph>\{", r"<graph>", r"\}</graph>", r"</graph>", r"</references>", r"<poem [^>]*>"
     ),
 ]
-# A line without the sign cannot match the rules beside it, and no rule makes a sign that was not there.
+# A line without the sign cannot match the rules beside it, and no rule makes a sign that was not
+# there.
 RULES_BY_SIGN = [("[", BRACKET_RULES), ("alt=", ALT_RULES), ("<", TAG_RULES)]
 
 

@@ -1,9 +1,11 @@
-"""Step 1: removes the document tags and the titles from extracted Wikipedia text (wiki_00 -> wiki_00.1).
+"""Step 1: removes the document tags and the titles from extracted Wikipedia text (wiki_00 ->
+wiki_00.1).
 
     python3 cleanup_scripts/cleanup_file.py --data 'extracted/*/wiki_*'
 
-Writes <file>.1 beside each extracted file: an empty line where an article begins (its `<doc ...>` line; the title
-after it is dropped), no `</doc>` lines, no other empty lines. About 80 MB/s per core.
+Writes <file>.1 beside each extracted file: an empty line where an article begins (its `<doc ...>`
+line; the title after it is dropped), no `</doc>` lines, no other empty lines. About 80 MB/s per
+core.
 """
 
 import functools
@@ -13,7 +15,9 @@ import cleanup_io
 
 
 def remove_tags_and_titles(text):
-    """The lines of an extracted file without document tags and titles; the only empty lines begin the articles."""
+    """The lines of an extracted file without document tags and titles; the only empty lines begin
+    the articles.
+    """
     kept = []
     lines = io.StringIO(text, newline="\n")
     for line in lines:

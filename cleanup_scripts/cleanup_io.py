@@ -1,11 +1,13 @@
-"""What the cleanup steps share: their flags, their inputs, whole-file reading and writing, one report for many files.
+"""What the cleanup steps share: their flags, their inputs, whole-file reading and writing, one
+report for many files.
 
 Imported by the scripts of this folder, never run.
 
-File names: an extracted file is `<name>`; step n reads `<name><input_suffix>` and writes `<name><output_suffix>`
-beside it (wiki_00 -> wiki_00.1 -> wiki_00.2 -> wiki_00.3 -> wiki_00.4). `--data` means the extracted files only: what
-a pattern matches besides (intermediate files, folders, hidden files) is passed over, so that
-'extracted/*/wiki_*' means the same before and after a run.
+File names: an extracted file is `<name>`; step n reads `<name><input_suffix>` and writes
+`<name><output_suffix>` beside it (wiki_00 -> wiki_00.1 -> wiki_00.2 -> wiki_00.3 -> wiki_00.4).
+`--data` means the extracted files only: what a pattern matches besides (intermediate files,
+folders, hidden files) is passed over, so that 'extracted/*/wiki_*' means the same before and after
+a run.
 """
 
 import argparse
@@ -29,7 +31,9 @@ BYTES_PER_MB = 1024 * 1024  # the unit of do_gather.py's --block_size, and of ev
 
 
 class BrokenInput(Exception):
-    """One input file cannot be processed; the message names the file, the place, what was found and what to do."""
+    """One input file cannot be processed; the message names the file, the place, what was found and
+    what to do.
+    """
 
 
 def step_parser(docstring, input_suffix, output_suffix=None):
@@ -72,14 +76,18 @@ def step_parser(docstring, input_suffix, output_suffix=None):
 
 
 def extracted_files(pattern, *suffixes):
-    """The extracted files that `pattern` matches, sorted; no intermediate files (.1 to .4 and `suffixes`)."""
+    """The extracted files that `pattern` matches, sorted; no intermediate files (.1 to .4 and
+    `suffixes`).
+    """
     passed_over = (*STEP_SUFFIXES, TEST_SUFFIX) + tuple(suffix for suffix in suffixes if suffix)
     matches = sorted(glob.glob(os.path.expanduser(pattern)))
     return [path for path in matches if os.path.isfile(path) and not path.endswith(passed_over)]
 
 
 def check_inputs(args):
-    """Returns (extracted files, problems) of a step's flags; problems is a list of messages, empty if all is well."""
+    """Returns (extracted files, problems) of a step's flags; problems is a list of messages, empty
+    if all is well.
+    """
     output_suffix = getattr(args, "output_suffix", None)
     files = extracted_files(args.data, args.input_suffix, output_suffix)
     problems = []
@@ -121,9 +129,11 @@ def exit_if(problems):
 
 
 def read_text(path, universal_newlines=False):
-    """The text of a UTF-8 file, its newlines as they are; with universal_newlines, CR LF and CR become LF.
+    """The text of a UTF-8 file, its newlines as they are; with universal_newlines, CR LF and CR
+    become LF.
 
-    MLPerf's Python steps read in text mode, which does so (all but separate_test_set.py); its sed commands do not.
+    MLPerf's Python steps read in text mode, which does so (all but separate_test_set.py); its sed
+    commands do not.
     """
     with open(path, "rb") as file:
         data = file.read()
@@ -141,7 +151,9 @@ def read_text(path, universal_newlines=False):
 
 @contextlib.contextmanager
 def atomic_file(path):
-    """A binary file that appears as `path` when the block ends, whole; after an exception nothing is left of it."""
+    """A binary file that appears as `path` when the block ends, whole; after an exception nothing
+    is left of it.
+    """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
     try:
@@ -172,11 +184,14 @@ def transform_file(transform, input_suffix, output_suffix, path, universal_newli
 
 
 def run_on_files(function, tasks, num_workers, journal):
-    """Calls function(*task) on `num_workers` processes for every task that was not done before; returns (results, errors).
+    """Calls function(*task) on `num_workers` processes for every task that was not done before;
+    returns (results, errors).
 
-    tasks: tuples whose first item is the file that errors are told of. journal: Journal, knows the tasks done before.
-    results: in the order of the tasks, None where one failed. errors: one message per failed task, in order; a broken
-    file does not stop the others, and what an earlier call made of it is removed.
+    tasks: tuples whose first item is the file that errors are told of. journal: Journal, knows the
+    tasks done before.
+    results: in the order of the tasks, None where one failed. errors: one message per failed task,
+    in order; a broken file does not stop the others, and what an earlier call made of it is
+    removed.
     """
     started = time.monotonic()
     results, errors = [journal.result_of(task) for task in tasks], {}
@@ -196,7 +211,9 @@ def run_on_files(function, tasks, num_workers, journal):
 
 
 def report(errors, result_line, journal):
-    """Tells the errors of the files and the result; returns the exit code: 0, or 1 if a file failed."""
+    """Tells the errors of the files and the result; returns the exit code: 0, or 1 if a file
+    failed.
+    """
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     before = (
@@ -222,7 +239,9 @@ def run_step(name, function, files, args):
 
 
 def totals(results, noun="files"):
-    """In words: how many of the results, (bytes read, bytes written, ...) or None after an error, and megabytes."""
+    """In words: how many of the results, (bytes read, bytes written, ...) or None after an error,
+    and megabytes.
+    """
     done = [result for result in results if result is not None]
     read, written = (sum(result[column] for result in done) / BYTES_PER_MB for column in (0, 1))
     return f"{len(done)} of {len(results)} {noun}, {read:.2f} MB in, {written:.2f} MB out"
@@ -264,7 +283,9 @@ def _result_of(future, path):
 
 
 def run(main):
-    """Runs main() as a command: its result is the exit code; Ctrl-C and SIGTERM end it without a stack trace."""
+    """Runs main() as a command: its result is the exit code; Ctrl-C and SIGTERM end it without a
+    stack trace.
+    """
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         sys.exit(main())

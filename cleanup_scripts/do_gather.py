@@ -1,9 +1,10 @@
-"""Step 5: gathers the training articles into parts of about equal size (wiki_00.4 ... -> part-00000-of-00500 ...).
+"""Step 5: gathers the training articles into parts of about equal size (wiki_00.4 ... ->
+part-00000-of-00500 ...).
 
     python3 cleanup_scripts/do_gather.py --data 'extracted/*/wiki_*' --block_size 26.92 --out_dir results
 
-Writes <out_dir>/part-XXXXX-of-YYYYY, XXXXX from 00000. YYYYY is --num_outputs and no more than a name: how many parts
-there are follows from --block_size. About 200 MB/s.
+Writes <out_dir>/part-XXXXX-of-YYYYY, XXXXX from 00000. YYYYY is --num_outputs and no more than a
+name: how many parts there are follows from --block_size. About 200 MB/s.
 """
 
 import glob
@@ -41,7 +42,9 @@ def parse_args():
 
 
 def blocks_of(files, sizes, block_bytes):
-    """Divides the files, in order, into lists; a new list begins where block_bytes < size so far + next size."""
+    """Divides the files, in order, into lists; a new list begins where block_bytes < size so far +
+    next size.
+    """
     blocks = []
     total = 0
     for path, size in zip(files, sizes):

@@ -2,9 +2,9 @@
 
     python3 cleanup_scripts/do_sentence_segmentation.py --data 'extracted/*/wiki_*'
 
-Writes <file>.3 beside each extracted file: the sentences of each line, as NLTK 3.4.5's Punkt finds them in English,
-one on a line; empty lines stay, and one more ends the file. The slow step of the chain after the extraction, about
-16 MB/s per core. Nothing is downloaded.
+Writes <file>.3 beside each extracted file: the sentences of each line, as NLTK 3.4.5's Punkt finds
+them in English, one on a line; empty lines stay, and one more ends the file. The slow step of the
+chain after the extraction, about 16 MB/s per core. Nothing is downloaded.
 """
 
 import functools

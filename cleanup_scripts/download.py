@@ -1,4 +1,5 @@
-"""Downloads a Wikipedia dump or MLPerf's published files, checked by size and MD5; a broken download is resumed.
+"""Downloads a Wikipedia dump or MLPerf's published files, checked by size and MD5; a broken
+download is resumed.
 
     python3 cleanup_scripts/download.py --mlperf=text,model
     python3 cleanup_scripts/download.py --mlperf=dump
@@ -13,17 +14,21 @@
     dump     enwiki-20200101-pages-articles-multistream.xml.bz2
 A dump by --date goes there too. The last lines printed are the commands to run next.
 
-Run the same command again after any interruption: finished files are verified, partial ones (hidden .part files) are resumed,
-what was unpacked is left alone. A file gets its name only when all of it is there and right. How long it takes is up to the
-network: the text is about 4 GB packed and 13 GB unpacked, the model 4 GB, a whole English dump about 20 GB.
+Run the same command again after any interruption: finished files are verified, partial ones (hidden
+.part files) are resumed, what was unpacked is left alone. A file gets its name only when all of it
+is there and right. How long it takes is up to the
+network: the text is about 4 GB packed and 13 GB unpacked, the model 4 GB, a whole English dump
+about 20 GB.
 
-MLPerf's files come from MLCommons' storage. Its list of MD5s is fetched at each call, and each file must match the list, and
-what MLPerf's README publishes. If MLCommons asks for a log-in, the error gives MLCommons' own command, which can log in with
-a browser. --source=drive takes the older copies on Google Drive instead.
+MLPerf's files come from MLCommons' storage. Its list of MD5s is fetched at each call, and each file
+must match the list, and what MLPerf's README publishes. If MLCommons asks for a log-in, the error
+gives MLCommons' own command, which can log in with a browser. --source=drive takes the older copies
+on Google Drive instead.
 
-Wikimedia removes a dump some months after its date; its page https://dumps.wikimedia.org/<wiki>/ lists those that are there.
-MLPerf's dump, enwiki 20200101, was removed long ago. Wherever it comes from, it is compared with MLPerf's size and MD5. If an
-address no longer answers, give another with --url.
+Wikimedia removes a dump some months after its date; its page https://dumps.wikimedia.org/<wiki>/
+lists those that are there. MLPerf's dump, enwiki 20200101, was removed long ago. Wherever it comes
+from, it is compared with MLPerf's size and MD5. If an address no longer answers, give another with
+--url.
 """
 
 import argparse
@@ -117,7 +122,9 @@ def wanted_groups(args):
 
 
 def check(args):
-    """Returns ({file name: URL}, {file name: MD5}) of --url and --md5; ends with all problems told if there are any."""
+    """Returns ({file name: URL}, {file name: MD5}) of --url and --md5; ends with all problems told
+    if there are any.
+    """
     problems = []
     urls, md5s = pairs(args.url, "url", problems), pairs(args.md5, "md5", problems)
     if args.date is None and not wanted_groups(args):
@@ -180,7 +187,9 @@ class Downloads:
         self.errors, self.got = [], {}  # names; {path: MD5}
 
     def get(self, file, if_missing="", own_command=""):
-        """Downloads one file, or checks the one that is there; prints the result or notes the error."""
+        """Downloads one file, or checks the one that is there; prints the result or notes the
+        error.
+        """
         path = os.path.join(self.out_dir, file.place)
         url, chosen = (self._chosen(flags, file) for flags in (self._urls, self._md5s))
         md5 = file.md5 if chosen is None else None if chosen == "none" else chosen
@@ -225,7 +234,9 @@ class Downloads:
         return found
 
     def md5_from_list(self, name, url, if_missing):
-        """The MD5 of a dump's file by the dump's own list; None, with the error noted, if it cannot be had."""
+        """The MD5 of a dump's file by the dump's own list; None, with the error noted, if it cannot
+        be had.
+        """
         list_path = os.path.join(self.out_dir, os.path.basename(url))
         try:
             if os.path.exists(
@@ -306,7 +317,9 @@ def get_group(downloads, args, group, files):
 
 
 def finish_text(downloads, files):
-    """Unpacks the text if it came as an archive, and writes the list of its MD5s that verify_dataset.py reads."""
+    """Unpacks the text if it came as an archive, and writes the list of its MD5s that
+    verify_dataset.py reads.
+    """
     try:
         if done := unpack_archive_of(files, downloads.out_dir, downloads.got):
             print(f"{os.path.join(downloads.out_dir, TEXT_FOLDER)}: {done}", flush=True)

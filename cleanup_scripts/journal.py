@@ -1,9 +1,12 @@
-"""What a cleanup step has done before, so that a second call does the rest only. Imported by cleanup_io.py, never run.
+"""What a cleanup step has done before, so that a second call does the rest only. Imported by
+cleanup_io.py, never run.
 
-The journal of a step, `.<step>.journal` in the folder that --data begins with (of do_gather.py: in --out_dir), has a line for each finished task: its output, a
-fingerprint and the result. An output counts as done if its fingerprint is still the same: the code and settings of the step, and
-name, size and modification time of its inputs and outputs. What was copied without its times, changed by hand or made by another
-version is made again; a line that was half written when the machine stopped counts for nothing.
+The journal of a step, `.<step>.journal` in the folder that --data begins with (of do_gather.py: in
+--out_dir), has a line for each finished task: its output, a fingerprint and the result. An output
+counts as done if its fingerprint is still the same: the code and settings of the step, and name,
+size and modification time of its inputs and outputs. What was copied without its times, changed by
+hand or made by another version is made again; a line that was half written when the machine stopped
+counts for nothing.
 """
 
 import hashlib
@@ -38,7 +41,10 @@ def code_digest():
 
 
 class Journal:
-    """Finished tasks of one step. A task is a tuple; files_of(task) gives its (input paths, output paths)."""
+    """Finished tasks of one step.
+
+    A task is a tuple; files_of(task) gives its (input paths, output paths).
+    """
 
     def __init__(self, step, folder, files_of, restart=False):
         self._folder = folder
@@ -88,7 +94,9 @@ class Journal:
             return written.read() != b"\n"
 
     def remove_outputs(self, task):
-        """Removes what an earlier call made of an input that is broken now: the next step would take it for new."""
+        """Removes what an earlier call made of an input that is broken now: the next step would
+        take it for new.
+        """
         for path in self._files_of(task)[1]:
             if os.path.exists(path):
                 os.remove(path)

@@ -1,7 +1,8 @@
-"""MLCommons' downloads: which files a data set has, where they are, and their MD5s. Imported by download.py, never run.
+"""MLCommons' downloads: which files a data set has, where they are, and their MD5s. Imported by
+download.py, never run.
 
-A data set is described by two small files. <metadata URL>/<data set>.uri holds the base address of its files;
-<data set>.md5 beside it lists `<MD5>  ./<path>`. Each file is at <base address>/<path>.
+A data set is described by two small files. <metadata URL>/<data set>.uri holds the base address of
+its files; <data set>.md5 beside it lists `<MD5>  ./<path>`. Each file is at <base address>/<path>.
 """
 
 import os
@@ -90,7 +91,10 @@ def _fetch_text(url, how):
 
 
 def parse_md5_list(text: str, source: str) -> dict[str, str]:
-    """{path: MD5} of lines `<MD5>  ./<path>`. A line of another form or a path that leads elsewhere raises Refused."""
+    """{path: MD5} of lines `<MD5>  ./<path>`.
+
+    A line of another form or a path that leads elsewhere raises Refused.
+    """
     md5s = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():

@@ -18,7 +18,9 @@ CHECKPOINT = re.compile(r"model\.ckpt-\d+\.(index|meta|data-\d{5}-of-\d{5})")
 
 
 class Published(NamedTuple):
-    """A file of MLPerf's BERT benchmark. size (bytes) and md5 are None where MLPerf's README does not publish them."""
+    """A file of MLPerf's BERT benchmark. size (bytes) and md5 are None where MLPerf's README does
+    not publish them.
+    """
 
     group: str
     name: str
@@ -38,8 +40,9 @@ class Wanted(NamedTuple):
     listed_md5: str | None = None  # by the source's own list; must equal md5
 
 
-# Sizes, MD5s and addresses: MLCommons, training repository, language_model/tensorflow/bert: README.md and
-# cleanup_scripts/download_and_uncompress.sh. Addresses of the text: the scripts of several submissions use these.
+# Sizes, MD5s and addresses: MLCommons, training repository, language_model/tensorflow/bert:
+# README.md and cleanup_scripts/download_and_uncompress.sh. Addresses of the text: the scripts of
+# several submissions use these.
 PUBLISHED = (
     Published("text", "results_text.tar.gz", None, None, "14xV2OUGSQDG_yDBrmbSdcDC-QGeqpfs_"),
     Published("text", "bert_reference_results_text_md5.txt", None, None, "1tmMgLwoBvbEJEHXh77sqrXYw5RpqT8R_"),

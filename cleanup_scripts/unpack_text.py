@@ -1,7 +1,7 @@
 """MLPerf's text out of its archive, all of it or nothing. Imported by download.py, never run.
 
-The files are written to a hidden folder beside their place, which is then renamed. A record in the folder, .unpacked.json,
-says of which archive they are, so that a second call does nothing.
+The files are written to a hidden folder beside their place, which is then renamed. A record in the
+folder, .unpacked.json, says of which archive they are, so that a second call does nothing.
 """
 
 import fcntl
@@ -23,7 +23,8 @@ _UNREADABLE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 
 
 def unpack_archive_of(files: list[Wanted], out_dir: str, md5s: dict[str, str]) -> str | None:
-    """Unpacks the archive among the downloaded files; returns in words what was done, None if the text came as files.
+    """Unpacks the archive among the downloaded files; returns in words what was done, None if the
+    text came as files.
 
     md5s: {path: MD5} of the downloaded files.
     """
@@ -39,7 +40,9 @@ def unpack_archive_of(files: list[Wanted], out_dir: str, md5s: dict[str, str]) -
 
 
 def write_md5_list(files: list[Wanted], out_dir: str) -> None:
-    """Writes the MD5s of the text as the source lists them: those of its files, or a list that came beside the archive."""
+    """Writes the MD5s of the text as the source lists them: those of its files, or a list that came
+    beside the archive.
+    """
     md5s = {os.path.basename(file.name): file.listed_md5 for file in _loose_text(files)}
     for file in () if md5s else files:
         md5s = md5s or _listed_text(os.path.join(out_dir, file.place))
@@ -89,7 +92,9 @@ def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
 
 
 def _check_unpacked(folder, archive, archive_md5):
-    """Raises DownloadError unless all files of the folder are there as they were unpacked from this archive."""
+    """Raises DownloadError unless all files of the folder are there as they were unpacked from this
+    archive.
+    """
     try:
         with open(os.path.join(folder, RECORD)) as file:
             record = json.load(file)
@@ -145,7 +150,9 @@ def _unpack(archive, folder, archive_md5):
 
 
 def _text_files(archive):
-    """{name in the archive: bytes} of the text; DownloadError if the archive holds a link, an odd path, or no one text."""
+    """{name in the archive: bytes} of the text; DownloadError if the archive holds a link, an odd
+    path, or no one text.
+    """
     sizes = {}
     with tarfile.open(archive, "r|*") as tar:
         for member in tar:

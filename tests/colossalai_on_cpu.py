@@ -1,6 +1,8 @@
-"""For tests only: lets ColossalAI's ZeRO and tensor parallelism, which ask for CUDA, run on the CPU over gloo.
+"""For tests only: lets ColossalAI's ZeRO and tensor parallelism, which ask for CUDA, run on the CPU
+over gloo.
 
-torchrun tests/colossalai_on_cpu.py <flags of train.py> -- <flags of train.py> ...    one run after the other
+torchrun tests/colossalai_on_cpu.py <flags of train.py> -- <flags of train.py> ...    one run after
+the other
 """
 
 import contextlib
@@ -72,7 +74,9 @@ def install():
 
 
 def main(runs):
-    """Trains once for each list of flags, in one process group, as joining takes longer than these runs."""
+    """Trains once for each list of flags, in one process group, as joining takes longer than these
+    runs.
+    """
     install()
     if (
         "BERT_TEST_NORMS_OF_PARTS" in os.environ

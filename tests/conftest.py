@@ -1,4 +1,6 @@
-"""What the tests share: running a script as a user does, TensorFlow as the judge of records, synthetic records."""
+"""What the tests share: running a script as a user does, TensorFlow as the judge of records,
+synthetic records.
+"""
 
 import hashlib
 import json
@@ -47,7 +49,9 @@ def run_script(name, *flags, cwd=ROOT, check=True):
 
 
 def assert_refused(process, *words):
-    """The script ended with an error that holds all the words, in a sentence and not in a stack trace."""
+    """The script ended with an error that holds all the words, in a sentence and not in a stack
+    trace.
+    """
     assert process.returncode != 0
     assert "Traceback" not in process.stderr, process.stderr
     for word in words:
@@ -62,10 +66,11 @@ def create(text_path, output_path, *flags, **options):
 
 
 def tensorflow_digest(path):
-    """Reads a TFRecord file with TensorFlow, all checksums verified; returns its records, bytes and sha256.
+    """Reads a TFRecord file with TensorFlow, all checksums verified; returns its records, bytes and
+    sha256.
 
-    The sha256 is over all records in order: features sorted by name, `name\\0` and the values as little-endian int64 or
-    float32, joined by `\\1`.
+    The sha256 is over all records in order: features sorted by name, `name\\0` and the values as
+    little-endian int64 or float32, joined by `\\1`.
     """
     import tensorflow as tf
 
@@ -87,7 +92,8 @@ def tensorflow_digest(path):
 # An example for a person to read, and its vocabulary.
 PIECES = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat", "on", "mat", "$"]
 THE, CATS, S, SAT, ON, MAT = range(4, 10)
-# [CLS] the cat ##s [SEP] sat on the mat [SEP]: "cat" masked, "sat" replaced by "on", "the" of B left as it was
+# [CLS] the cat ##s [SEP] sat on the mat [SEP]: "cat" masked, "sat" replaced by "on", "the" of B
+# left as it was
 EXAMPLE = {
     "input_ids": [1, THE, 3, S, 2, ON, ON, THE, MAT, 2, 0, 0],
     "input_mask": [1] * 10 + [0] * 2,
@@ -113,7 +119,8 @@ def synthetic_example(number, seq_length=16, predictions=3, vocab_size=1000):
 
 @pytest.fixture
 def tfrecord_folder(tmp_path):
-    """Returns a function that writes files of synthetic examples, numbered throughout, with their indexes.
+    """Returns a function that writes files of synthetic examples, numbered throughout, with their
+    indexes.
 
     tfrecord_folder([3, 5]) -> (paths, index paths)
     """
@@ -138,7 +145,9 @@ def tfrecord_folder(tmp_path):
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_folder_of_processes():
-    """torchrun and torch leave folders behind, a few with every run; the name is short for the paths of Ray's sockets."""
+    """torchrun and torch leave folders behind, a few with every run; the name is short for the
+    paths of Ray's sockets.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,

@@ -1,4 +1,6 @@
-"""A server on 127.0.0.1 that misbehaves in every way a server can, and that can serve files as MLCommons does."""
+"""A server on 127.0.0.1 that misbehaves in every way a server can, and that can serve files as
+MLCommons does.
+"""
 
 import contextlib
 import hashlib
@@ -9,7 +11,8 @@ import time
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`, {path: bytes, or an HTTP status, or ("redirect", address)}; `requests` records (path, Range header).
+    """Serves `files`, {path: bytes, or an HTTP status, or ("redirect", address)}; `requests`
+    records (path, Range header).
 
     `faults` are used up first, one a request.
     """
@@ -112,7 +115,8 @@ def running_server():
 
 
 def serve_mlcommons(server, name, files):
-    """Serves files, {path: bytes}, by MLCommons' protocol: <name>.uri, <name>.md5, and the files behind a redirect.
+    """Serves files, {path: bytes}, by MLCommons' protocol: <name>.uri, <name>.md5, and the files
+    behind a redirect.
 
     Returns the value of --metadata_url.
     """

@@ -1,4 +1,5 @@
-"""The README's walk through the whole Wikipedia, typed as it stands, on a small stand-in: from download to a trained model.
+"""The README's walk through the whole Wikipedia, typed as it stands, on a small stand-in: from
+download to a trained model.
 
 What differs from the README is in the tables below, and nowhere else.
 """
@@ -30,7 +31,8 @@ NOT_RUN = {
 # First lines of blocks that show output, not commands.
 OUTPUT_BLOCKS = ("$ python3 verify_dataset.py --tfrecord=tfrecord", "A: the {[MASK]: cat} ##s")
 # {beginning of a command: what is written behind it}. {server}: the address of the local server.
-# --md5 FILE=none: the stand-ins are not the published files, with whose size and MD5 they would be compared.
+# --md5 FILE=none: the stand-ins are not the published files, with whose size and MD5 they would be
+# compared.
 ADDED = {
     "python3 cleanup_scripts/download.py --mlperf=text,model": "--metadata_url={server}/metadata --md5=bert_config.json=none "
     "--md5=model.ckpt-28252.index=none --md5=model.ckpt-28252.meta=none --md5=model.ckpt-28252.data-00000-of-00001=none",
@@ -45,7 +47,8 @@ REPLACED = {
     "--num_examples_to_pick=10000": "--num_examples_to_pick=20",
     "--nproc_per_node=8": "--nproc_per_node=1",
 }
-# {beginning of a command: what is run before it}, so that the other ways to make a part find one that is missing
+# {beginning of a command: what is run before it}, so that the other ways to make a part find one
+# that is missing
 BEFORE = {
     "for part in": "mkdir by_ray; mv tfrecord/part-00000-of-00500 by_ray",
     "printf": "mv tfrecord/part-00001-of-00500 by_ray",
@@ -92,7 +95,9 @@ def beginning_of(command, table):
 
 
 def script_of(commands, server):
-    """The commands as a script, with what the tables say; every entry of the tables must have been of use."""
+    """The commands as a script, with what the tables say; every entry of the tables must have been
+    of use.
+    """
     lines, used = ["set -euo pipefail"], set()
     for command in commands:
         if beginning := beginning_of(command, NOT_RUN):
@@ -199,7 +204,9 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder that has the project's scripts by links, so that what the walk writes stays out of the project."""
+    """A folder that has the project's scripts by links, so that what the walk writes stays out of
+    the project.
+    """
     for path in (
         *ROOT.glob("*.py"),
         ROOT / "vocab.txt",

@@ -1,4 +1,6 @@
-"""The environment that setup.sh makes: what it offers from every folder, and that its lock is whole."""
+"""The environment that setup.sh makes: what it offers from every folder, and that its lock is
+whole.
+"""
 
 import re
 import subprocess

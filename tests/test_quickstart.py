@@ -1,4 +1,7 @@
-"""quickstart.sh, the whole pipeline on real Wikipedia, with a short training. Fetches the excerpt from the package index."""
+"""quickstart.sh, the whole pipeline on real Wikipedia, with a short training.
+
+Fetches the excerpt from the package index.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""setup.sh in a copy with an empty list of packages: a second call does nothing, what is stale or cut short is made again."""
+"""setup.sh in a copy with an empty list of packages: a second call does nothing, what is stale or
+cut short is made again.
+"""
 
 import os
 import re
@@ -171,7 +173,9 @@ def test_first_python_that_fits_is_taken(project, tmp_path):
 def test_uv_fetches_itself_and_a_python_where_there_is_none(
     project, no_python, tmp_path, has_network
 ):
-    """The network is a stand-in: `curl` prints an installer that leaves a `uv` which notes what it was asked for."""
+    """The network is a stand-in: `curl` prints an installer that leaves a `uv` which notes what it
+    was asked for.
+    """
     uv = program(
         tmp_path / "stand-ins/uv",
         f'[ "$1" != --version ] || echo "uv {UV}"; echo "$*" >> {tmp_path}/asked; [ "$1" != venv ]',

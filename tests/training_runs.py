@@ -1,4 +1,6 @@
-"""Running train.py in tests as users do, on the examples of the fixture `training_data`, and reading what a run left."""
+"""Running train.py in tests as users do, on the examples of the fixture `training_data`, and
+reading what a run left.
+"""
 
 import json
 import os

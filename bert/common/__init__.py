@@ -1,1 +1,3 @@
-"""Used by all rooms: flags and exit codes, files that appear whole or not at all, process pools, the progress line."""
+"""Used by all rooms: flags and exit codes, files that appear whole or not at all, process pools,
+the progress line.
+"""

@@ -19,7 +19,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser_from_docstring(docstring):
-    """A parser whose --help is the script's docstring; flags cannot be abbreviated, so that new ones break no call.
+    """A parser whose --help is the script's docstring; flags cannot be abbreviated, so that new
+    ones break no call.
 
     An argument @file stands for the flags in that file, several a line or one, with # comments.
     """
@@ -64,7 +65,9 @@ def _boolean(text):
 
 
 def run(main):
-    """Runs `main()` as a command: problems on stderr in words, exit code 1; clean ends for Ctrl-C and SIGTERM."""
+    """Runs `main()` as a command: problems on stderr in words, exit code 1; clean ends for Ctrl-C
+    and SIGTERM.
+    """
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     sys.unraisablehook = _send_lost_signal_again
     rank = int(os.environ.get("RANK", 0))
@@ -83,7 +86,8 @@ def run(main):
 def run_as_rank(main):
     """`run` for a process among others: an error ends it at once.
 
-    The interpreter's tidying up could wait for a collective that the other processes never come to, and torchrun for it.
+    The interpreter's tidying up could wait for a collective that the other processes never come to,
+    and torchrun for it.
     """
     try:
         run(main)
@@ -102,7 +106,9 @@ def run_as_rank(main):
 
 
 def _send_lost_signal_again(unraisable):
-    """Ctrl-C or SIGTERM may come in a finalizer or a callback from C, out of which Python lets no exception: it is sent again."""
+    """Ctrl-C or SIGTERM may come in a finalizer or a callback from C, out of which Python lets no
+    exception: it is sent again.
+    """
     signals = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
     if unraisable.exc_type not in signals:
         sys.__unraisablehook__(unraisable)
@@ -111,12 +117,16 @@ def _send_lost_signal_again(unraisable):
 
 
 def _let_rank_0_speak(rank):
-    """Under torchrun usually every rank has the same error: the others wait, and are ended when rank 0 has told it."""
+    """Under torchrun usually every rank has the same error: the others wait, and are ended when
+    rank 0 has told it.
+    """
     if rank:
         wait_to_be_ended()
 
 
 def wait_to_be_ended():
-    """Time for another rank to tell its error and for torchrun to end this process after it, without a word."""
+    """Time for another rank to tell its error and for torchrun to end this process after it,
+    without a word.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(5.0)

@@ -13,5 +13,7 @@ _KINDS = (
 
 
 def what_else(start):
-    """What the first bytes (>= 64) of a file tell that it is instead of data, and what to do; None if they tell nothing."""
+    """What the first bytes (>= 64) of a file tell that it is instead of data, and what to do; None
+    if they tell nothing.
+    """
     return next((kind for pattern, kind in _KINDS if re.match(pattern, start)), None)

@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all, patterns that must match something, and paths that are not local.
+"""Files that appear whole or not at all, patterns that must match something, and paths that are not
+local.
 
-A path with a scheme (`gs://`, `s3://`, `hdfs://`, `file://`) goes through TensorFlow's `tf.io.gfile`, which is imported for
-the first such path only: it takes 3 seconds.
+A path with a scheme (`gs://`, `s3://`, `hdfs://`, `file://`) goes through TensorFlow's
+`tf.io.gfile`, which is imported for the first such path only: it takes 3 seconds.
 """
 
 import contextlib
@@ -13,11 +14,15 @@ import secrets
 
 
 class DataError(ValueError):
-    """Bad input or flags; the message names file, place, what was found, what was expected and what to do next."""
+    """Bad input or flags; the message names file, place, what was found, what was expected and what
+    to do next.
+    """
 
 
 def raise_all(problems):
-    """Raises one DataError that tells every problem of the list, a line each; nothing for an empty list."""
+    """Raises one DataError that tells every problem of the list, a line each; nothing for an empty
+    list.
+    """
     if problems:
         raise DataError("\n       ".join(problems))
 
@@ -48,7 +53,9 @@ def _gfile(path):
 
 
 class _RemoteWriter:
-    """A GFile that takes any bytes-like object and tells how much it wrote, as Python's own files do."""
+    """A GFile that takes any bytes-like object and tells how much it wrote, as Python's own files
+    do.
+    """
 
     def __init__(self, file):
         self._file = file
@@ -156,7 +163,8 @@ def sync_folder(folder):
 
 @contextlib.contextmanager
 def locked(path, mode):
-    """Holds `fcntl.flock` on a file, which is made; BlockingIOError if it is taken and `mode` says not to wait.
+    """Holds `fcntl.flock` on a file, which is made; BlockingIOError if it is taken and `mode` says
+    not to wait.
 
     Does nothing where there are no locks: in object stores and on some file systems of clusters.
     """
@@ -176,10 +184,11 @@ def locked(path, mode):
 
 @contextlib.contextmanager
 def atomic_writer(path):
-    """Opens a temporary file beside `path` for bytes, and gives it that name when the block ends without an error.
+    """Opens a temporary file beside `path` for bytes, and gives it that name when the block ends
+    without an error.
 
-    On any error, also Ctrl-C, the temporary file is removed and an older file of that name stays as it was. Data is
-    synced to the disk before the rename, so the name never stands for half a file.
+    On any error, also Ctrl-C, the temporary file is removed and an older file of that name stays as
+    it was. Data is synced to the disk before the rename, so the name never stands for half a file.
     """
     folder, name = _split(path)
     temporary = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
@@ -211,7 +220,8 @@ def _write_remote(temporary, path):
 
 
 def remove_leftovers(folder, names):
-    """Removes the temporary files that killed writers of the files `names` left in `folder`; returns how many.
+    """Removes the temporary files that killed writers of the files `names` left in `folder`;
+    returns how many.
 
     Only for a folder in which nobody else writes these files now.
     """
@@ -239,9 +249,11 @@ def _matches(pattern):
 
 
 def expand_patterns(patterns):
-    """Returns the files that a comma-separated list of names and glob patterns means, in the order of the list.
+    """Returns the files that a comma-separated list of names and glob patterns means, in the order
+    of the list.
 
-    The matches of a pattern are sorted. Raises DataError naming the first item that matches no file.
+    The matches of a pattern are sorted. Raises DataError naming the first item that matches no
+    file.
     """
     paths = []
     for item in patterns.split(","):
@@ -257,7 +269,8 @@ def expand_patterns(patterns):
 def list_folder_or_pattern(where, prefix=""):
     """Returns the files that `where`, a folder or what `expand_patterns` takes, means.
 
-    Of a folder, every file in it whose name begins with `prefix` but the hidden ones, sorted. Raises DataError if there is none.
+    Of a folder, every file in it whose name begins with `prefix` but the hidden ones, sorted.
+    Raises DataError if there is none.
     """
     if not is_folder(where):
         return expand_patterns(where)
@@ -269,7 +282,9 @@ def list_folder_or_pattern(where, prefix=""):
 
 
 def output_problems(path, *inputs):
-    """Returns what stands against writing `path`, a list of messages; `inputs` are files that it must not overwrite."""
+    """Returns what stands against writing `path`, a list of messages; `inputs` are files that it
+    must not overwrite.
+    """
     if not path:
         return ["an empty name"]
     if is_remote(path):

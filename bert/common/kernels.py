@@ -1,8 +1,9 @@
 """How this project compiles with numba, and where the compiled code is kept.
 
-`kernel` and `inlined_kernel` decorate functions of arrays and numbers. Without numba's run time (_nrt=False) nothing is
-allocated in a kernel and no references to arrays are counted, which would happen at every call of every helper and take more
-than half of the time. Keep the helpers of a kernel in its own file: numba's cache does not notice changes in others.
+`kernel` and `inlined_kernel` decorate functions of arrays and numbers. Without numba's run time
+(_nrt=False) nothing is allocated in a kernel and no references to arrays are counted, which would
+happen at every call of every helper and take more than half of the time. Keep the helpers of a
+kernel in its own file: numba's cache does not notice changes in others.
 """
 
 import os
@@ -18,7 +19,9 @@ from numba.core import cgutils
 
 
 def _choose_cache_folder():
-    """numba keeps compiled code beside the source or in the user's cache, and fails if it can write to neither."""
+    """numba keeps compiled code beside the source or in the user's cache, and fails if it can write
+    to neither.
+    """
     here = os.path.dirname(os.path.abspath(__file__))
     beside = os.path.join(here, "__pycache__")
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -44,7 +47,9 @@ inlined_kernel = numba.njit(**_OPTIONS, inline="always")
 
 @numba.extending.intrinsic
 def prefetch(typing_context, array, index):
-    """Asks the processor to fetch array[index] into its cache, in a kernel; costs nothing to wait for. index: uint64."""
+    """Asks the processor to fetch array[index] into its cache, in a kernel; costs nothing to wait
+    for. index: uint64.
+    """
 
     def generate(context, builder, signature, arguments):
         array_type, values = (
@@ -65,9 +70,11 @@ def prefetch(typing_context, array, index):
 
 
 def at_every_offset(values, dtype):
-    """A view of an array as numbers of a wider type: element k is what begins at values[k], whatever its alignment.
+    """A view of an array as numbers of a wider type: element k is what begins at values[k],
+    whatever its alignment.
 
-    So a kernel reads or writes several elements at once. On a little-endian machine values[k] is in the lowest bits.
+    So a kernel reads or writes several elements at once. On a little-endian machine values[k] is in
+    the lowest bits.
     """
     step, width = values.itemsize, np.dtype(dtype).itemsize
     return np.ndarray(max(0, (values.nbytes - width) // step + 1), dtype, values, strides=(step,))

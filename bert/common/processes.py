@@ -12,8 +12,8 @@ from bert.common.files import DataError
 def process_pool(num_workers, num_jobs):
     """Gives an executor of `num_workers` processes, no more than there are jobs.
 
-    On Ctrl-C, SIGTERM or an error in the block the jobs in work are finished, and the others not begun. DataError if a
-    process was killed.
+    On Ctrl-C, SIGTERM or an error in the block the jobs in work are finished, and the others not
+    begun. DataError if a process was killed.
     """
     with concurrent.futures.ProcessPoolExecutor(
         min(num_workers, num_jobs), initializer=_ignore_interrupt

@@ -1,11 +1,15 @@
-"""One line of progress on a terminal, overwritten and at last wiped; nothing where stderr is no terminal."""
+"""One line of progress on a terminal, overwritten and at last wiped; nothing where stderr is no
+terminal.
+"""
 
 import shutil
 import sys
 
 
 class ProgressLine:
-    """Use as a context manager; `show` may be called as often as there is something to tell, up to some hundred times a second."""
+    """Use as a context manager; `show` may be called as often as there is something to tell, up to
+    some hundred times a second.
+    """
 
     def __init__(self):
         self._is_shown = sys.stderr.isatty()
@@ -26,7 +30,9 @@ class ProgressLine:
 
 
 def time_left(done, total, seconds):
-    """Returns, in words, how long the rest takes if `done` of `total` took `seconds`; done is over 0."""
+    """Returns, in words, how long the rest takes if `done` of `total` took `seconds`; done is over
+    0.
+    """
     left = round(seconds * (total - done) / done)
     minutes, hours = left // 60, left // 3600
     if hours:

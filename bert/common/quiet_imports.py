@@ -1,8 +1,10 @@
-"""Import this before the frameworks: it keeps their banners off the user's console, and a process of theirs away.
+"""Import this before the frameworks: it keeps their banners off the user's console, and a process
+of theirs away.
 
-Transformers would load TensorFlow (9 seconds, and its banner); ColossalAI warns of CUDA extras that BERT does not use.
-TensorFlow tells of every optimisation it has; here it only reads and writes files. ColossalAI imports torch's compiler, which
-would start a process for it at once: 480 MB and 3 CPU seconds a rank, for --compile only (bert/training/model.py).
+Transformers would load TensorFlow (9 seconds, and its banner); ColossalAI warns of CUDA extras that
+BERT does not use. TensorFlow tells of every optimisation it has; here it only reads and writes
+files. ColossalAI imports torch's compiler, which would start a process for it at once: 480 MB and 3
+CPU seconds a rank, for --compile only (bert/training/model.py).
 """
 
 import logging

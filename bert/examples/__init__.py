@@ -1,1 +1,3 @@
-"""The data contract: an example's seven features, TFRecord files and their indexes, written and read."""
+"""The data contract: an example's seven features, TFRecord files and their indexes, written and
+read.
+"""

@@ -1,7 +1,8 @@
 """CRC32C of many TFRecords at once, by the processor's own instruction where it has one.
 
-Kernels compiled by numba. For one record, bert/examples/tfrecord.py's `masked_crc32c` is enough, and says the same. All kernels stand in
-this file because numba's cache notices changes in a kernel's own file only.
+Kernels compiled by numba. For one record, bert/examples/tfrecord.py's `masked_crc32c` is enough,
+and says the same. All kernels stand in this file because numba's cache notices changes in a
+kernel's own file only.
 """
 
 import llvmlite.binding
@@ -18,7 +19,9 @@ _HAS_INSTRUCTION = llvmlite.binding.get_host_cpu_features().get("sse4.2", False)
 
 
 def seal_records(buffer, ends):
-    """Fills in header and checksum of the records in a buffer (uint8 [N]), the first at 0, record k up to ends[k] (int64)."""
+    """Fills in header and checksum of the records in a buffer (uint8 [N]), the first at 0, record k
+    up to ends[k] (int64).
+    """
     _seal_records(buffer, at_every_offset(buffer, np.uint64), ends)
 
 
@@ -35,9 +38,11 @@ def _seal_records(buffer, eights, ends):
 
 
 def check_records(buffer):
-    """Walks over the records in a buffer (uint8 [N]), the first at 0, up to one that is not whole or no record.
+    """Walks over the records in a buffer (uint8 [N]), the first at 0, up to one that is not whole
+    or no record.
 
-    Returns where each payload begins and ends (int64 [K] both), and whether it has its checksum (bool [K]).
+    Returns where each payload begins and ends (int64 [K] both), and whether it has its checksum
+    (bool [K]).
     """
     most = len(buffer) // FRAME_BYTES
     starts, ends, is_right = (
@@ -66,7 +71,9 @@ def _check_records(buffer, eights, starts, ends, is_right):
 
 
 def have_checksums(buffer, starts, ends):
-    """Whether each payload buffer[starts[k]:ends[k]] has its checksum behind it: bool [K]. buffer: uint8 [N]; int64 [K]."""
+    """Whether each payload buffer[starts[k]:ends[k]] has its checksum behind it: bool [K]. buffer:
+    uint8 [N]; int64 [K].
+    """
     is_right = np.empty(len(starts), np.bool_)
     _have_checksums(buffer, at_every_offset(buffer, np.uint64), starts, ends, is_right)
     return is_right
@@ -143,7 +150,10 @@ def _add_8_bits(crc, bits):
 
 
 def _tables():
-    """uint32 [8, 256]: the remainder of byte b with k bytes of zeros behind it. Source: Kounavis and Berry 2008."""
+    """uint32 [8, 256]: the remainder of byte b with k bytes of zeros behind it.
+
+    Source: Kounavis and Berry 2008.
+    """
     tables = np.zeros((8, 256), np.uint32)
     for byte in range(256):
         tables[0, byte] = _add_8_bits.py_func(np.uint64(0), np.uint64(byte))

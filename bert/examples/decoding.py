@@ -1,8 +1,8 @@
 """Serialized `tf.train.Example` messages in memory -> batches of arrays, checked value by value.
 
-The kernel takes what writers of TFRecords make: packed lists, the features in any order. A record of any other form, or
-with a value that is not allowed, is left to the readable decoder in bert/examples/example.py, which reads everything that protobuf
-allows, and names what is wrong.
+The kernel takes what writers of TFRecords make: packed lists, the features in any order. A record
+of any other form, or with a value that is not allowed, is left to the readable decoder in
+bert/examples/example.py, which reads everything that protobuf allows, and names what is wrong.
 """
 
 import numpy as np
@@ -46,9 +46,11 @@ class Decoder:
         self._limits[_POSITIONS] = lengths["input_ids"]
 
     def split(self, integers, weights):
-        """int64 [B * their sum] and float32 [B * P], numpy or torch -> {feature name: view [B, length]}, contiguous.
+        """int64 [B * their sum] and float32 [B * P], numpy or torch -> {feature name: view [B,
+        length]}, contiguous.
 
-        A batch is two pieces of memory: all rows of one integer feature, then of the next; and the weights.
+        A batch is two pieces of memory: all rows of one integer feature, then of the next; and the
+        weights.
         """
         count, batch, start = len(weights) // self.lengths["masked_lm_weights"], {}, 0
         for name in _INTEGERS:
@@ -60,11 +62,12 @@ class Decoder:
         }
 
     def decode(self, pieces, place):
-        """Returns a batch as two arrays, int64 [B * sum of lengths] and float32 [B * P], which `split` cuts into features.
+        """Returns a batch as two arrays, int64 [B * sum of lengths] and float32 [B * P], which
+        `split` cuts into features.
 
-        pieces: list of (Records of bert/loader/reader.py, slice of their rows), B rows together. place: function of a record's
-        number to words, for errors. Raises DataError for a record whose data does not have its checksum, or that is no
-        example of this shape.
+        pieces: list of (Records of bert/loader/reader.py, slice of their rows), B rows together.
+        place: function of a record's number to words, for errors. Raises DataError for a record
+        whose data does not have its checksum, or that is no example of this shape.
         """
         count = sum(rows.stop - rows.start for _, rows in pieces)
         integers = np.empty(count * sum(self.lengths[name] for name in _INTEGERS), np.int64)
@@ -94,7 +97,9 @@ class Decoder:
             row += 1
 
     def decode_one(self, payload, place):
-        """The readable decoder, with the same checks: payload (bytes) -> {feature name: array [length]}."""
+        """The readable decoder, with the same checks: payload (bytes) -> {feature name: array
+        [length]}.
+        """
         example = decode_example(payload, place)
         check_values(example, self.lengths, self.vocab_size, place)
         return example
@@ -110,15 +115,18 @@ class Decoder:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Kernels. Messages nest as Example { Features { entry { name, Feature { list { packed values } } } ... } }.
+# Kernels. Messages nest as Example { Features { entry { name, Feature { list { packed values } } }
+# ... } }.
 
 
 @kernel
 def decode_rows(data, starts, ends, first_row, limits, columns, weights):
-    """Decodes the messages data[starts[row] : ends[row]] from `first_row` on; returns the first that it cannot, or B.
+    """Decodes the messages data[starts[row] : ends[row]] from `first_row` on; returns the first
+    that it cannot, or B.
 
-    data: uint8 [n]. starts, ends: int64 [B]. limits: int64 [7], what the values of each feature must be below. columns: a
-    tuple of int64 [B, length] for each feature but the weights, in the order of FEATURES. weights: float32 [B, P].
+    data: uint8 [n]. starts, ends: int64 [B]. limits: int64 [7], what the values of each feature
+    must be below. columns: a tuple of int64 [B, length] for each feature but the weights, in the
+    order of FEATURES. weights: float32 [B, P].
     """
     for row in range(first_row, len(starts)):
         end = ends[row]
@@ -156,7 +164,9 @@ def decode_rows(data, starts, ends, first_row, limits, columns, weights):
 
 @inlined_kernel
 def _varint(data, position, end):
-    """Returns (place behind the varint, its value); (-1, 0) if it is not whole or has more than 5 bytes."""
+    """Returns (place behind the varint, its value); (-1, 0) if it is not whole or has more than 5
+    bytes.
+    """
     value, shift = 0, 0
     while position < end and shift < 35:
         octet = np.int64(data[position])
@@ -170,7 +180,9 @@ def _varint(data, position, end):
 
 @inlined_kernel
 def _enter(data, position, end, field_end, key):
-    """Returns where the contents of the field `key` at `position` begin, which must reach to `field_end`; otherwise -1."""
+    """Returns where the contents of the field `key` at `position` begin, which must reach to
+    `field_end`; otherwise -1.
+    """
     if not 0 <= position < end or data[position] != key:
         return -1
     position, size = _varint(data, position + 1, end)
@@ -179,7 +191,9 @@ def _enter(data, position, end, field_end, key):
 
 @kernel
 def _name(data, position, end):
-    """Returns (number of the feature whose name stands at `position`, the place behind it); (-1, -1) for another name."""
+    """Returns (number of the feature whose name stands at `position`, the place behind it); (-1,
+    -1) for another name.
+    """
     if position + 2 > end or data[position] != _FIELD_1 or position + 2 + data[position + 1] > end:
         return -1, -1
     length = np.int64(data[position + 1])
@@ -196,7 +210,9 @@ def _name(data, position, end):
 
 @kernel
 def _decode_integers(data, values, limit):
-    """Packed varints (uint8 [n]) -> values (int64 [length]); False unless they are `length` numbers from 0 to below `limit`."""
+    """Packed varints (uint8 [n]) -> values (int64 [length]); False unless they are `length` numbers
+    from 0 to below `limit`.
+    """
     length, size = np.uint64(len(values)), np.uint64(len(data))
     if (
         size == length and limit > 0x7F
@@ -225,7 +241,9 @@ def _decode_integers(data, values, limit):
 
 @kernel
 def _copy_floats(data, values):
-    """Packed little-endian floats (uint8 [4 * length]) -> values (float32 [length]); False for another size."""
+    """Packed little-endian floats (uint8 [4 * length]) -> values (float32 [length]); False for
+    another size.
+    """
     if len(data) != 4 * len(values):
         return False
     octets = values.view(np.uint8)

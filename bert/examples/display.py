@@ -11,9 +11,10 @@ _WIDTH = 120  # columns
 def example_words(example, pieces):
     """Returns text of several lines: both segments in words, the label, the counts.
 
-    example: {feature name: array}, as bert/examples/example.py decodes it. pieces: list [vocabulary size] of str, by id; an id beyond
-    it is shown as <id 40000>. Of a piece that the model must predict, both are shown: {[MASK]: right}, {wrong: right}, or
-    {=right} if it was left as it is. A prediction at a position without text has a line of its own.
+    example: {feature name: array}, as bert/examples/example.py decodes it. pieces: list [vocabulary
+    size] of str, by id; an id beyond it is shown as <id 40000>. Of a piece that the model must
+    predict, both are shown: {[MASK]: right}, {wrong: right}, or {=right} if it was left as it is. A
+    prediction at a position without text has a line of its own.
     """
     length = int(example["input_mask"].sum())
     tokens = [_piece(number, pieces) for number in example["input_ids"][:length]]
@@ -50,7 +51,9 @@ def example_words(example, pieces):
 
 
 def join_pieces(pieces):
-    """Returns WordPiece tokens as text: `##` pieces stand at the one before them, unless either is in braces."""
+    """Returns WordPiece tokens as text: `##` pieces stand at the one before them, unless either is
+    in braces.
+    """
     text = ""
     for piece in pieces:
         is_rest = piece.startswith("##") and text and not text.endswith("}")

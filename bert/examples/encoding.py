@@ -1,7 +1,8 @@
-"""Training instances -> `tf.train.Example` records in a buffer: padded, encoded, framed but for their checksums.
+"""Training instances -> `tf.train.Example` records in a buffer: padded, encoded, framed but for
+their checksums.
 
-Kernels compiled by numba; tests/reference/example.py is their readable twin. All kernels stand in this file because
-numba's cache notices changes in a kernel's own file only.
+Kernels compiled by numba; tests/reference/example.py is their readable twin. All kernels stand in
+this file because numba's cache notices changes in a kernel's own file only.
 """
 
 import numpy as np
@@ -27,10 +28,11 @@ _BUFFER_BYTES = 1 << 18  # stays in a core's own cache between encoding, checksu
 
 
 def encode_records(rows, tokens, changes, vocab, max_seq_length, max_predictions_per_seq):
-    """Yields (memoryview of whole TFRecords, their number), one record for each row, about 256 KB at a time.
+    """Yields (memoryview of whole TFRecords, their number), one record for each row, about 256 KB
+    at a time.
 
-    rows: INSTANCE [K] and changes: CHANGE [M], as bert/generation/instances.py makes them, but in any order. tokens: uint16 [T].
-    A view is valid until the next one is asked for.
+    rows: INSTANCE [K] and changes: CHANGE [M], as bert/generation/instances.py makes them, but in
+    any order. tokens: uint16 [T]. A view is valid until the next one is asked for.
     """
     lengths = np.array(list(feature_lengths(max_seq_length, max_predictions_per_seq).values()))
     largest = (
@@ -57,7 +59,9 @@ def encode_records(rows, tokens, changes, vocab, max_seq_length, max_predictions
 
 
 def _varints():
-    """uint32 [65536]: the varint of each uint16 in the three low bytes, its length in bytes in the highest."""
+    """uint32 [65536]: the varint of each uint16 in the three low bytes, its length in bytes in the
+    highest.
+    """
     values = np.arange(1 << 16, dtype=np.uint32)
     is_longer, is_longest = values >= 1 << 7, values >= 1 << 14
     low, middle, high = (
@@ -85,7 +89,9 @@ def _encode_records(
     ends,
     limit,
 ):
-    """Encodes rows[first:] until `limit` bytes are passed; returns how many, and where each ends in `ends`."""
+    """Encodes rows[first:] until `limit` bytes are passed; returns how many, and where each ends in
+    `ends`.
+    """
     at, count = np.uint64(0), 0
     while first + count < len(rows) and at < limit:
         row = rows[first + count]
@@ -110,7 +116,9 @@ def _encode_records(
 
 @inlined_kernel
 def _fetch_ahead(row, tokens, changes):
-    """Fetches what an instance to come is made of: rows are in shuffled order, so no processor sees it coming."""
+    """Fetches what an instance to come is made of: rows are in shuffled order, so no processor sees
+    it coming.
+    """
     for k in range(np.uint64(0), np.uint64(row.a_length), np.uint64(32)):  # 64 bytes
         prefetch(tokens, np.uint64(row.a_start) + k)
     for k in range(np.uint64(0), np.uint64(row.b_length), np.uint64(32)):
@@ -121,7 +129,9 @@ def _fetch_ahead(row, tokens, changes):
 
 @kernel
 def _fill_in(row, tokens, changes, special_ids, scratch):
-    """Writes input_ids, masked_lm_positions and masked_lm_ids of an instance into `scratch`, without their padding."""
+    """Writes input_ids, masked_lm_positions and masked_lm_ids of an instance into `scratch`,
+    without their padding.
+    """
     ids, positions, labels = scratch
     one, a_length, b_length = np.uint64(1), np.uint64(row.a_length), np.uint64(row.b_length)
     a_start, b_start, first_change = (
@@ -149,7 +159,8 @@ def _fill_in(row, tokens, changes, special_ids, scratch):
 def _encode_example(row, lengths, names, varints, scratch, packed_sizes, out, out_fours, at):
     """Writes an instance as a `tf.train.Example` at out[at]; returns where it ends.
 
-    Example { Features { entry { name, Feature { Int64List or FloatList { packed values } } } ... } }
+    Example { Features { entry { name, Feature { Int64List or FloatList { packed values } } } ... }
+    }
     """
     ids, positions, labels = scratch
     second, length = np.uint64(row.a_length + 2), np.uint64(row.a_length + row.b_length + 3)

@@ -1,6 +1,8 @@
-"""The pretraining example: its seven features, and how to read them out of a `tf.train.Example` message.
+"""The pretraining example: its seven features, and how to read them out of a `tf.train.Example`
+message.
 
-This is the place that knows the names, lengths and types; writer (bert/examples/encoding.py), picker and loader use it.
+This is the place that knows the names, lengths and types; writer (bert/examples/encoding.py),
+picker and loader use it.
 """
 
 from typing import NamedTuple
@@ -16,7 +18,8 @@ class Feature(NamedTuple):
     dtype: str  # "int64" or "float32"
 
 
-# Sorted by name: the order in a record, as SerializeToString(deterministic=True) writes it. All padding is 0.
+# Sorted by name: the order in a record, as SerializeToString(deterministic=True) writes it. All
+# padding is 0.
 FEATURES = (
     Feature("input_ids", "sequence", "int64"),
     Feature("input_mask", "sequence", "int64"),
@@ -38,17 +41,20 @@ def feature_lengths(max_seq_length, max_predictions_per_seq):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Protocol buffers, as far as this message needs them. Field numbers: TensorFlow, core/example/{example,feature}.proto
+# Protocol buffers, as far as this message needs them. Field numbers: TensorFlow,
+# core/example/{example,feature}.proto
 
 FLOAT_LIST, INT64_LIST = 2, 3
 _LENGTH_DELIMITED = 2  # wire type
 
 
 def decode_example(payload, place):
-    """Decodes a serialized `tf.train.Example` into {feature name: array [length] of int64 or float32}.
+    """Decodes a serialized `tf.train.Example` into {feature name: array [length] of int64 or
+    float32}.
 
-    `place` (file and record) begins the message of the DataError for anything but the seven features. Values may be
-    packed or not, and map entries in any order, as every protobuf reader must allow.
+    `place` (file and record) begins the message of the DataError for anything but the seven
+    features. Values may be packed or not, and map entries in any order, as every protobuf reader
+    must allow.
     """
     try:
         found = {}
@@ -81,8 +87,9 @@ def check_lengths(example, max_seq_length, max_predictions_per_seq, place):
 
 
 def check_values(example, lengths, vocab_size, place):
-    """DataError if a decoded example does not have `lengths` ({feature name: number of values}), a token id is negative or
-    not below `vocab_size` (None: any), or a position lies outside the sequence.
+    """DataError if a decoded example does not have `lengths` ({feature name: number of values}), a
+    token id is negative or not below `vocab_size` (None: any), or a position lies outside the
+    sequence.
     """
     for name, expected in lengths.items():
         if len(example[name]) != expected:
@@ -118,7 +125,9 @@ def _decode_feature(feature):
 
 
 def _decode_varints(data):
-    """Packed varints -> int64 array: 7 bits a byte, low bits first, the high bit set on all but the last byte."""
+    """Packed varints -> int64 array: 7 bits a byte, low bits first, the high bit set on all but the
+    last byte.
+    """
     if not data:
         return np.empty(0, np.int64)
     octets = np.frombuffer(data, np.uint8)
@@ -132,7 +141,9 @@ def _decode_varints(data):
 
 
 def _contents(message, *path):
-    """Yields the contents of the length-delimited fields reached by following the field numbers of `path`."""
+    """Yields the contents of the length-delimited fields reached by following the field numbers of
+    `path`.
+    """
     number, *rest = path
     for field_number, wire_type, content in _fields(message):
         if field_number == number and wire_type == _LENGTH_DELIMITED:

@@ -1,6 +1,8 @@
-"""Kernels that read DALI's index text and walk over the frames of TFRecords in memory. They open no files.
+"""Kernels that read DALI's index text and walk over the frames of TFRecords in memory. They open no
+files.
 
-An index is a line `offset size` for each record, in decimal bytes, frame included; records follow each other without gaps.
+An index is a line `offset size` for each record, in decimal bytes, frame included; records follow
+each other without gaps.
 """
 
 from bert.common.kernels import kernel
@@ -23,12 +25,13 @@ def count_newlines(text):
 def scan_index(text, progress, end_record, chunk_records, anchors, file_start):
     """Checks whole lines of an index, and keeps where each chunk begins.
 
-    text: uint8 [n]. progress: int64 [3], updated: number of the next record in all files, the byte at which it must begin
-    in its file, the byte at which the record before it began. anchors: int64, a place for each chunk of `chunk_records`
-    records of all files, gets file_start plus the offset of the chunk's first record.
+    text: uint8 [n]. progress: int64 [3], updated: number of the next record in all files, the byte
+    at which it must begin in its file, the byte at which the record before it began. anchors:
+    int64, a place for each chunk of `chunk_records` records of all files, gets file_start plus the
+    offset of the chunk's first record.
 
-    Returns n if every line follows from the one before it and the last is of a record below `end_record`; otherwise the
-    place in `text` of the first line that does not.
+    Returns n if every line follows from the one before it and the last is of a record below
+    `end_record`; otherwise the place in `text` of the first line that does not.
     """
     record, expected, last = progress
     position, size_of_text = 0, len(text)
@@ -66,11 +69,13 @@ def scan_index(text, progress, end_record, chunk_records, anchors, file_start):
 
 @kernel
 def find_payloads(data, chunk_starts, chunk_records, wanted, payload_starts, payload_ends):
-    """Walks over the records of chunks that lie one after the other in memory, and finds the wanted ones.
+    """Walks over the records of chunks that lie one after the other in memory, and finds the wanted
+    ones.
 
-    data: uint8 [n]. chunk_starts: int64 [C + 1], places in `data`. wanted: int64 [K], chunk * chunk_records + place in the
-    chunk, ascending. payload_starts, payload_ends: int64 [K], filled. Returns -1, or the number of a chunk that is not made
-    of `chunk_records` whole records (fewer in the last one).
+    data: uint8 [n]. chunk_starts: int64 [C + 1], places in `data`. wanted: int64 [K], chunk *
+    chunk_records + place in the chunk, ascending. payload_starts, payload_ends: int64 [K], filled.
+    Returns -1, or the number of a chunk that is not made of `chunk_records` whole records (fewer in
+    the last one).
     """
     found = 0
     for chunk in range(len(chunk_starts) - 1):

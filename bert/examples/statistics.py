@@ -31,7 +31,9 @@ class Census(NamedTuple):
 
 
 def take_census(batch, vocab_size, mask_id):
-    """Returns the Census of a batch ({feature name: array [B, length]}) whose ids are below `vocab_size`."""
+    """Returns the Census of a batch ({feature name: array [B, length]}) whose ids are below
+    `vocab_size`.
+    """
     is_token, is_prediction = batch["input_mask"] == 1, batch["masked_lm_weights"] > 0
     right, positions = batch["masked_lm_ids"], batch["masked_lm_positions"]
     shown = np.take_along_axis(batch["input_ids"], positions, axis=1)

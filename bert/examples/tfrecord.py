@@ -1,7 +1,7 @@
 """TFRecord framing and its index: where records lie in a file, read and written, with checksums.
 
-A record is: length of the payload (uint64, little-endian), masked CRC32C of these 8 bytes (uint32), payload, masked
-CRC32C of the payload (uint32). Source: TensorFlow, `core/lib/io/record_writer.h`.
+A record is: length of the payload (uint64, little-endian), masked CRC32C of these 8 bytes (uint32),
+payload, masked CRC32C of the payload (uint32). Source: TensorFlow, `core/lib/io/record_writer.h`.
 """
 
 import contextlib
@@ -21,7 +21,9 @@ MASK_DELTA = 0xA282EAD8
 
 
 def masked_crc32c(data):
-    """CRC32C of `data`, rotated right by 15 bits plus a constant (TensorFlow, `core/lib/hash/crc32c.h`)."""
+    """CRC32C of `data`, rotated right by 15 bits plus a constant (TensorFlow,
+    `core/lib/hash/crc32c.h`).
+    """
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
@@ -44,13 +46,15 @@ def frame(payload):
 class TFRecordFile:
     """A TFRecord file for looking at record by record, from any offset, in constant memory.
 
-    Use as a context manager. Raises DataError for an empty file, OSError for one that cannot be read.
+    Use as a context manager. Raises DataError for an empty file, OSError for one that cannot be
+    read.
     """
 
     def __init__(self, path):
         self.path = path
         self._file = open(path, "rb", buffering=0)
-        self._sizes = {}  # by header: records of one length have the same, whose checksum is compared once
+        # by header: records of one length have the same, whose checksum is compared once
+        self._sizes = {}
         self.size = os.fstat(self._file.fileno()).st_size
         if self.size == 0:
             self._file.close()
@@ -67,9 +71,11 @@ class TFRecordFile:
         return os.pread(self._file.fileno(), size, offset)
 
     def extents(self, offset=0):
-        """Yields (offset, size) of each record from byte `offset` on, frame included, from the headers alone.
+        """Yields (offset, size) of each record from byte `offset` on, frame included, from the
+        headers alone.
 
-        Raises DataError with the byte offset where a length checksum is wrong or the file ends inside a record.
+        Raises DataError with the byte offset where a length checksum is wrong or the file ends
+        inside a record.
         """
         while offset < self.size:
             size = self._record_size(self.read(_HEADER.size, offset), offset)
@@ -77,7 +83,9 @@ class TFRecordFile:
             offset += size
 
     def payload(self, offset, size):
-        """Returns the payload (bytes) of the record at `offset`; DataError if its checksum is wrong."""
+        """Returns the payload (bytes) of the record at `offset`; DataError if its checksum is
+        wrong.
+        """
         record = self.read(size, offset)
         payload = record[_HEADER.size : -_CHECKSUM.size]
         (checksum,) = _CHECKSUM.unpack(record[-_CHECKSUM.size :])
@@ -86,7 +94,9 @@ class TFRecordFile:
         return payload
 
     def _record_size(self, header, offset):
-        """The size of the record at `offset` by its header (bytes), frame included; DataError if it cannot be."""
+        """The size of the record at `offset` by its header (bytes), frame included; DataError if it
+        cannot be.
+        """
         size = self._sizes.get(header)
         if size is None:
             if len(header) < _HEADER.size:
@@ -111,10 +121,11 @@ class TFRecordFile:
 
 
 def write_index(tfrecord_path, index_path):
-    """Writes DALI's index of a TFRecord file, one line `offset size` a record; returns the number of records.
+    """Writes DALI's index of a TFRecord file, one line `offset size` a record; returns the number
+    of records.
 
-    The lines are those of DALI's own `tfrecord2idx`. If the file is not whole, `index_path` is removed, also an older one,
-    which would otherwise be taken for the index of this file.
+    The lines are those of DALI's own `tfrecord2idx`. If the file is not whole, `index_path` is
+    removed, also an older one, which would otherwise be taken for the index of this file.
     """
     count = 0
     try:

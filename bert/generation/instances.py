@@ -1,10 +1,13 @@
-"""Sentences of token ids -> training instances: exact Mersenne Twister, pairing, truncation, masking.
+"""Sentences of token ids -> training instances: exact Mersenne Twister, pairing, truncation,
+masking.
 
-Kernels compiled by numba: arrays in, arrays out. They draw the same random numbers in the same order as the readable
-definition, tests/reference/create_pretraining_data.py, does with `random.Random`. All of them stand in this file because
-numba's cache notices changes in a kernel's own file only.
+Kernels compiled by numba: arrays in, arrays out. They draw the same random numbers in the same
+order as the readable definition, tests/reference/create_pretraining_data.py, does with
+`random.Random`. All of them stand in this file because numba's cache notices changes in a kernel's
+own file only.
 
-The arrays `tokens`, `sentence_starts` and `document_starts` are those of bert/generation/wordpiece.py's `Corpus`.
+The arrays `tokens`, `sentence_starts` and `document_starts` are those of
+bert/generation/wordpiece.py's `Corpus`.
 """
 
 import random
@@ -14,7 +17,8 @@ from numba.cpython.unsafe.numbers import leading_zeros, trailing_zeros
 
 from bert.common.kernels import inlined_kernel, kernel
 
-# One row per instance. A and B are ranges of `tokens`, after truncation; the changes are a range of `changes`.
+# One row per instance. A and B are ranges of `tokens`, after truncation; the changes are a range of
+# `changes`.
 INSTANCE = np.dtype(
     [
         ("a_start", "i8"),
@@ -27,7 +31,8 @@ INSTANCE = np.dtype(
     ]
 )
 
-# One row per predicted token: its position in the sequence, and what stands there instead. In ascending order.
+# One row per predicted token: its position in the sequence, and what stands there instead. In
+# ascending order.
 CHANGE = np.dtype([("position", "u2"), ("new_id", "u2")])
 
 WORDS = 624  # of the generator's state, and of a block of its output
@@ -38,8 +43,8 @@ _EIGHT_TENTHS = np.uint64(
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# MT19937, as CPython's `random` runs it. A generator is (state, words, cursor): uint32 [624], uint32 [624] of output,
-# int64 [1], the next word to hand out.
+# MT19937, as CPython's `random` runs it. A generator is (state, words, cursor): uint32 [624],
+# uint32 [624] of output, int64 [1], the next word to hand out.
 
 
 def new_generator(seed):
@@ -59,7 +64,10 @@ def _twist(word, following):
 
 @kernel
 def _refill(state, words):
-    """The next 624 words: the state's recurrence, then tempering. Source: Matsumoto and Nishimura 1998."""
+    """The next 624 words: the state's recurrence, then tempering.
+
+    Source: Matsumoto and Nishimura 1998.
+    """
     for k in range(
         WORDS - 397
     ):  # three loops of plain index arithmetic, which the compiler turns into vector instructions
@@ -126,8 +134,9 @@ def shuffle(values, generator):
 def shuffle_head(values, length, head, generator):
     """Like random.shuffle(values[:length]), but only values[:head] are right afterwards.
 
-    Half of the time of data generation went here. Two things make it fast: what moves behind `head` is never looked at, so
-    that half of a swap does; and a rejected draw is an exchange with itself instead of a branch that is guessed wrong.
+    Half of the time of data generation went here. Two things make it fast: what moves behind `head`
+    is never looked at, so that half of a swap does; and a rejected draw is an exchange with itself
+    instead of a branch that is guessed wrong.
     """
     state, words, cursor = generator
     at, one = np.uint64(cursor[0]), np.uint64(1)
@@ -206,7 +215,9 @@ def make_instances(
 
 
 def _with_room(array, used, needed):
-    """Returns `array` with room for `needed` rows more than the `used` ones, and half as much again as it has."""
+    """Returns `array` with room for `needed` rows more than the `used` ones, and half as much again
+    as it has.
+    """
     larger = np.empty(max(used + needed, len(array) * 3 // 2), array.dtype)
     larger[:used] = array[:used]
     return larger
@@ -217,11 +228,14 @@ def instances_of_documents(
     tokens, sentence_starts, document_starts, order, first, max_seq_length, short_seq_prob, num_predictions, vocab_size, mask_id,
     generator, scratch, instances, changes, counts,
 ):  # fmt: skip
-    """Makes the instances of one pass over the documents, in `order` (int64 [D]) from order[first] on.
+    """Makes the instances of one pass over the documents, in `order` (int64 [D]) from order[first]
+    on.
 
-    num_predictions: int64 [max_seq_length + 1], predictions wanted of a sequence of that length. instances: INSTANCE [N];
-    changes: CHANGE [M]. counts: int64 [2], the used rows of both. scratch: two uint16 arrays [max_seq_length] and as many bits, all 0, as uint64. Stops in front of a document for
-    which there may be too few rows; returns its place in `order`, or D.
+    num_predictions: int64 [max_seq_length + 1], predictions wanted of a sequence of that length.
+    instances: INSTANCE [N];
+    changes: CHANGE [M]. counts: int64 [2], the used rows of both. scratch: two uint16 arrays
+    [max_seq_length] and as many bits, all 0, as uint64. Stops in front of a document for which
+    there may be too few rows; returns its place in `order`, or D.
     """
     num_documents = len(order)
     max_num_tokens = max_seq_length - 3
@@ -276,7 +290,9 @@ def instances_of_documents(
 
 @kernel
 def _random_next(place, target_length, sentence_starts, document_starts, order, generator):
-    """Returns the range of tokens of consecutive sentences of another document, until they reach `target_length`."""
+    """Returns the range of tokens of consecutive sentences of another document, until they reach
+    `target_length`.
+    """
     other = place
     for _ in range(10):
         other = below(len(order), generator)
@@ -307,7 +323,8 @@ def _truncate(a_start, a_length, b_start, b_length, max_num_tokens, generator):
 
 @kernel
 def _mask(tokens, row, wanted, vocab_size, mask_id, generator, scratch, changes, counts):
-    """Chooses the tokens to be predicted and what stands in their place; appends them to `changes`, returns how many.
+    """Chooses the tokens to be predicted and what stands in their place; appends them to `changes`,
+    returns how many.
 
     Positions count from [CLS] = 0: A begins at 1, [SEP] follows, then B.
     """

@@ -1,6 +1,8 @@
-"""Text files -> TFRecord files of training examples: the steps of one part, which both commands of data generation take.
+"""Text files -> TFRecord files of training examples: the steps of one part, which both commands of
+data generation take.
 
-It opens files and calls what computes: bert/generation/wordpiece.py, bert/generation/instances.py, bert/examples/encoding.py.
+It opens files and calls what computes: bert/generation/wordpiece.py, bert/generation/instances.py,
+bert/examples/encoding.py.
 """
 
 import contextlib
@@ -20,7 +22,9 @@ from bert.generation import instances, wordpiece
 
 
 class Settings(NamedTuple):
-    """What shapes the data beside the text and the vocabulary: the flags of the same names, in create_pretraining_data.py."""
+    """What shapes the data beside the text and the vocabulary: the flags of the same names, in
+    create_pretraining_data.py.
+    """
 
     do_lower_case: bool
     preserve_unused_tokens: bool
@@ -43,10 +47,12 @@ class Generated(NamedTuple):
 def generate(
     inputs, outputs, tokenizer, settings, *, wants_checksums=False, report=lambda text: None
 ):
-    """Makes one corpus of the files `inputs` into the TFRecord files `outputs`; returns `Generated`.
+    """Makes one corpus of the files `inputs` into the TFRecord files `outputs`; returns
+    `Generated`.
 
-    Record n goes to file n mod their count. tokenizer: `FullTokenizer`, made with `settings`. report: called with a line of
-    text whenever there is progress. DataError for text that is not UTF-8, or none.
+    Record n goes to file n mod their count. tokenizer: `FullTokenizer`, made with `settings`.
+    report: called with a line of text whenever there is progress. DataError for text that is not
+    UTF-8, or none.
     """
     started = time.monotonic()
     corpus = read_corpus(inputs, tokenizer, report)
@@ -81,7 +87,9 @@ def generate(
 
 
 def compile_kernels(tokenizer, settings):
-    """Makes a part of two short documents, so that numba's cache holds all compiled code when processes start that need it."""
+    """Makes a part of two short documents, so that numba's cache holds all compiled code when
+    processes start that need it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         text, records = os.path.join(folder, "text"), os.path.join(folder, "records")
         with open(text, "w") as file:
@@ -90,7 +98,9 @@ def compile_kernels(tokenizer, settings):
 
 
 def read_text(path):
-    r"""Returns a UTF-8 file (bytes) without any \r, as TensorFlow's line reader, with which the reference reads, sees it."""
+    r"""Returns a UTF-8 file (bytes) without any \r, as TensorFlow's line reader, with which the
+    reference reads, sees it.
+    """
     data = read_bytes(path)
     if found := what_else(data[:64]):
         raise DataError(f"{path}: {found}")
@@ -110,7 +120,9 @@ def read_text(path):
 
 
 def read_corpus(paths, tokenizer, report=lambda text: None):
-    """Returns the `Corpus` of all files: one corpus, whose documents end at empty lines only, not at the end of a file."""
+    """Returns the `Corpus` of all files: one corpus, whose documents end at empty lines only, not
+    at the end of a file.
+    """
     text_tokenizer = wordpiece.TextTokenizer(tokenizer)
     sentences = []
     for path in paths:
@@ -127,9 +139,11 @@ def read_corpus(paths, tokenizer, report=lambda text: None):
 
 
 def write_records(paths, rows, encode, wants_checksums, report):
-    """Writes the record of rows[n] to file n mod their count; no file appears before all are written.
+    """Writes the record of rows[n] to file n mod their count; no file appears before all are
+    written.
 
-    encode: some of `rows` -> iterable of (bytes-like, how many records it is). Returns (bytes written, checksums or []).
+    encode: some of `rows` -> iterable of (bytes-like, how many records it is). Returns (bytes
+    written, checksums or []).
     """
     started, done, written, checksums = time.monotonic(), 0, 0, [0] * len(paths)
     for path in paths:

@@ -1,4 +1,6 @@
-"""Ray as a pool of processes, on this machine or on a cluster; Ray is imported when it is started, and nowhere else."""
+"""Ray as a pool of processes, on this machine or on a cluster; Ray is imported when it is started,
+and nowhere else.
+"""
 
 import collections
 import contextlib
@@ -24,7 +26,9 @@ class Outcome(NamedTuple):
 
 
 def address_problems(address):
-    """Returns what stands against connecting to a cluster, a list of messages; Ray itself would try for minutes and say nothing."""
+    """Returns what stands against connecting to a cluster, a list of messages; Ray itself would try
+    for minutes and say nothing.
+    """
     if address == "auto":
         return []
     host, _, port = address.rpartition(":")
@@ -41,10 +45,11 @@ def address_problems(address):
 
 @contextlib.contextmanager
 def started(address, num_workers):
-    """Starts Ray on this machine (`address` None) or connects to the cluster at `address`; gives the number of workers.
+    """Starts Ray on this machine (`address` None) or connects to the cluster at `address`; gives
+    the number of workers.
 
-    num_workers: at the same time, over the whole cluster; None: all cores. When the block ends, however it does, all that was
-    started here ends too, and its files are removed.
+    num_workers: at the same time, over the whole cluster; None: all cores. When the block ends,
+    however it does, all that was started here ends too, and its files are removed.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would send statistics home
     os.environ.setdefault(
@@ -98,7 +103,8 @@ def _alone(folder, num_cpus):
 
 
 def run(function, items, *arguments, num_at_a_time):
-    """Calls function(item, *arguments) for every item, `num_at_a_time` at the same time, one to a core.
+    """Calls function(item, *arguments) for every item, `num_at_a_time` at the same time, one to a
+    core.
 
     Yields an `Outcome` for each item when it is done, and None twice a second while there is none.
     """

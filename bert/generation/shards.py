@@ -1,11 +1,14 @@
-"""A shard: one text file, the TFRecord file made of it, and a manifest that says of what and how it was made.
+"""A shard: one text file, the TFRecord file made of it, and a manifest that says of what and how it
+was made.
 
-The manifest of `<folder>/<name>` is `<folder>/.manifest/<name>.json`: hidden, so that nobody takes it for a TFRecord. It is
-written after the TFRecord is in its place, and removed before the TFRecord is replaced: whenever the work is killed, a
-manifest never stands beside a file that it does not describe.
+The manifest of `<folder>/<name>` is `<folder>/.manifest/<name>.json`: hidden, so that nobody takes
+it for a TFRecord. It is written after the TFRecord is in its place, and removed before the TFRecord
+is replaced: whenever the work is killed, a manifest never stands beside a file that it does not
+describe.
 
-Files are told apart by size and CRC32C. Its 32 bits find any accidental change but one in 4 billion, it costs the least (7 GB/s
-on one core, MD5 0.8, SHA-256 1.4; a part has 500 MB), and object stores know it of their files.
+Files are told apart by size and CRC32C. Its 32 bits find any accidental change but one in 4
+billion, it costs the least (7 GB/s on one core, MD5 0.8, SHA-256 1.4; a part has 500 MB), and
+object stores know it of their files.
 """
 
 import contextlib
@@ -65,7 +68,8 @@ def _conditions(recipe):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Locks: one run at a time works on a folder. A killed run's processes finish the part that they are at; the next run waits.
+# Locks: one run at a time works on a folder. A killed run's processes finish the part that they are
+# at; the next run waits.
 
 
 def _lock(output_dir, name, mode):
@@ -75,7 +79,10 @@ def _lock(output_dir, name, mode):
 
 @contextlib.contextmanager
 def lock_of_run(output_dir):
-    """Held by a run. BlockingIOError if another one has it; waits for what processes of a killed run still write."""
+    """Held by a run.
+
+    BlockingIOError if another one has it; waits for what processes of a killed run still write.
+    """
     with _lock(output_dir, "run.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
         with _lock(output_dir, "parts.lock", fcntl.LOCK_EX):
             pass
@@ -92,7 +99,10 @@ def _lock_of_part(shard):
 
 
 def make(shard, recipe):
-    """Makes the TFRecord file of a shard, then its manifest, which is returned. DataError or OSError if it cannot be made."""
+    """Makes the TFRecord file of a shard, then its manifest, which is returned.
+
+    DataError or OSError if it cannot be made.
+    """
     cpu, started = time.process_time(), time.monotonic()
     settings = recipe.settings
     tokenizer = FullTokenizer(
@@ -102,7 +112,8 @@ def make(shard, recipe):
     )
     if fingerprint(recipe.vocab_file) != recipe.vocabulary:
         raise files.DataError(f"{recipe.vocab_file}: changed while the shards were made; run again")
-    # Before the text is read: if it changes in between, the manifest tells of the older text, and the shard is made again.
+    # Before the text is read: if it changes in between, the manifest tells of the older text, and
+    # the shard is made again.
     text = fingerprint(shard.input)
     with _lock_of_part(shard):
         _remove_leftovers(shard)
@@ -148,7 +159,9 @@ def remove_leftovers(output_dir, shards):
 
 
 def strangers(output_dir, shards):
-    """Returns the names of files that lie among the shards, and would be trained on with them, but are none of them."""
+    """Returns the names of files that lie among the shards, and would be trained on with them, but
+    are none of them.
+    """
     try:
         paths = files.list_folder_or_pattern(output_dir)
     except files.DataError:  # no folder yet, or nothing in it
@@ -161,14 +174,18 @@ def strangers(output_dir, shards):
 
 
 class Status(NamedTuple):
-    """Whether a shard is done (problem is None), not begun (problem is "") or has to be made again (problem says why)."""
+    """Whether a shard is done (problem is None), not begun (problem is "") or has to be made again
+    (problem says why).
+    """
 
     problem: str | None
     manifest: dict | None  # of a shard that is done
 
 
 def status(shard, recipe, *, reads_output=False):
-    """Returns the `Status` of a shard; what lies in its TFRecord file is looked at only if `reads_output`, its size always."""
+    """Returns the `Status` of a shard; what lies in its TFRecord file is looked at only if
+    `reads_output`, its size always.
+    """
     size = files.size_of(shard.output)
     if size is None:
         return Status(
@@ -185,7 +202,9 @@ def status(shard, recipe, *, reads_output=False):
 
 
 def _difference(manifest, shard, recipe, size, reads_output):
-    """Returns the first thing in which a manifest and what is there differ, the cheap ones first; None if they agree."""
+    """Returns the first thing in which a manifest and what is there differ, the cheap ones first;
+    None if they agree.
+    """
     conditions = _conditions(recipe)
     for name, value in conditions["settings"].items():
         if manifest["settings"][name] != value:

@@ -1,8 +1,9 @@
 """Text of a whole file -> token ids, as tokenization.py says, at about 200 MB/s.
 
-One pass over the bytes in a kernel compiled by numba. What a character becomes is asked of tokenization.py once for each
-character of the text; a chunk (characters between white space) with one of the few that depend on
-their neighbours is given to tokenization.py as it is. So the result is always what tokenization.py says.
+One pass over the bytes in a kernel compiled by numba. What a character becomes is asked of
+tokenization.py once for each character of the text; a chunk (characters between white space) with
+one of the few that depend on their neighbours is given to tokenization.py as it is. So the result
+is always what tokenization.py says.
 
 All kernels stand in this file because numba's cache notices changes in a kernel's own file only.
 """
@@ -15,23 +16,29 @@ import numpy as np
 import tokenization
 from bert.common.kernels import at_every_offset, inlined_kernel, kernel
 
-# What a character does. Everything else about it is in the tables. Those below MULTIBYTE end a word.
+# What a character does. Everything else about it is in the tables. Those below MULTIBYTE end a
+# word.
 SPACE, LINE_END, ALONE, MULTIBYTE, WORD, DROPPED, CONTEXT = range(7)
 
 MAX_WORD_CHARS = 200  # a longer word is [UNK]
 _WORD_BUFFER = 4 * (MAX_WORD_CHARS + 4)
 _TRIE_ENTRY = np.dtype([("key", "u8"), ("child", "u4"), ("piece", "i4")])
 
-# Words of up to 16 bytes, as two numbers, are remembered with up to 4 pieces, as one number, the first in its lowest bits.
+# Words of up to 16 bytes, as two numbers, are remembered with up to 4 pieces, as one number, the
+# first in its lowest bits.
 _CACHE_BITS, _CACHED_BYTES, _CACHED_PIECES = 16, 16, 4
 _CACHED_WORD = np.dtype([("low", "u8"), ("high", "u8"), ("pieces", "u8"), ("num_pieces", "u8")])
 
-# Where the kernel stands, an int64 array: it stops at a chunk for tokenization.py and goes on behind it.
+# Where the kernel stands, an int64 array: it stops at a chunk for tokenization.py and goes on
+# behind it.
 _POSITION, _NUM_TOKENS, _NUM_SENTENCES, _NUM_BREAKS, _SENTENCE_START, _IS_BLANK = range(6)
 
 
 class Sentences(NamedTuple):
-    """Tokens of a text. Sentence s is tokens[ends[s - 1] : ends[s]]; equal `documents` mean the same document."""
+    """Tokens of a text.
+
+    Sentence s is tokens[ends[s - 1] : ends[s]]; equal `documents` mean the same document.
+    """
 
     tokens: np.ndarray  # uint16 [number of tokens]
     ends: np.ndarray  # int64 [S], where each sentence ends in `tokens`
@@ -40,7 +47,9 @@ class Sentences(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """Sentence s is tokens[sentence_starts[s] : sentence_starts[s + 1]], document d the sentences from document_starts[d]."""
+    """Sentence s is tokens[sentence_starts[s] : sentence_starts[s + 1]], document d the sentences
+    from document_starts[d].
+    """
 
     tokens: np.ndarray  # uint16 [T]
     sentence_starts: np.ndarray  # int64 [S + 1]
@@ -61,7 +70,9 @@ def join(texts):
 
 
 class TextTokenizer:
-    """Tokenises texts like the `FullTokenizer` it is made of, whose vocabulary may have 65,536 tokens at most."""
+    """Tokenises texts like the `FullTokenizer` it is made of, whose vocabulary may have 65,536
+    tokens at most.
+    """
 
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
@@ -103,7 +114,8 @@ class TextTokenizer:
             text += b"\n" if text else b""
         data = _as_array(text)
         self._learn_characters(data)
-        # A token takes a byte of text at least, a sentence two. Pieces are stored _CACHED_PIECES at a time.
+        # A token takes a byte of text at least, a sentence two. Pieces are stored _CACHED_PIECES at
+        # a time.
         tokens = np.empty(len(text) + _CACHED_PIECES, np.uint16)
         ends, documents = (
             np.empty(len(text) // 2 + 1, np.int64),
@@ -177,7 +189,8 @@ class TextTokenizer:
             if char == "\u03a3":  # capital sigma: its small form depends on what follows
                 return CONTEXT, ""
             decomposed = unicodedata.normalize("NFD", char.lower())
-            # Marks are put in order across characters; as nonspacing ones are dropped, only others can tell.
+            # Marks are put in order across characters; as nonspacing ones are dropped, only others
+            # can tell.
             if any(
                 unicodedata.combining(part) and unicodedata.category(part) != "Mn"
                 for part in decomposed
@@ -206,7 +219,8 @@ def _as_array(data):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The vocabulary as a trie over bytes, in a hash table: (node, byte) -> (child, piece that ends here or -1). Node 0 is the root.
+# The vocabulary as a trie over bytes, in a hash table: (node, byte) -> (child, piece that ends here
+# or -1). Node 0 is the root.
 
 
 @inlined_kernel
@@ -274,7 +288,9 @@ def _wordpiece(word, size, trie, continuation, unknown_id, tokens, num_tokens):
 
 @inlined_kernel
 def _word_bytes(eight):
-    """Returns 0xff for every letter or digit of ASCII at the beginning of eight bytes, 0 for all behind."""
+    """Returns 0xff for every letter or digit of ASCII at the beginning of eight bytes, 0 for all
+    behind.
+    """
     low_bits = eight & np.uint64(0x7F7F7F7F7F7F7F7F)
     lower = low_bits | np.uint64(0x2020202020202020)
     # A sum reaches 0x80 in each byte that is at least "a", beyond "z", at least "0", beyond "9".
@@ -405,7 +421,8 @@ def _tokenize(
     data, eights, lower_case_bits, byte_kinds, char_kinds, char_is_space, char_ids, char_starts, char_lengths, texts,
     trie, continuation, unknown_id, cached_words, word, word_eights, tokens, tokens_in_fours, ends, documents, progress,
 ):  # fmt: skip
-    """Tokenises from progress[_POSITION] on, to the end (returns True) or to a chunk for tokenization.py (False).
+    """Tokenises from progress[_POSITION] on, to the end (returns True) or to a chunk for
+    tokenization.py (False).
 
     `data` ends with a line end, or is empty.
     """
@@ -424,7 +441,8 @@ def _tokenize(
     size, num_chars = zero, zero  # of the word so far
     while at < end_of_text:
         if size == zero and at + eight + eight < end_of_text:
-            # Nearly all words: up to 16 letters and digits of ASCII, met before, then white space or punctuation.
+            # Nearly all words: up to 16 letters and digits of ASCII, met before, then white space
+            # or punctuation.
             mask = _word_bytes(eights[at])
             low, high, num_bytes = (
                 eights[at] & mask | lower_case_bits & mask,

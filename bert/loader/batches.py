@@ -1,4 +1,6 @@
-"""The batches of one rank in one epoch: read ahead block by block, decoded by threads, given out in order."""
+"""The batches of one rank in one epoch: read ahead block by block, decoded by threads, given out in
+order.
+"""
 
 import collections
 import concurrent.futures
@@ -15,10 +17,12 @@ def rank_positions(start, end, shard_id, num_shards):
 
 
 def iterate_batches(index, order, decoder, positions, batch_size, num_threads, prefetch):
-    """Yields the records at some positions of an epoch, `batch_size` at a time, as Decoder.decode returns them.
+    """Yields the records at some positions of an epoch, `batch_size` at a time, as Decoder.decode
+    returns them.
 
-    index: RecordIndex. order: EpochOrder. positions: range, ascending. Up to `prefetch` batches are decoded ahead by
-    `num_threads` threads. Ends its threads when it is closed or collected; what fails in them is raised here.
+    index: RecordIndex. order: EpochOrder. positions: range, ascending. Up to `prefetch` batches are
+    decoded ahead by `num_threads` threads. Ends its threads when it is closed or collected; what
+    fails in them is raised here.
     """
     reader = RecordReader(index)
     with contextlib.closing(reader), _threads(1) as reading, _threads(num_threads) as decoding:

@@ -1,8 +1,9 @@
-"""DALI's index files, one for each TFRecord file: paired by name, built if missing, checked line by line.
+"""DALI's index files, one for each TFRecord file: paired by name, built if missing, checked line by
+line.
 
-All files together count as one long string of bytes and of records. Of the indexes only the byte at which each chunk of
-records begins is kept (20 MB for MLPerf's 157 million records, whose indexes are 3 GB of text): the records of a chunk
-are found from their own headers when it is read.
+All files together count as one long string of bytes and of records. Of the indexes only the byte at
+which each chunk of records begins is kept (20 MB for MLPerf's 157 million records, whose indexes
+are 3 GB of text): the records of a chunk are found from their own headers when it is read.
 """
 
 import concurrent.futures
@@ -38,7 +39,9 @@ class RecordIndex(NamedTuple):
         return int(self.first_records[-1])
 
     def fingerprint(self):
-        """Returns a small dict that is equal only for files of equal names, sizes and numbers of records."""
+        """Returns a small dict that is equal only for files of equal names, sizes and numbers of
+        records.
+        """
         digest = hashlib.sha256()
         for path, size, count in zip(
             self.paths, np.diff(self.first_bytes), np.diff(self.first_records)
@@ -55,7 +58,9 @@ class RecordIndex(NamedTuple):
         return self.paths[number], int(record - self.first_records[number])
 
     def sample_offsets(self, number):
-        """Returns the offsets of up to three records of file `number`: the first, the last, one in the middle."""
+        """Returns the offsets of up to three records of file `number`: the first, the last, one in
+        the middle.
+        """
         start, end = self.first_bytes[number : number + 2]
         middle = self.anchors[np.searchsorted(self.anchors, (start + end) // 2)] - start
         offsets = {0, int(self.last_records[number])}
@@ -63,7 +68,9 @@ class RecordIndex(NamedTuple):
 
 
 def pair_by_name(paths, index_paths):
-    """Returns [(TFRecord path, index path)] in the order of the files; DataError names what has no partner."""
+    """Returns [(TFRecord path, index path)] in the order of the files; DataError names what has no
+    partner.
+    """
     indexes = {_file_name(path): path for path in index_paths}
     names = [os.path.basename(path) for path in paths]
     problems = [
@@ -91,11 +98,13 @@ def _file_name(index_path):
 
 
 def build_missing_indexes(paths, index_paths, first, num_threads):
-    """Writes the indexes that are named but absent, or that no name is given for; returns the names of all.
+    """Writes the indexes that are named but absent, or that no name is given for; returns the names
+    of all.
 
-    Those without a name go beside the given indexes, or beside their files if none is given. Processes that do this at the
-    same time should differ in `first`, the number of the file to begin with: each index is written atomically, and one that
-    has appeared in the meantime is not written again.
+    Those without a name go beside the given indexes, or beside their files if none is given.
+    Processes that do this at the same time should differ in `first`, the number of the file to
+    begin with: each index is written atomically, and one that has appeared in the meantime is not
+    written again.
     """
     folder = os.path.dirname(index_paths[0]) if index_paths else None
     named = {_file_name(path) for path in index_paths}
@@ -125,8 +134,8 @@ def _build_index(path, index_path):
 def read_indexes(pairs, num_threads):
     """Reads and checks every line of all indexes; returns a RecordIndex.
 
-    Each line must follow from the one before it, the first begin at byte 0, the last end where the file ends. DataError
-    names every index that is not so. 3 GB of text take 8 s of CPU.
+    Each line must follow from the one before it, the first begin at byte 0, the last end where the
+    file ends. DataError names every index that is not so. 3 GB of text take 8 s of CPU.
     """
     paths = [path for path, _ in pairs]
     counts = _in_parallel(_count_lines, [(index_path,) for _, index_path in pairs], num_threads)
@@ -151,7 +160,9 @@ def _count_lines(index_path):
 
 
 def _read_index(path, index_path, file_start, first_record, num_records, chunk_records, anchors):
-    """Checks one index and fills its part of `anchors`; returns the offset of the file's last record."""
+    """Checks one index and fills its part of `anchors`; returns the offset of the file's last
+    record.
+    """
     size, progress, end_record = (
         os.path.getsize(path),
         np.array([first_record, 0, 0]),
@@ -202,8 +213,8 @@ def _in_parallel(function, jobs, num_threads):
 def read_samples(index, num_threads):
     """Returns [(payload, place)] of up to three records of each file, their checksums verified.
 
-    `place` names file and byte. DataError names each file in which a record does not begin where its index says, or is
-    damaged.
+    `place` names file and byte. DataError names each file in which a record does not begin where
+    its index says, or is damaged.
     """
     groups = _in_parallel(
         _read_samples, [(index, number) for number in range(len(index.paths))], num_threads

@@ -26,7 +26,8 @@ class Records(NamedTuple):
 class RecordReader:
     """Reads records by number, in whole chunks. For one thread at a time.
 
-    `pread` instead of a memory map: an error of the disk, or a file cut short, becomes an exception and not a SIGBUS.
+    `pread` instead of a memory map: an error of the disk, or a file cut short, becomes an exception
+    and not a SIGBUS.
     """
 
     def __init__(self, index):
@@ -55,7 +56,10 @@ class RecordReader:
         return Records(numbers, data, starts[in_order], ends[in_order])
 
     def _read_runs(self, chunks, data):
-        """Reads ascending chunks into `data`; neighbours in one step. The disk is told of all steps before the first."""
+        """Reads ascending chunks into `data`; neighbours in one step.
+
+        The disk is told of all steps before the first.
+        """
         first_of_run = np.flatnonzero(np.diff(chunks, prepend=-2) > 1)
         last_of_run = np.append(first_of_run[1:], len(chunks)) - 1
         starts, ends = (
@@ -77,7 +81,9 @@ class RecordReader:
                 data, offset, size = data[count:], offset + count, size - count
 
     def _pieces(self, start, end):
-        """Yields (path, offset, size) of the files that bytes start .. end of the string of all files lie in."""
+        """Yields (path, offset, size) of the files that bytes start .. end of the string of all
+        files lie in.
+        """
         number = int(np.searchsorted(self._index.first_bytes, start, side="right")) - 1
         while start < end:
             first, after = self._index.first_bytes[number : number + 2].tolist()

@@ -1,4 +1,5 @@
-"""The order of an epoch: a permutation of all records, a function of (seed, epoch) alone, computed block by block.
+"""The order of an epoch: a permutation of all records, a function of (seed, epoch) alone, computed
+block by block.
 
 Records are cut into chunks of consecutive records, which lie together on the disk. In four steps:
 
@@ -7,23 +8,27 @@ Records are cut into chunks of consecutive records, which lie together on the di
 3. each block is cut into LANES lanes, and each lane is permuted record by record;
 4. the lanes are dealt out in turn: position p of a block is of lane p mod LANES.
 
-A batch thus takes its records from as many places of the epoch as it has records. Rank r of R takes the positions r, r + R,
-r + 2R, ...: whole lanes where R divides LANES, so that no rank reads chunks of which it needs only a part. The order does
-not depend on R or the batch size, and any position can be had without those before it.
+A batch thus takes its records from as many places of the epoch as it has records. Rank r of R takes
+the positions r, r + R, r + 2R, ...: whole lanes where R divides LANES, so that no rank reads chunks
+of which it needs only a part. The order does not depend on R or the batch size, and any position
+can be had without those before it.
 
-Random numbers: SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014; the
-constants are those of Vigna's public-domain splitmix64.c). Integers only: the same order on every machine, always.
+Random numbers: SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators",
+OOPSLA 2014; the constants are those of Vigna's public-domain splitmix64.c). Integers only: the same
+order on every machine, always.
 """
 
 import numpy as np
 
 from bert.common.kernels import inlined_kernel, kernel
 
-# 2**7 * 3: the number of ranks usually divides it. 192 records a lane are 3 whole chunks of MAX_CHUNK_RECORDS.
+# 2**7 * 3: the number of ranks usually divides it. 192 records a lane are 3 whole chunks of
+# MAX_CHUNK_RECORDS.
 LANES = 384
 BLOCK_RECORDS = 192 * LANES  # 184 MB of records of 2,500 bytes, over all ranks
 FILE_ORDER_BLOCK_RECORDS = 4096  # without a shuffle nothing is gained by more
-# 160 kB of MLPerf's records: random reads of this size come at nine tenths of the speed of long ones (benchmarks/loader.py --disk).
+# 160 kB of MLPerf's records: random reads of this size come at nine tenths of the speed of long
+# ones (benchmarks/loader.py --disk).
 MAX_CHUNK_RECORDS = 64
 _MIN_CHUNKS = (
     1 << 16
@@ -41,10 +46,11 @@ def records_per_chunk(num_records):
 
 
 class EpochOrder:
-    """The order of one epoch of `num_records` records. `shuffle=False`: file order, the same in each epoch.
+    """The order of one epoch of `num_records` records. `shuffle=False`: file order, the same in
+    each epoch.
 
-    Attribute `block_records`: records of every block but the last. Takes 4 bytes a chunk: 10 MB for MLPerf's 157 million
-    records.
+    Attribute `block_records`: records of every block but the last. Takes 4 bytes a chunk: 10 MB for
+    MLPerf's 157 million records.
     """
 
     def __init__(self, num_records, seed, epoch, shuffle):
@@ -56,13 +62,15 @@ class EpochOrder:
             self._chunk_records = records_per_chunk(num_records)
             self._chunks = np.arange(-(-num_records // self._chunk_records), dtype=np.int32)
             _permute(self._chunks, _stream(self._key, 0))
-            # The last chunk of the set may be short; behind its place in the order everything moves up.
+            # The last chunk of the set may be short; behind its place in the order everything moves
+            # up.
             (place,) = np.flatnonzero(self._chunks == len(self._chunks) - 1)
             missing = len(self._chunks) * self._chunk_records - num_records
             self._gap = np.array([(place + 1) * self._chunk_records - missing, missing])
 
     def block(self, number):
-        """Returns the record numbers (int64 [n]) at positions number * block_records, ... of the epoch.
+        """Returns the record numbers (int64 [n]) at positions number * block_records, ... of the
+        epoch.
 
         n is block_records, or less in the last block.
         """
@@ -127,7 +135,8 @@ def _derive(key, number):
 def _permute(items, key):
     """Fisher-Yates shuffle in place; `items` has fewer than 2**32 entries.
 
-    A place is drawn as the high half of a 32-bit number times n: its probability is wrong by n / 2**32 of itself at most.
+    A place is drawn as the high half of a 32-bit number times n: its probability is wrong by n /
+    2**32 of itself at most.
     """
     for last in range(len(items) - 1, 0, -1):
         key += _GAMMA
@@ -137,10 +146,11 @@ def _permute(items, key):
 
 @kernel
 def _fill_block(records, first, chunks, chunk_records, gap, key, lane):
-    """Fills `records` (int64 [n]) with the record numbers of the block that begins at position `first`.
+    """Fills `records` (int64 [n]) with the record numbers of the block that begins at position
+    `first`.
 
-    chunks: int32 [C], the epoch's order of chunks. gap: int64 [2], the position at which the short chunk ends, and what it
-    lacks. lane: int64, room for one lane.
+    chunks: int32 [C], the epoch's order of chunks. gap: int64 [2], the position at which the short
+    chunk ends, and what it lacks. lane: int64, room for one lane.
     """
     count = len(records)
     start = first

@@ -1,4 +1,5 @@
-"""Checkpoints of a run: whole or not there, checked when they are read, the newest valid one found without help.
+"""Checkpoints of a run: whole or not there, checked when they are read, the newest valid one found
+without help.
 
     <folder>/step-00001200/shared.pt       what all ranks share: weights, optimizer, step, loader position
     <folder>/step-00001200/rank-00000.pt   what is a rank's own: random number generators
@@ -26,10 +27,12 @@ _MANIFEST, _SHARED = "manifest.json", "shared.pt"
 
 
 def save(folder, step, shared, own, keep_max):
-    """Writes the checkpoint of a step, then removes all but the newest `keep_max` (0: none is removed).
+    """Writes the checkpoint of a step, then removes all but the newest `keep_max` (0: none is
+    removed).
 
-    shared: a dict, of which rank 0's is kept. own: a dict of this rank. Both hold tensors, numbers, strings, lists and dicts.
-    Raises DataError on every rank if one of them cannot write; older checkpoints stay.
+    shared: a dict, of which rank 0's is kept. own: a dict of this rank. Both hold tensors, numbers,
+    strings, lists and dicts. Raises DataError on every rank if one of them cannot write; older
+    checkpoints stay.
     """
     rank, path, temporary = (
         dist.get_rank(),
@@ -77,10 +80,12 @@ def newest_valid(folder):
 
 
 def find_newest_valid(folder):
-    """Returns (path, number of ranks that wrote it) of the newest checkpoint whose files are as its manifest says, or None.
+    """Returns (path, number of ranks that wrote it) of the newest checkpoint whose files are as its
+    manifest says, or None.
 
-    Tells on stderr of those that are damaged. DataError if all are, as to begin anew would destroy what is there, or if one
-    cannot be read: it may be good, and a run that went on from an older one would lose it.
+    Tells on stderr of those that are damaged. DataError if all are, as to begin anew would destroy
+    what is there, or if one cannot be read: it may be good, and a run that went on from an older
+    one would lose it.
     """
     steps = sorted(_steps(folder), reverse=True)
     for step in steps:
@@ -104,7 +109,9 @@ def is_checkpoint(path):
 
 
 def load_weights(path):
-    """Returns the model's weights in a checkpoint, {parameter's name: float32 tensor}; DataError if it is damaged."""
+    """Returns the model's weights in a checkpoint, {parameter's name: float32 tensor}; DataError if
+    it is damaged.
+    """
     problem = _problem_of(path)
     if problem:
         raise DataError(f"{path}: {problem}: the checkpoint is damaged; take another")
@@ -237,7 +244,10 @@ def _put_in_place(temporary, path):
 
 
 def _set_aside(path):
-    """Renames a checkpoint over which the run went back. It was found damaged, but maybe by a fault that did not last."""
+    """Renames a checkpoint over which the run went back.
+
+    It was found damaged, but maybe by a fault that did not last.
+    """
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f"damaged-{name}")
     shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
@@ -249,9 +259,11 @@ def _set_aside(path):
 
 
 def _tidy(folder, newest, keep_max):
-    """Removes all but the `keep_max` newest up to step `newest` (0: none), and sets aside those behind it.
+    """Removes all but the `keep_max` newest up to step `newest` (0: none), and sets aside those
+    behind it.
 
-    What cannot be done is told on stderr: the newest checkpoint is in place, and the next save tries again.
+    What cannot be done is told on stderr: the newest checkpoint is in place, and the next save
+    tries again.
     """
     steps = sorted(_steps(folder))
     kept = [step for step in steps if step <= newest]

@@ -1,4 +1,6 @@
-"""What all ranks agree on, without waiting for a GPU: an error of one is an error of all, and so is a request to stop."""
+"""What all ranks agree on, without waiting for a GPU: an error of one is an error of all, and so is
+a request to stop.
+"""
 
 import contextlib
 import functools
@@ -28,9 +30,11 @@ def gathered(value):
 
 @contextlib.contextmanager
 def shared_errors():
-    """Raises DataError on every rank where the block raised one, or an OSError, on any: none waits for one that has ended.
+    """Raises DataError on every rank where the block raised one, or an OSError, on any: none waits
+    for one that has ended.
 
-    Collective: a rank that has nothing to do enters the block too. A collective inside it must not come after what may fail.
+    Collective: a rank that has nothing to do enters the block too. A collective inside it must not
+    come after what may fail.
     """
     own = None
     try:
@@ -52,7 +56,10 @@ def shared_errors():
 
 
 def check_alike(values):
-    """DataError on every rank unless `values`, {what: value}, are the same on all of them. Collective."""
+    """DataError on every rank unless `values`, {what: value}, are the same on all of them.
+
+    Collective.
+    """
     found = gathered((socket.gethostname(), values))
     _, expected = found[0]
     differences = [
@@ -69,9 +76,11 @@ def check_alike(values):
 
 
 class StopRequest:
-    """SIGTERM or SIGUSR1, as a cluster sends before it takes a machine away: the run stops after the step in work.
+    """SIGTERM or SIGUSR1, as a cluster sends before it takes a machine away: the run stops after
+    the step in work.
 
-    A scheduler and torchrun may both pass on the same one: only a repetition after `PATIENCE` seconds ends the process at once.
+    A scheduler and torchrun may both pass on the same one: only a repetition after `PATIENCE`
+    seconds ends the process at once.
     """
 
     PATIENCE = 10.0
@@ -88,7 +97,9 @@ class StopRequest:
             os.kill(os.getpid(), signum)
 
     def agreed(self):
-        """Returns the name of the signal that any process has got, on every process at the same step, or None. Collective."""
+        """Returns the name of the signal that any process has got, on every process at the same
+        step, or None. Collective.
+        """
         largest = torch.tensor(max(self._noted, default=0))
         dist.all_reduce(largest, dist.ReduceOp.MAX, control_group())
         return signal.Signals(largest.item()).name if largest else None

@@ -1,6 +1,8 @@
-"""The accuracy that a recipe is known to have reached after so many training examples, to notice a run that goes wrong.
+"""The accuracy that a recipe is known to have reached after so many training examples, to notice a
+run that goes wrong.
 
-A curve is a CSV file: `#` comments that name its source, the header `samples,masked_lm_accuracy`, then a line per evaluation.
+A curve is a CSV file: `#` comments that name its source, the header `samples,masked_lm_accuracy`,
+then a line per evaluation.
 """
 
 import bisect
@@ -10,8 +12,9 @@ from bert.common.files import DataError, raise_all, read_bytes
 HEADER = "samples,masked_lm_accuracy"
 MIN_POINTS = 2
 
-# In the steep part of both curves of configs/curves the accuracy rises by 0.0006 per 1,000 samples. So 0.03 is a lag of
-# about 50,000 samples, a third of MLPerf's interval between evaluations at batch 256. A judgement, not a measured spread.
+# In the steep part of both curves of configs/curves the accuracy rises by 0.0006 per 1,000 samples.
+# So 0.03 is a lag of about 50,000 samples, a third of MLPerf's interval between evaluations at
+# batch 256. A judgement, not a measured spread.
 TOLERANCE_BELOW = 0.03
 # Wider: a run that is a little ahead of an older one is nothing to look into.
 TOLERANCE_ABOVE = 0.05
@@ -111,7 +114,10 @@ def _parse(path, text):
 
 
 def _parse_point(line, previous):
-    """Returns (samples, accuracy) of a line; ValueError with what was expected. `previous`: samples of the point before."""
+    """Returns (samples, accuracy) of a line; ValueError with what was expected.
+
+    `previous`: samples of the point before.
+    """
     try:
         first, second = line.split(",")
         samples, accuracy = int(first), float(second)

@@ -1,4 +1,6 @@
-"""What can be wrong with train.py's flags, the data they name and the run they go on with: all of it told at once."""
+"""What can be wrong with train.py's flags, the data they name and the run they go on with: all of
+it told at once.
+"""
 
 import glob
 import json
@@ -24,8 +26,8 @@ _PROCESS_VARIABLES = (
     "MASTER_PORT",
 )
 
-# What may differ when a run goes on. Training data are compared by the names and sizes of the files, wherever they lie,
-# --init_checkpoint by its last name, configurations by what is in them.
+# What may differ when a run goes on. Training data are compared by the names and sizes of the
+# files, wherever they lie, --init_checkpoint by its last name, configurations by what is in them.
 CHANGEABLE_FLAGS = {
     "output_dir", "bert_config_file", "vocab_file", "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval",
     "max_seq_length", "max_predictions_per_seq", "num_threads", "steps_per_update", "device", "precision", "plugin", "tp_size", "unpad",
@@ -228,7 +230,9 @@ def as_recorded(flags, config):
 
 
 def _other_than_before(flags, config):
-    """Messages for each flag that shapes the run and is another than in the run that is in the output folder."""
+    """Messages for each flag that shapes the run and is another than in the run that is in the
+    output folder.
+    """
     path, checkpoints = flags_path(flags), _checkpoints(flags)
     if not os.path.exists(path):
         if os.path.exists(os.path.join(flags.output_dir, "metrics.jsonl")):

@@ -1,4 +1,6 @@
-"""A training process among others: joining the group, memory, the folder that is its run's own, what others' ends look like."""
+"""A training process among others: joining the group, memory, the folder that is its run's own,
+what others' ends look like.
+"""
 
 import contextlib
 import ctypes
@@ -19,15 +21,19 @@ from bert.training.distributed import gathered, shared_errors
 
 
 def join_processes(device, seed, timeout):
-    """Joins the process group that torchrun's environment describes; returns this process's torch.device.
+    """Joins the process group that torchrun's environment describes; returns this process's
+    torch.device.
 
-    device: "auto" (CUDA if there is any), "cpu" or "cuda". Without torchrun, a group of one is made.
-    timeout: seconds after which a process that waits for the others, in this or a later group, ends with an error.
+    device: "auto" (CUDA if there is any), "cpu" or "cuda". Without torchrun, a group of one is
+    made.
+    timeout: seconds after which a process that waits for the others, in this or a later group, ends
+    with an error.
     """
     # ColossalAI's launch and its plugins take no timeout; what they do not say is looked up here.
     c10d = dist.distributed_c10d
     c10d.default_pg_timeout = datetime.timedelta(seconds=timeout)
-    # NCCL's watchdog has many words for it and ends the process itself; the wait on the CPU at each step's end is to be first.
+    # NCCL's watchdog has many words for it and ends the process itself; the wait on the CPU at each
+    # step's end is to be first.
     c10d.default_pg_nccl_timeout = datetime.timedelta(seconds=timeout + 60)
     if "RANK" not in os.environ:  # a plain `python3 train.py`
         with socket.socket() as free:
@@ -49,9 +55,11 @@ def join_processes(device, seed, timeout):
 
 
 def keep_freed_memory():
-    """Has glibc keep large blocks instead of giving them back and faulting them in anew at every step.
+    """Has glibc keep large blocks instead of giving them back and faulting them in anew at every
+    step.
 
-    The logits alone are 78 MB at 32 x 20 predictions: a step of configs/bert_tiny.json takes 0.23 s instead of 0.31 s.
+    The logits alone are 78 MB at 32 x 20 predictions: a step of configs/bert_tiny.json takes 0.23 s
+    instead of 0.31 s.
     """
     m_trim_threshold, m_mmap_threshold, two_gib = -1, -3, 2**31 - 1  # malloc.h
     with contextlib.suppress(OSError, AttributeError):  # not glibc
@@ -62,7 +70,9 @@ def keep_freed_memory():
 
 @contextlib.contextmanager
 def only_run_in(folder):
-    """Has rank 0 hold the output folder meanwhile, which is made; DataError if another run holds it or a rank does not see it."""
+    """Has rank 0 hold the output folder meanwhile, which is made; DataError if another run holds it
+    or a rank does not see it.
+    """
     with contextlib.ExitStack() as held:
         with shared_errors():
             if dist.get_rank() == 0:
@@ -79,7 +89,9 @@ def only_run_in(folder):
 
 
 def _check_that_all_see(folder):
-    """DataError if a rank has another folder of that name: else the first checkpoint would fail, long after the start."""
+    """DataError if a rank has another folder of that name: else the first checkpoint would fail,
+    long after the start.
+    """
     token = gathered(secrets.token_hex(4))[
         0
     ]  # a new name, of which no machine has cached that it is not there
@@ -101,7 +113,9 @@ def _check_that_all_see(folder):
 
 @contextlib.contextmanager
 def plain_errors():
-    """Turns what torch raises when another rank is gone, hangs, or memory is short, into a DataError."""
+    """Turns what torch raises when another rank is gone, hangs, or memory is short, into a
+    DataError.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,4 +1,6 @@
-"""What a run shows: evaluation over all ranks, metrics.jsonl, TensorBoard, the progress line, the curves."""
+"""What a run shows: evaluation over all ranks, metrics.jsonl, TensorBoard, the progress line, the
+curves.
+"""
 
 import json
 import math
@@ -19,9 +21,11 @@ from bert.training.tensorboard_log import TensorboardLog
 
 @torch.no_grad()
 def evaluate(model, loader, device, data_group=None):
-    """Returns the evaluation metrics over all examples of all ranks of a group: sums are pooled, then divided once.
+    """Returns the evaluation metrics over all examples of all ranks of a group: sums are pooled,
+    then divided once.
 
-    `model` is the bare module, not its data-parallel wrapper: ranks may have different numbers of batches.
+    `model` is the bare module, not its data-parallel wrapper: ranks may have different numbers of
+    batches.
     """
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     model.eval()
@@ -64,7 +68,9 @@ _NAMED_EXAMPLES = 3  # on the console, of an update that was left out
 
 @dataclass
 class _Step:
-    """A step whose results are still on their device: `values` are float32 [6], in the order of VALUES."""
+    """A step whose results are still on their device: `values` are float32 [6], in the order of
+    VALUES.
+    """
 
     number: int
     learning_rate: float
@@ -75,20 +81,24 @@ class _Step:
 
 
 class Recorder:
-    """Rank 0's metrics.jsonl, TensorBoard events and console; the other ranks' recorders do nothing.
+    """Rank 0's metrics.jsonl, TensorBoard events and console; the other ranks' recorders do
+    nothing.
 
-    The console gets one progress line: rewritten on a terminal, a new one every 10 seconds elsewhere. Losses stay on
-    their device until a line is due, so that no step waits for the GPU.
+    The console gets one progress line: rewritten on a terminal, a new one every 10 seconds
+    elsewhere. Losses stay on their device until a line is due, so that no step waits for the GPU.
     """
 
     def __init__(
         self, output_dir, num_steps, samples_per_step, seq_length, utilisation, records_between, expected_curve=None,
         first_step=1, kept_bytes=0,
     ):  # fmt: skip
-        """A run that goes on gives its first step, and how much of metrics.jsonl belongs to the steps before it.
+        """A run that goes on gives its first step, and how much of metrics.jsonl belongs to the
+        steps before it.
 
-        utilisation: function of (sequences per second, mean tokens of a sequence) -> MFU, or None where it is not known.
-        records_between: function of two positions of the loader -> [(file name, number of the record in it)].
+        utilisation: function of (sequences per second, mean tokens of a sequence) -> MFU, or None
+        where it is not known.
+        records_between: function of two positions of the loader -> [(file name, number of the
+        record in it)].
         expected_curve: an ExpectedCurve with which evaluations are compared, or None.
         """
         self.is_main = dist.get_rank() == 0
@@ -120,7 +130,9 @@ class Recorder:
             )
 
     def bytes_written(self):
-        """Returns the size of metrics.jsonl (0 on other ranks than 0), after all steps so far are in it."""
+        """Returns the size of metrics.jsonl (0 on other ranks than 0), after all steps so far are
+        in it.
+        """
         if not self.is_main:
             return 0
         self._flush()
@@ -132,9 +144,11 @@ class Recorder:
             print(f"\r\033[K{text}" if self._is_terminal else text, end=end, flush=True)
 
     def step(self, step, results, gradient_norm, learning_rate, num_tokens, loss_scale, start, end):
-        """Takes float32 tensors: both losses and the accuracy [3], the gradient norm before clipping [], real tokens [].
+        """Takes float32 tensors: both losses and the accuracy [3], the gradient norm before
+        clipping [], real tokens [].
 
-        loss_scale: that of the next step, float32 [], or None. start, end: the loader's positions before and behind the step.
+        loss_scale: that of the next step, float32 [], or None. start, end: the loader's positions
+        before and behind the step.
         """
         if not self.is_main:
             return
@@ -172,7 +186,9 @@ class Recorder:
         self._log.write(json.dumps(values) + "\n")
 
     def _flush(self):
-        """Writes the steps since the last call and shows the newest; DataError if too many in a row were left out."""
+        """Writes the steps since the last call and shows the newest; DataError if too many in a row
+        were left out.
+        """
         if not self._pending:
             return
         all_values = torch.stack([step.values for step in self._pending]).tolist()
@@ -235,7 +251,9 @@ class Recorder:
         self.say(f"warning: {what}: the update is not finite and left out")
 
     def _show(self, step, values):
-        """The progress line: speeds since the line before, time left by the mean speed since the start."""
+        """The progress line: speeds since the line before, time left by the mean speed since the
+        start.
+        """
         number, now = step.number, time.monotonic()
         seconds = max(now - self._last_line_at - (self._pauses - self._pauses_at_last_line), 1e-9)
         sequences, tokens = (

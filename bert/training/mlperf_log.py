@@ -1,10 +1,12 @@
-"""MLPerf's log of a training run: lines `:::MLLOG {json}`, as the compliance checker of the package mlperf-logging reads them.
+"""MLPerf's log of a training run: lines `:::MLLOG {json}`, as the compliance checker of the package
+mlperf-logging reads them.
 
 python -m mlperf_logging.compliance_checker --usage training --ruleset 4.1.0 <output_dir>/mlperf.log
 
-Keys and their rules: the package's mllog/constants.py and compliance_checker/training_4.1.0. The lines are written here and
-not with the package's own writer: that one goes through Python's logging, where a full disk is a message and not an error,
-and a log could not be cut back to a checkpoint. The package then judges in the tests, independent of this writer.
+Keys and their rules: the package's mllog/constants.py and compliance_checker/training_4.1.0. The
+lines are written here and not with the package's own writer: that one goes through Python's
+logging, where a full disk is a message and not an error, and a log could not be cut back to a
+checkpoint. The package then judges in the tests, independent of this writer.
 
 In BERT's logs the "epochs" of MLPerf's keys are training examples, called samples here.
 """
@@ -25,7 +27,8 @@ CLOSED_SHAPE = 512, 76  # tokens and predictions of an example
 def division(
     optimizer, target_accuracy, max_sequence_length, max_predictions_per_seq, has_init_checkpoint
 ):
-    """Returns "closed" if the run can be one of MLPerf's closed division by what is known here, otherwise "open".
+    """Returns "closed" if the run can be one of MLPerf's closed division by what is known here,
+    otherwise "open".
 
     Whether checkpoint, model and data are MLPerf's own is for who submits it to say.
     """
@@ -46,7 +49,8 @@ def hyper_parameters(
 ):  # fmt: skip
     """Returns the settings of a run, a dict by MLPerf's keys, in the order of the log.
 
-    optimizer: "lamb" or "adamw". learning_rate: the peak. global_batch_size: examples of an update over all processes.
+    optimizer: "lamb" or "adamw". learning_rate: the peak. global_batch_size: examples of an update
+    over all processes.
     train_samples, eval_samples: examples in the data sets.
     """
     decay_key = {"lamb": "opt_lamb_weight_decay_rate", "adamw": "opt_adamw_weight_decay"}[optimizer]
@@ -77,12 +81,14 @@ def hyper_parameters(
 class MLPerfLog:
     """Rank 0's mlperf.log; the logs of other ranks do nothing.
 
-    A run that goes on makes the same calls as one that begins: what must stand in the log once and is in it already is not
-    written again. So a run that was stopped and went on leaves one log, whose time includes the pause.
+    A run that goes on makes the same calls as one that begins: what must stand in the log once and
+    is in it already is not written again. So a run that was stopped and went on leaves one log,
+    whose time includes the pause.
     """
 
     def __init__(self, path, is_main, kept_bytes=0):
-        """A run that goes on gives how much of the log belongs to its checkpoint (`bytes_written()` then).
+        """A run that goes on gives how much of the log belongs to its checkpoint (`bytes_written()`
+        then).
 
         With 0, or if the file is gone, the log begins anew. DataError if it is shorter than it was.
         """
@@ -117,7 +123,9 @@ class MLPerfLog:
         self._dropped = content[kept_bytes:]
 
     def bytes_written(self):
-        """Returns the size of the log (0 on other ranks than 0), for the checkpoint; so much of it is on the disk then."""
+        """Returns the size of the log (0 on other ranks than 0), for the checkpoint; so much of it
+        is on the disk then.
+        """
         if self._file is None:
             return 0
         os.fsync(self._file.fileno())
@@ -133,7 +141,10 @@ class MLPerfLog:
     def init_start(
         self, division, org="reference", platform="reference", status="onprem", cache_cleared=False
     ):
-        """The preparation begins. `cache_cleared`: whether the system's caches were emptied, which train.py cannot do."""
+        """The preparation begins.
+
+        `cache_cleared`: whether the system's caches were emptied, which train.py cannot do.
+        """
         if self._is_begun:
             return
         submission = {
@@ -154,7 +165,10 @@ class MLPerfLog:
             self._event(key, value)
 
     def init_stop(self):
-        """The preparation is over. MLPerf's rule: training data are not touched before run_start."""
+        """The preparation is over.
+
+        MLPerf's rule: training data are not touched before run_start.
+        """
         if not self._is_begun:
             self._event("init_stop", event_type="INTERVAL_END")
 
@@ -165,12 +179,14 @@ class MLPerfLog:
             self._is_begun = True
 
     def block_start(self, samples, count):
-        """Training goes on after `samples`, for the next `count` until an evaluation; nothing if that is known already.
+        """Training goes on after `samples`, for the next `count` until an evaluation; nothing if
+        that is known already.
 
         May be called before every step.
         """
         if self._is_resumed:
-            # MLPerf has no key for it; the checker takes any. Without it the pause would look like slow training.
+            # MLPerf has no key for it; the checker takes any. Without it the pause would look like
+            # slow training.
             self._event("run_resumed", metadata={"samples_count": samples})
             self._is_resumed = False
         if self._block_start is None:
@@ -182,7 +198,10 @@ class MLPerfLog:
             )
 
     def block_stop(self, samples):
-        """Training pauses after `samples`; nothing if no block is open. An evaluation and the end of the run call it."""
+        """Training pauses after `samples`; nothing if no block is open.
+
+        An evaluation and the end of the run call it.
+        """
         if self._block_start is not None:
             first, self._block_start = self._block_start, None
             metadata = {"first_epoch_num": first, "epoch_count": samples - first}
@@ -202,7 +221,8 @@ class MLPerfLog:
     def run_stop(self, status, samples):
         """The measured time ends. status: "success" (target reached) or "aborted".
 
-        The command of a finished run, given once more, finds nothing to do: the time of the end stays the first one.
+        The command of a finished run, given once more, finds nothing to do: the time of the end
+        stays the first one.
         """
         dropped, metadata = self._dropped, {"status": status, "samples_count": samples}
         if dropped and _is_run_stop(dropped, metadata):
@@ -232,7 +252,9 @@ class MLPerfLog:
 
 
 def _events(path, content):
-    """Returns the events, dicts, of a log's bytes; DataError if it ends or goes wrong inside a line."""
+    """Returns the events, dicts, of a log's bytes; DataError if it ends or goes wrong inside a
+    line.
+    """
     events = []
     for number, line in enumerate(
         content.decode(errors="replace").splitlines(keepends=True), start=1

@@ -1,4 +1,5 @@
-"""BERT with both pretraining heads: Hugging Face's `BertForPreTraining`, predicting only where a token was masked.
+"""BERT with both pretraining heads: Hugging Face's `BertForPreTraining`, predicting only where a
+token was masked.
 
 Shapes: B examples, S positions, P predictions per example, H hidden size, V vocabulary.
 """
@@ -20,7 +21,8 @@ from bert.common.files import DataError
 from bert.training import checkpoint, unpadded
 from bert.training.tensorflow_checkpoint import is_tensorflow_checkpoint, load_tensorflow_checkpoint
 
-# In Google's and MLPerf's configuration files "gelu" means the tanh approximation, which Hugging Face calls "gelu_new".
+# In Google's and MLPerf's configuration files "gelu" means the tanh approximation, which Hugging
+# Face calls "gelu_new".
 _HIDDEN_ACTIVATIONS = {"gelu": "gelu_new", "gelu_new": "gelu_new"}
 
 _CONFIG_TYPES = {
@@ -34,7 +36,8 @@ _SHAPE_KEYS = [key for key, kind in _CONFIG_TYPES.items() if kind is int] + ["hi
 def load_config(path):
     """Reads a `bert_config.json` of Google's and MLPerf's form into a `BertConfig`.
 
-    Raises DataError for a key that is missing or unknown, a value of the wrong type, and an activation other than GELU.
+    Raises DataError for a key that is missing or unknown, a value of the wrong type, and an
+    activation other than GELU.
     """
     try:
         with open(path) as file:
@@ -71,9 +74,11 @@ def build_model(config):
 
 
 def load_model(where, config):
-    """Returns a model with the weights of a TensorFlow checkpoint (its prefix), a Hugging Face folder or a run's checkpoint.
+    """Returns a model with the weights of a TensorFlow checkpoint (its prefix), a Hugging Face
+    folder or a run's checkpoint.
 
-    Dropout is that of `config`. DataError if there is none, or if its shape or activation is not that of `config`.
+    Dropout is that of `config`. DataError if there is none, or if its shape or activation is not
+    that of `config`.
     """
     if problem := missing_model(where):
         raise DataError(problem)
@@ -87,7 +92,9 @@ def load_model(where, config):
 
 
 def _load_own(path, config):
-    """The weights of a checkpoint that train.py wrote: a folder such as <output_dir>/checkpoints/step-00001000."""
+    """The weights of a checkpoint that train.py wrote: a folder such as
+    <output_dir>/checkpoints/step-00001000.
+    """
     model, weights = build_model(config), checkpoint.load_weights(path)
     parameters = dict(model.named_parameters())
     differences = [
@@ -128,7 +135,9 @@ def _load_folder(folder, config):
 
 
 def missing_model(where):
-    """Returns why `load_model` finds nothing there, in words and with what was perhaps meant, or None."""
+    """Returns why `load_model` finds nothing there, in words and with what was perhaps meant, or
+    None.
+    """
 
     def is_there(path):
         return (
@@ -155,7 +164,8 @@ def missing_model(where):
 
 
 def _bind_forward(model):
-    # ColossalAI's policies want the exact class, so the instance gets a new forward instead of a subclass.
+    # ColossalAI's policies want the exact class, so the instance gets a new forward instead of a
+    # subclass.
     model.forward = types.MethodType(_forward, model)
     if model.config.hidden_act == "gelu_new":
         # The same function; Hugging Face's own keeps four times as much for the backward pass.
@@ -166,7 +176,9 @@ def _bind_forward(model):
 
 
 def compile_layers(model):
-    """Has torch.compile translate the encoder's layers, all alike and so in one go, and the masked LM head."""
+    """Has torch.compile translate the encoder's layers, all alike and so in one go, and the masked
+    LM head.
+    """
     torch._inductor.config.compile_threads = min(
         32, len(os.sched_getaffinity(0))
     )  # 1 since bert/common/quiet_imports.py
@@ -176,7 +188,9 @@ def compile_layers(model):
 
 
 def leave_out_padding(model):
-    """Has the model compute nothing at positions of padding; its results are the same but for rounding."""
+    """Has the model compute nothing at positions of padding; its results are the same but for
+    rounding.
+    """
     model.forward = types.MethodType(_unpadded_forward, model)
 
 
@@ -190,8 +204,11 @@ def _unpadded_forward(self, input_ids, input_mask, segment_ids, masked_lm_positi
 
 
 def _forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
-    """int64 [B, S] three times and [B, P] -> masked LM logits [B, P, V] and next-sentence logits [B, 2]."""
-    # [B, 1, S]: of a mask [B, S] Hugging Face would ask whether it is all ones, and wait for the GPU.
+    """int64 [B, S] three times and [B, P] -> masked LM logits [B, P, V] and next-sentence logits
+    [B, 2].
+    """
+    # [B, 1, S]: of a mask [B, S] Hugging Face would ask whether it is all ones, and wait for the
+    # GPU.
     encoded = self.bert(input_ids, attention_mask=input_mask[:, None], token_type_ids=segment_ids)
     positions = masked_lm_positions.unsqueeze(-1).expand(-1, -1, self.config.hidden_size)
     masked = encoded.last_hidden_state.gather(1, positions)  # [B, P, H]
@@ -205,7 +222,9 @@ def predict(model, batch):
 
 
 def loss_sums(logits, batch):
-    """Returns (sum of weighted masked LM cross entropies, sum of next-sentence cross entropies), float32 scalars."""
+    """Returns (sum of weighted masked LM cross entropies, sum of next-sentence cross entropies),
+    float32 scalars.
+    """
     masked_lm_logits, next_sentence_logits = logits
     cross_entropy = F.cross_entropy(
         masked_lm_logits.float().flatten(0, 1), batch["masked_lm_ids"].flatten(), reduction="none"
@@ -218,7 +237,9 @@ def loss_sums(logits, batch):
 
 
 def correct_counts(logits, batch):
-    """Returns (weighted number of right masked LM predictions, number of right next-sentence predictions)."""
+    """Returns (weighted number of right masked LM predictions, number of right next-sentence
+    predictions).
+    """
     masked_lm_logits, next_sentence_logits = logits
     is_right = masked_lm_logits.argmax(-1) == batch["masked_lm_ids"]
     return (
@@ -228,7 +249,8 @@ def correct_counts(logits, batch):
 
 
 def count_right(masked_lm_logits, batch):
-    """Returns the weighted number of right masked LM predictions, of which a tie is one: for the progress line.
+    """Returns the weighted number of right masked LM predictions, of which a tie is one: for the
+    progress line.
 
     On the CPU 3 ms at 32 x 20 predictions, where the argmax of `correct_counts` takes 25.
     """
@@ -238,7 +260,8 @@ def count_right(masked_lm_logits, batch):
 
 
 def load_tokenizer(vocab_file, do_lower_case, config):
-    """Returns Hugging Face's tokenizer of a vocabulary, which truncates to the longest text the model takes.
+    """Returns Hugging Face's tokenizer of a vocabulary, which truncates to the longest text the
+    model takes.
 
     DataError unless the vocabulary has as many tokens as the model.
     """
@@ -261,7 +284,8 @@ def load_tokenizer(vocab_file, do_lower_case, config):
 
 
 def save_model(config, weights, folder, tokenizer=None):
-    """Writes a Hugging Face folder (config.json, model.safetensors, tokenizer), whole or not at all; replaces an older one.
+    """Writes a Hugging Face folder (config.json, model.safetensors, tokenizer), whole or not at
+    all; replaces an older one.
 
     weights: {parameter's name: float32 tensor}. DataError if it cannot be written.
     """
@@ -288,7 +312,9 @@ def save_model(config, weights, folder, tokenizer=None):
 
 
 def _open_weights_to_readers(folder):
-    """Gives weights the mode of config.json, which is the umask's: safetensors writes them as a temporary file, mode 600."""
+    """Gives weights the mode of config.json, which is the umask's: safetensors writes them as a
+    temporary file, mode 600.
+    """
     for path in glob.glob(f"{glob.escape(folder)}/*.safetensors"):
         with contextlib.suppress(
             OSError

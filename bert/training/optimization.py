@@ -3,7 +3,8 @@
 import torch
 import torch.distributed as dist
 
-# Tensors with one of these in their name are neither decayed nor scaled by a trust ratio (MLPerf's BERT reference).
+# Tensors with one of these in their name are neither decayed nor scaled by a trust ratio (MLPerf's
+# BERT reference).
 EXCEPTED = ("LayerNorm", "layer_norm", "bias")
 
 
@@ -19,13 +20,15 @@ def parameter_groups(model, weight_decay):
 
 
 class AdamWeightDecay(torch.optim.Optimizer):
-    """Adam with decoupled weight decay; without bias correction, as Google's and MLPerf's BERT have it, unless asked for.
+    """Adam with decoupled weight decay; without bias correction, as Google's and MLPerf's BERT have
+    it, unless asked for.
 
     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  w -= lr * (m / (sqrt(v) + eps) + wd * w)
 
-    With bias correction m / (1 - b1^t) and v / (1 - b2^t) take the places of m and v in the last formula. g is the gradient
-    clipped to a total norm of `max_grad_norm` (0: not clipped). An update whose gradients are not finite is left out, t
-    included. Parameters may be parts of tensors that several ranks share: see `split_over`.
+    With bias correction m / (1 - b1^t) and v / (1 - b2^t) take the places of m and v in the last
+    formula. g is the gradient clipped to a total norm of `max_grad_norm` (0: not clipped). An
+    update whose gradients are not finite is left out, t included. Parameters may be parts of
+    tensors that several ranks share: see `split_over`.
     """
 
     def __init__(
@@ -44,17 +47,22 @@ class AdamWeightDecay(torch.optim.Optimizer):
         )
         self.max_grad_norm, self.loss_scale = max_grad_norm, loss_scale
         self.gradient_norm = None  # of the last step, before clipping: float32 []
-        self._splits = []  # (process group, ids of the parameters that it shares, masks by the lists they are for)
+        # (process group, ids of the parameters that it shares, masks by the lists they are for)
+        self._splits = []
         self._copies = []  # (process group, parameters of which each of its ranks has a copy)
 
     def split_over(self, group, parameters):
-        """Tells that each of these parameters is one part of a tensor, whose others the other ranks of `group` hold."""
+        """Tells that each of these parameters is one part of a tensor, whose others the other ranks
+        of `group` hold.
+        """
         self._splits.append((group, {id(parameter) for parameter in parameters}, {}))
 
     def average_over(self, group, parameters):
-        """Tells that every rank of `group` has a copy of these parameters, computes the same gradients, and may round otherwise.
+        """Tells that every rank of `group` has a copy of these parameters, computes the same
+        gradients, and may round otherwise.
 
-        Their gradients are averaged: what GPU kernels add in no fixed order would let the copies drift apart.
+        Their gradients are averaged: what GPU kernels add in no fixed order would let the copies
+        drift apart.
         """
         self._copies.append((group, list(parameters)))
 
@@ -84,7 +92,9 @@ class AdamWeightDecay(torch.optim.Optimizer):
             )
 
     def _clip_gradients(self):
-        """Scales all gradients, or makes them 0 if one of them is not finite; returns whether they are, bool []."""
+        """Scales all gradients, or makes them 0 if one of them is not finite; returns whether they
+        are, bool [].
+        """
         weights = [
             weight
             for group in self.param_groups
@@ -119,7 +129,8 @@ class AdamWeightDecay(torch.optim.Optimizer):
                 }
         gradients = [weight.grad for weight in weights]
         m, v, t = ([self.state[weight][name] for weight in weights] for name in "mvt")
-        # As a list: a lone tensor would be taken for a number, which waits for the GPU. Counts updates with learning rate 0 too.
+        # As a list: a lone tensor would be taken for a number, which waits for the GPU. Counts
+        # updates with learning rate 0 too.
         torch._foreach_add_(t, [is_finite.to(t[0].dtype)] * len(t))
         for moments, beta in zip((m, v), group["betas"]):
             torch._foreach_mul_(moments, torch.where(is_finite, beta, 1.0))
@@ -127,7 +138,8 @@ class AdamWeightDecay(torch.optim.Optimizer):
         torch._foreach_addcmul_(v, gradients, gradients, value=1 - group["betas"][1])
         corrections = 1.0, 1.0
         if group["bias_correction"]:
-            # At least 1 also if the very first update is left out. In float64: 1 - 0.999 has four digits in float32.
+            # At least 1 also if the very first update is left out. In float64: 1 - 0.999 has four
+            # digits in float32.
             count = t[0].double().clamp(min=1)
             corrections = [(1 - beta**count).to(m[0].dtype) for beta in group["betas"]]
         # Two lists as large as the weights, not more: this is the step's largest need of memory.
@@ -144,7 +156,9 @@ class AdamWeightDecay(torch.optim.Optimizer):
         """Scales each weight's update in place."""
 
     def _squared_norms(self, weights, *lists):
-        """Squared Euclidean norms, over whole tensors, of one or more lists of tensors like `weights`: float32 [lists * T]."""
+        """Squared Euclidean norms, over whole tensors, of one or more lists of tensors like
+        `weights`: float32 [lists * T].
+        """
         squares = torch.cat([squared_norms(tensors) for tensors in lists])
         for group, ids, masks in self._splits:
             key = tuple(map(id, weights)), len(lists)
@@ -160,9 +174,11 @@ class AdamWeightDecay(torch.optim.Optimizer):
 
 
 class Lamb(AdamWeightDecay):
-    """LAMB: Adam with bias correction, decay added to the update, and a trust ratio ||w|| / ||u|| for each tensor.
+    """LAMB: Adam with bias correction, decay added to the update, and a trust ratio ||w|| / ||u||
+    for each tensor.
 
-    The ratio is not clamped; it is 1 if either norm is 0, and for the excepted tensors. Source: MLPerf's BERT reference.
+    The ratio is not clamped; it is 1 if either norm is 0, and for the excepted tensors. Source:
+    MLPerf's BERT reference.
     """
 
     def __init__(self, groups, **options):
@@ -188,10 +204,11 @@ def squared_norms(tensors):
 
 
 class LossScale:
-    """The factor by which losses are multiplied in fp16, lest small gradients vanish: halved when one overflows.
+    """The factor by which losses are multiplied in fp16, lest small gradients vanish: halved when
+    one overflows.
 
-    Doubled again after 2,000 updates in a row without overflow, as torch.amp.GradScaler does it; that class would have to see
-    gradients which ColossalAI's optimizers keep to themselves.
+    Doubled again after 2,000 updates in a row without overflow, as torch.amp.GradScaler does it;
+    that class would have to see gradients which ColossalAI's optimizers keep to themselves.
     """
 
     INITIAL, GROWTH_INTERVAL = 2.0**16, 2000
@@ -221,9 +238,11 @@ class LossScale:
 def learning_rate(
     step, base, num_warmup_steps, num_train_steps, poly_power=1.0, start_warmup_step=0
 ):
-    """Returns the rate of the update before which `step` updates were done: linear warm-up, then polynomial decay.
+    """Returns the rate of the update before which `step` updates were done: linear warm-up, then
+    polynomial decay.
 
-    Decay counts from step 0, not from the end of the warm-up (MLPerf's BERT reference), so the rate jumps there.
+    Decay counts from step 0, not from the end of the warm-up (MLPerf's BERT reference), so the rate
+    jumps there.
     """
     if step - start_warmup_step < num_warmup_steps:
         return base * (step - start_warmup_step) / num_warmup_steps

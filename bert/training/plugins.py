@@ -1,8 +1,10 @@
-"""ColossalAI's plugins behind one face: data parallelism (ddp), ZeRO-1 (zero1), tensor with data parallelism (hybrid).
+"""ColossalAI's plugins behind one face: data parallelism (ddp), ZeRO-1 (zero1), tensor with data
+parallelism (hybrid).
 
-Whichever it is, a run's weights and optimizer state go in and out whole, in float32 and under the model's names, so that a
-checkpoint fits every plugin and every number of ranks. Clipping, loss scale and norms are the optimizer's (bert/training/optimization.py)
-under all three; the plugins' own are off.
+Whichever it is, a run's weights and optimizer state go in and out whole, in float32 and under the
+model's names, so that a checkpoint fits every plugin and every number of ranks. Clipping, loss
+scale and norms are the optimizer's (bert/training/optimization.py) under all three; the plugins'
+own are off.
 """
 
 import contextlib
@@ -24,7 +26,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class Part:
-    """What this process holds of a parameter. `weight` is the model's; `master` is what the optimizer updates, float32."""
+    """What this process holds of a parameter.
+
+    `weight` is the model's; `master` is what the optimizer updates, float32.
+    """
 
     name: str
     whole_shape: torch.Size
@@ -32,7 +37,10 @@ class Part:
     master: torch.Tensor
 
     def whole(self, tensor):
-        """Returns the whole tensor of which `tensor` (like `master`) is this process's part. Collective."""
+        """Returns the whole tensor of which `tensor` (like `master`) is this process's part.
+
+        Collective.
+        """
         return tensor.reshape(self.whole_shape)
 
     def own(self, whole):
@@ -46,7 +54,9 @@ class Part:
 
 @dataclass
 class FlatPart(Part):
-    """ZeRO: the weight is whole; the master is an equal share of its elements, of which the last are padding."""
+    """ZeRO: the weight is whole; the master is an equal share of its elements, of which the last
+    are padding.
+    """
 
     group: dist.ProcessGroup
 
@@ -61,7 +71,9 @@ class FlatPart(Part):
 
 @dataclass
 class SlicePart(Part):
-    """Tensor parallelism: weight and master are a slice along one dimension, of which the last may be padding."""
+    """Tensor parallelism: weight and master are a slice along one dimension, of which the last may
+    be padding.
+    """
 
     group: dist.ProcessGroup
 
@@ -96,13 +108,16 @@ def _gather(tensor, group, dimension):
 
 
 class DataParallel:
-    """`--plugin=ddp`: every process holds everything; float32 weights, arithmetic in bf16 or fp16 by autocast.
+    """`--plugin=ddp`: every process holds everything; float32 weights, arithmetic in bf16 or fp16
+    by autocast.
 
     module: the model itself. data_group: the processes that together have all examples once.
     """
 
     def __init__(self, module, optimizer, device, precision, tp_size):
-        """module, optimizer: as built, on the CPU, the same on every process; the optimizer is one of bert/training/optimization.py."""
+        """module, optimizer: as built, on the CPU, the same on every process; the optimizer is one
+        of bert/training/optimization.py.
+        """
         self.module, self.inner_optimizer, self.device, self.precision = (
             module,
             optimizer,
@@ -151,12 +166,16 @@ class DataParallel:
         return self._booster.no_sync(self.model, self.optimizer)
 
     def backward(self, loss):
-        """Gradients of a loss, averaged over `data_group`, and multiplied by the loss scale if there is one."""
+        """Gradients of a loss, averaged over `data_group`, and multiplied by the loss scale if
+        there is one.
+        """
         scale = self.inner_optimizer.loss_scale
         self._booster.backward(loss if scale is None else loss * scale.value, self.optimizer)
 
     def state_dict(self):
-        """Returns {"weights", "m", "v": {name: whole float32 tensor on the CPU}, "t", ...} on rank 0, {} on others. Collective."""
+        """Returns {"weights", "m", "v": {name: whole float32 tensor on the CPU}, "t", ...} on rank
+        0, {} on others. Collective.
+        """
         is_main = dist.get_rank() == 0
         kinds = {"weights": {}, "m": {}, "v": {}}
         for part in self._parts:
@@ -202,10 +221,13 @@ class DataParallel:
 
 
 class _CastModel(DataParallel):
-    """What zero1 and hybrid share: the model's weights are of the precision asked for, the optimizer's masters float32."""
+    """What zero1 and hybrid share: the model's weights are of the precision asked for, the
+    optimizer's masters float32.
+    """
 
     def __init__(self, module, *args):
-        # Copies, because boosting rounds and cuts them; the masters begin with what was not rounded.
+        # Copies, because boosting rounds and cuts them; the masters begin with what was not
+        # rounded.
         weights = {name: weight.detach().clone() for name, weight in module.named_parameters()}
         self._whole_shapes = {name: weight.shape for name, weight in weights.items()}
         super().__init__(module, *args)
@@ -219,8 +241,9 @@ class Zero1(_CastModel):
     """`--plugin=zero1`: the optimizer's masters and moments are dealt out over the processes."""
 
     def _plugin(self, precision, tp_size):
-        # Overlapping would exchange gradients almost one by one, as it ends a bucket wherever decayed and excepted parameters
-        # alternate, and would wait for the GPU behind each backward pass.
+        # Overlapping would exchange gradients almost one by one, as it ends a bucket wherever
+        # decayed and excepted parameters alternate, and would wait for the GPU behind each backward
+        # pass.
         return LowLevelZeroPlugin(stage=1, precision=precision, overlap_communication=False)
 
     def _make_parts(self):
@@ -239,7 +262,9 @@ class Zero1(_CastModel):
 
 
 class Hybrid(_CastModel):
-    """`--plugin=hybrid`: layers are cut over `tp_size` neighbouring processes, which take the same examples."""
+    """`--plugin=hybrid`: layers are cut over `tp_size` neighbouring processes, which take the same
+    examples.
+    """
 
     def _plugin(self, precision, tp_size):
         plugin = HybridParallelPlugin(
@@ -277,10 +302,12 @@ class Hybrid(_CastModel):
 
 
 def _use_plain_dropout(module):
-    """Undoes ColossalAI's dropout, which draws another mask on each rank for activations that the ranks share.
+    """Undoes ColossalAI's dropout, which draws another mask on each rank for activations that the
+    ranks share.
 
-    Their copies of the layer norms and biases would drift apart. Plain dropout draws from the process's generator, which the
-    ranks of a tensor-parallel group seed alike. (So the heads of one rank drop the same attention weights as those of another.)
+    Their copies of the layer norms and biases would drift apart. Plain dropout draws from the
+    process's generator, which the ranks of a tensor-parallel group seed alike. (So the heads of one
+    rank drop the same attention weights as those of another.)
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():

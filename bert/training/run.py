@@ -44,7 +44,10 @@ def mlperf_eval_interval(batch_size):
 
 
 class Run:
-    """What a training run is made of and what it has come to. Every rank calls the same methods at the same step."""
+    """What a training run is made of and what it has come to.
+
+    Every rank calls the same methods at the same step.
+    """
 
     def __init__(self, flags, config, device):
         self.flags, self.config, self.device = flags, config, device
@@ -110,7 +113,9 @@ class Run:
         )
 
     def _check_ranks(self):
-        """DataError where a rank has other flags or data than the others: it would hang, or train on what nobody asked for."""
+        """DataError where a rank has other flags or data than the others: it would hang, or train
+        on what nobody asked for.
+        """
         files = {
             "training files": self.train_loader.files,
             "evaluation files": self.eval_loader.files,
@@ -219,8 +224,9 @@ class Run:
     def _settle_buckets(self):
         """Two forward and backward passes over made-up examples, without an update.
 
-        Behind its first one, the data-parallel model lays out anew the buckets in which it adds up gradients. Done before
-        the first step, it makes a run that goes on add in the same order as one that was never stopped.
+        Behind its first one, the data-parallel model lays out anew the buckets in which it adds up
+        gradients. Done before the first step, it makes a run that goes on add in the same order as
+        one that was never stopped.
         """
         batch = {
             name: torch.tensor(np.ones_like(column))
@@ -264,7 +270,9 @@ class Run:
         return self.flags.train_batch_size // (self._num_shards * self.flags.steps_per_update)
 
     def _utilisation(self, sequences_per_second, mean_tokens):
-        """MFU, counting the arithmetic that tokens need and not what padding costs, or None where the peak is not known."""
+        """MFU, counting the arithmetic that tokens need and not what padding costs, or None where
+        the peak is not known.
+        """
         is_tensor_core = self.device.type == "cuda" and self.precision != "fp32"
         peak = peak_flops(torch.cuda.get_device_name(self.device)) if is_tensor_core else None
         if peak is None:
@@ -304,7 +312,9 @@ class Run:
 
     @property
     def is_evaluation_due(self):
-        """Whether the last step reached or passed a multiple of the interval, or was the last of all."""
+        """Whether the last step reached or passed a multiple of the interval, or was the last of
+        all.
+        """
         is_last = self.step == self.flags.num_train_steps
         return is_last or self.samples % self.eval_every_samples < self.flags.train_batch_size
 
@@ -318,7 +328,9 @@ class Run:
         self.optimizer.zero_grad()
 
     def record(self, results, rate, num_tokens):
-        """Records the step just done: float32 [3], both losses and the accuracy over its examples; its rate; its tokens."""
+        """Records the step just done: float32 [3], both losses and the accuracy over its examples;
+        its rate; its tokens.
+        """
         inner = self.parallel.inner_optimizer
         self.recorder.step(
             self.step, results, inner.gradient_norm, rate, num_tokens, inner.loss_scale and inner.loss_scale.value,

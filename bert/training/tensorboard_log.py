@@ -1,8 +1,10 @@
 """Scalars of a run for TensorBoard: tensorboard --logdir <output_dir>/tensorboard
 
-An event file is a TFRecord file of Event messages, so it is written with `bert.examples.tfrecord` and the messages of the package
-tensorboard: 0.03 s of import, and a full disk is an error at once. torch.utils.tensorboard would import TensorFlow (5 s and its
-banners); tensorboardX writes from a thread that dies silently, and its queue then stops the training.
+An event file is a TFRecord file of Event messages, so it is written with `bert.examples.tfrecord`
+and the messages of the package
+tensorboard: 0.03 s of import, and a full disk is an error at once. torch.utils.tensorboard would
+import TensorFlow (5 s and its banners); tensorboardX writes from a thread that dies silently, and
+its queue then stops the training.
 """
 
 import os
@@ -13,8 +15,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from bert.examples.tfrecord import frame
 
-# TensorBoard takes each file with "tfevents" in its name, in the order of the names: hence a number and not the time,
-# which two runs within a second share.
+# TensorBoard takes each file with "tfevents" in its name, in the order of the names: hence a number
+# and not the time, which two runs within a second share.
 _FILE_NAME = "events.out.tfevents.{:06d}"
 _FILE_PATTERN = re.compile(r"events\.out\.tfevents\.(\d+)")
 # of tensorflow/core/util/events_writer.h; without this first event SessionLog counts for nothing
@@ -25,7 +27,8 @@ class TensorboardLog:
     """One event file; rank 0 alone makes one, a new one each time the run goes on."""
 
     def __init__(self, folder, purge_step):
-        """purge_step: first step that may be written now; what older files hold from it on is not shown any more.
+        """purge_step: first step that may be written now; what older files hold from it on is not
+        shown any more.
 
         That is the step after the checkpoint, or 0 for a run that begins.
         """
@@ -45,7 +48,10 @@ class TensorboardLog:
         self._scalars("train", step, values)
 
     def evaluation(self, step, values):
-        """Takes what the evaluation after a step gave: numbers by name. They are to be seen at once."""
+        """Takes what the evaluation after a step gave: numbers by name.
+
+        They are to be seen at once.
+        """
         self._scalars("evaluation", step, values)
         self.flush()
 

@@ -1,4 +1,5 @@
-"""Weights out of a TensorFlow checkpoint of Google's or MLPerf's BERT, such as MLPerf's model.ckpt-28252.
+"""Weights out of a TensorFlow checkpoint of Google's or MLPerf's BERT, such as MLPerf's
+model.ckpt-28252.
 
 TensorFlow is imported only here, when such a checkpoint is read.
 """
@@ -33,15 +34,18 @@ def parameter_name(variable):
 
 
 def as_parameter(variable, array):
-    """A variable's value -> the parameter's: kernels are transposed, embeddings and output_weights are not."""
+    """A variable's value -> the parameter's: kernels are transposed, embeddings and output_weights
+    are not.
+    """
     return torch.from_numpy(array.T.copy() if variable.endswith("kernel") else array.copy())
 
 
 def load_tensorflow_checkpoint(prefix, model):
-    """Copies the weights of a TF1 checkpoint (with or without optimizer slots) into a `BertForPreTraining`, bit for bit.
+    """Copies the weights of a TF1 checkpoint (with or without optimizer slots) into a
+    `BertForPreTraining`, bit for bit.
 
-    prefix: the path without .index and .data-00000-of-00001. DataError, and no weight changed, unless variables and
-    parameters have the same names and shapes.
+    prefix: the path without .index and .data-00000-of-00001. DataError, and no weight changed,
+    unless variables and parameters have the same names and shapes.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf

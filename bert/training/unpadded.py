@@ -1,6 +1,8 @@
-"""BERT's forward pass over the tokens that are not padding: about half of MLPerf's examples are padding.
+"""BERT's forward pass over the tokens that are not padding: about half of MLPerf's examples are
+padding.
 
-Shapes: B examples, S positions, P predictions per example, T tokens of all examples that are not padding, H hidden size.
+Shapes: B examples, S positions, P predictions per example, T tokens of all examples that are not
+padding, H hidden size.
 """
 
 import torch
@@ -9,9 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 
 def encode(bert, input_ids, input_mask, segment_ids):
-    """Returns the last hidden states [T, H] of a `BertModel`, and where each position stands in them, int64 [B, S].
+    """Returns the last hidden states [T, H] of a `BertModel`, and where each position stands in
+    them, int64 [B, S].
 
-    input_ids, input_mask, segment_ids: int64 [B, S]. What stands at a position of padding means nothing.
+    input_ids, input_mask, segment_ids: int64 [B, S]. What stands at a position of padding means
+    nothing.
     """
     places = (input_mask.flatten().cumsum(0) - 1).view_as(input_ids)
     tokens = (
@@ -33,7 +37,9 @@ def encode(bert, input_ids, input_mask, segment_ids):
 
 
 def _run_layer(layer, hidden, lengths, max_length):
-    """A `BertLayer` on the tokens of all examples. hidden and the result: [T, H]; lengths: int64 [B]."""
+    """A `BertLayer` on the tokens of all examples. hidden and the result: [T, H]; lengths: int64
+    [B].
+    """
     attention = layer.attention.self
     heads = [
         projection(hidden).unflatten(-1, (-1, attention.attention_head_size))
@@ -46,7 +52,9 @@ def _run_layer(layer, hidden, lengths, max_length):
 
 
 def _attend(query, key, value, lengths, max_length, dropout):
-    """Attention within each example. query, key, value and the result: [T, heads, head size]; lengths: int64 [B], sum T."""
+    """Attention within each example. query, key, value and the result: [T, heads, head size];
+    lengths: int64 [B], sum T.
+    """
     if query.is_cuda:
         offsets = F.pad(lengths.cumsum(0), (1, 0))
         nested = [

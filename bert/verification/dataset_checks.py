@@ -1,4 +1,5 @@
-"""From reports on single files (bert/verification/file_report.py) to rows of the table: the set as a whole, and against what MLPerf published.
+"""From reports on single files (bert/verification/file_report.py) to rows of the table: the set as
+a whole, and against what MLPerf published.
 
 Nothing here opens a file.
 """
@@ -17,7 +18,9 @@ _SHARED_TOO_MUCH = 0.05  # of examples; short articles give a few equal examples
 
 
 def names_row(section, names, own_data, others=()):
-    """Whether the parts named part-XXXXX-of-YYYYY are all there. others: names that may stand beside them."""
+    """Whether the parts named part-XXXXX-of-YYYYY are all there. others: names that may stand
+    beside them.
+    """
     matches = [_PART.match(name) for name in names]
     parts = [(int(match[1]), int(match[2])) for match in matches if match]
     if not parts and section != "results":
@@ -79,7 +82,9 @@ def ranges(numbers, total):
 
 
 def results_rows(reports, own_data, eval_problem):
-    """Rows on the wholeness of a results folder. reports: TextReport of each file; eval_problem: of eval.txt with eval.md5."""
+    """Rows on the wholeness of a results folder. reports: TextReport of each file; eval_problem: of
+    eval.txt with eval.md5.
+    """
     names = [os.path.basename(report.path) for report in reports]
     broken = [report.problem for report in reports if report.problem]
     by_md5 = collections.defaultdict(list)
@@ -192,7 +197,8 @@ def example_rows(section, reports, rules):
     cut_short = [f"{report.path}: after {len(report.problems)} bad examples the others were not looked at"
                  for report in reports if not report.is_all_checked]  # fmt: skip
     for kind in _KINDS:
-        # One of each file, in the order of files, so that the few that are shown tell how far it goes.
+        # One of each file, in the order of files, so that the few that are shown tell how far it
+        # goes.
         bad = [
             [problem.text for problem in report.problems if problem.kind == kind]
             for report in reports
@@ -229,7 +235,9 @@ def summed_totals(reports):
 
 
 def copies_row(section, reports):
-    """No two files with the same examples, whatever their order and encoding, and no file with many of its own twice."""
+    """No two files with the same examples, whatever their order and encoding, and no file with many
+    of its own twice.
+    """
     notes, by_content, by_hash = [], collections.defaultdict(list), collections.defaultdict(list)
     for number, report in enumerate(reports):
         name = os.path.basename(report.path)
@@ -349,7 +357,8 @@ def likely_causes(reports, rules):
             f"{100 * unknown / tokens:.0f} % of the tokens are [UNK]: made with --do_lower_case=False from text with capitals and an "
             "uncased vocabulary, or with another vocabulary than the text's language needs"
         )
-    # One masked token in ten shows a random one, any of the vocabulary: so many leave out the last ones by chance never.
+    # One masked token in ten shows a random one, any of the vocabulary: so many leave out the last
+    # ones by chance never.
     if masked > 1000 * rules.vocab_size and largest < rules.vocab_size - 1:
         cased = " (BERT's cased one has 28,996)" if largest == 28_995 else ""
         causes.append(

@@ -1,8 +1,10 @@
-"""Is a serialized example one that the generator can have made? For hundreds of gigabytes, and in words.
+"""Is a serialized example one that the generator can have made? For hundreds of gigabytes, and in
+words.
 
-`check_block` judges the examples of a block. A kernel (bert/verification/example_pass.py) passes those that are written as usual and right;
-what it does not pass goes to `problem_of`, which decodes any legal encoding and tells what is wrong. Both know the same rules,
-and both compute the same hash of an example's values, whatever its encoding.
+`check_block` judges the examples of a block. A kernel (bert/verification/example_pass.py) passes
+those that are written as usual and right; what it does not pass goes to `problem_of`, which decodes
+any legal encoding and tells what is wrong. Both know the same rules, and both compute the same hash
+of an example's values, whatever its encoding.
 """
 
 from typing import NamedTuple
@@ -46,7 +48,9 @@ class Rules(NamedTuple):
 
 
 def make_rules(max_seq_length, max_predictions_per_seq, masked_lm_prob, vocab):
-    """Returns Rules. masked_lm_prob: 0 if the number of predictions is not to be checked. vocab: {token: id}."""
+    """Returns Rules. masked_lm_prob: 0 if the number of predictions is not to be checked. vocab:
+    {token: id}.
+    """
     lengths = np.array(list(feature_lengths(max_seq_length, max_predictions_per_seq).values()))
     num_masked = np.full(max_seq_length + 1, -1)
     if masked_lm_prob:
@@ -68,9 +72,10 @@ class Problem(NamedTuple):
 def check_block(payloads, starts, ends, rules, places, max_problems=100):
     """Judges the examples payloads[starts[k]:ends[k]].
 
-    payloads: uint8 [bytes]; starts, ends: int64 [K]; places: function of k that names an example in messages.
-    Returns (problems, hashes, totals): a list of Problem, which ends after max_problems (examples after that are not looked
-    at); uint64 [K], the hash of each example's values, 0 for those with a problem; Totals of those without.
+    payloads: uint8 [bytes]; starts, ends: int64 [K]; places: function of k that names an example in
+    messages. Returns (problems, hashes, totals): a list of Problem, which ends after max_problems
+    (examples after that are not looked at); uint64 [K], the hash of each example's values, 0 for
+    those with a problem; Totals of those without.
     """
     hashes, is_right = np.zeros(len(starts), np.uint64), np.zeros(len(starts), np.bool_)
     totals = np.zeros(len(Totals._fields), np.int64)
@@ -96,7 +101,10 @@ def check_block(payloads, starts, ends, rules, places, max_problems=100):
 
 
 def problem_of(example, rules, place):
-    """Returns what is wrong with a decoded example as (kind, message), or None. `place` begins the message."""
+    """Returns what is wrong with a decoded example as (kind, message), or None.
+
+    `place` begins the message.
+    """
     try:
         check_lengths(example, rules.max_seq_length, rules.max_predictions_per_seq, place)
     except DataError as error:
@@ -180,7 +188,10 @@ def _problem_of_predictions(example, rules, place, length, second):
 
 
 def hash_of(example, rules):
-    """The hash (uint64) of an example's values: sums of value times multiplier, mixed. Takes an example without a problem."""
+    """The hash (uint64) of an example's values: sums of value times multiplier, mixed.
+
+    Takes an example without a problem.
+    """
     terms = []
     for name in ("input_ids", "masked_lm_ids", "masked_lm_positions", "next_sentence_labels"):
         values = example[name].astype(np.uint64)

@@ -1,7 +1,9 @@
-"""Passes the serialized examples that are surely right, at the speed of the disk; bert/verification/example_check.py judges the rest in words.
+"""Passes the serialized examples that are surely right, at the speed of the disk;
+bert/verification/example_check.py judges the rest in words.
 
-Usual are examples as TensorFlow and create_pretraining_data.py write them: values packed, features in any order. All kernels
-stand in this file because numba's cache notices changes in a kernel's own file only.
+Usual are examples as TensorFlow and create_pretraining_data.py write them: values packed, features
+in any order. All kernels stand in this file because numba's cache notices changes in a kernel's own
+file only.
 """
 
 import numpy as np
@@ -35,7 +37,9 @@ def pass_examples(
     is_right,
     totals,
 ):
-    """Sets is_right[k] and hashes[k] and adds to totals for each example that is surely right; leaves the others alone."""
+    """Sets is_right[k] and hashes[k] and adds to totals for each example that is surely right;
+    leaves the others alone.
+    """
     places, values = scratch[0], scratch[1:]
     for k in range(len(starts)):
         if _find_features(data, starts[k], ends[k], lengths, names, name_ends, places):
@@ -56,7 +60,9 @@ def pass_examples(
 
 @kernel
 def _find_features(data, at, end, lengths, names, name_ends, places):
-    """Writes to places[2f], places[2f + 1] where the packed values of feature f begin and end; whether all seven are there."""
+    """Writes to places[2f], places[2f + 1] where the packed values of feature f begin and end;
+    whether all seven are there.
+    """
     at, size = _open_field(data, at, end, _FIELD_1)
     if size < 0 or at + size != end:
         return False
@@ -182,7 +188,9 @@ def _pass_example(
 
 @kernel
 def _count_first_ones(data, places, f, lengths):
-    """How many ones the packed values of feature f begin with, -1 if there is anything but zeros after them."""
+    """How many ones the packed values of feature f begin with, -1 if there is anything but zeros
+    after them.
+    """
     if places[2 * f + 1] - places[2 * f] != lengths[f]:
         return -1
     count = _count_ones(data, places[2 * f], lengths[f])
@@ -208,7 +216,9 @@ def _ones_are(data, at, length, begin, end):
 
 @kernel
 def _count_first_floats(data, places, lengths):
-    """How many 1.0s (little-endian 00 00 80 3f) masked_lm_weights begins with, -1 if there is anything but 0.0s after them."""
+    """How many 1.0s (little-endian 00 00 80 3f) masked_lm_weights begins with, -1 if there is
+    anything but 0.0s after them.
+    """
     at, length = places[2 * _MASKED_LM_WEIGHTS], lengths[_MASKED_LM_WEIGHTS]
     if places[2 * _MASKED_LM_WEIGHTS + 1] - at != 4 * length:
         return -1
@@ -225,7 +235,9 @@ def _count_first_floats(data, places, lengths):
 
 @kernel
 def _decode(data, places, f, lengths, count, limit, out):
-    """Decodes the first `count` packed values of feature f; whether they are below `limit`, and the rest of the feature is 0."""
+    """Decodes the first `count` packed values of feature f; whether they are below `limit`, and the
+    rest of the feature is 0.
+    """
     place, end = np.uint64(places[2 * f]), np.uint64(places[2 * f + 1])
     one, seven, fourteen = np.uint64(1), np.uint64(7), np.uint64(14)
     fits = True
@@ -272,7 +284,9 @@ def _weighted_sum(values, multipliers, count):
 
 @inlined_kernel
 def _open_field(data, at, end, key):
-    """Reads the key and size of a length-delimited field; returns where its content begins and its size, -1 if it is none."""
+    """Reads the key and size of a length-delimited field; returns where its content begins and its
+    size, -1 if it is none.
+    """
     size = -1
     if at < end and data[at] == key:
         at += 1

@@ -1,6 +1,8 @@
-"""One file of a data set, looked at as a whole: what is in it, what is wrong with it, and what tells it from other files.
+"""One file of a data set, looked at as a whole: what is in it, what is wrong with it, and what
+tells it from other files.
 
-`inspect_text` and `inspect_tfrecord` read a file once, in memory that does not grow with it, and return a small report.
+`inspect_text` and `inspect_tfrecord` read a file once, in memory that does not grow with it, and
+return a small report.
 """
 
 import codecs
@@ -18,7 +20,8 @@ from bert.examples.example import decode_example
 from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
 from bert.verification.example_check import Problem, Totals, check_block
 
-SKETCH_SIZE = 256  # hashes kept of a file: two files that share a tenth of their examples share some 26 of them
+# hashes kept of a file: two files that share a tenth of their examples share some 26 of them
+SKETCH_SIZE = 256
 _BLOCK_BYTES = 1 << 20  # stays in the cache between reading, checksum and what the caller does
 _SMALLEST_SKETCH = 16
 _MAX_PROBLEMS = 100  # examples of a file that are told to be bad before the others are left unread
@@ -96,7 +99,8 @@ class CheckedBlock(NamedTuple):
 
 
 def checked_blocks(records):
-    """Yields a CheckedBlock for each MB of a TFRecordFile: whole records, both checksums of each compared.
+    """Yields a CheckedBlock for each MB of a TFRecordFile: whole records, both checksums of each
+    compared.
 
     Raises DataError where `extents` does, after the block of the records before that place.
     """
@@ -121,7 +125,9 @@ def checked_blocks(records):
 
 
 def inspect_tfrecord(path, rules):
-    """Returns the TFRecordReport of a file; `rules` are those of its examples, as bert.verification.example_check.make_rules makes them."""
+    """Returns the TFRecordReport of a file; `rules` are those of its examples, as
+    bert.verification.example_check.make_rules makes them.
+    """
     report = TFRecordReport(path, os.path.getsize(path))
     hashes = [np.empty(0, np.uint64)]  # 8 bytes an example, a three hundredth of the file
     try:
@@ -173,7 +179,8 @@ def _add_block(report, block, rules, hashes):
 
 
 def shared_part(a, b):
-    """About which part of the smaller file's examples is in the other one too, by two sketches: 0.0 to 1.0.
+    """About which part of the smaller file's examples is in the other one too, by two sketches: 0.0
+    to 1.0.
 
     0.0 where the sketches are too small to tell.
     """
@@ -193,7 +200,9 @@ def shared_part(a, b):
 
 
 def eval_articles_problem(folder):
-    """Whether eval.md5 holds the MD5s of the articles of eval.txt: what is wrong (a message), None if it does."""
+    """Whether eval.md5 holds the MD5s of the articles of eval.txt: what is wrong (a message), None
+    if it does.
+    """
     with (
         open(os.path.join(folder, "eval.txt"), "rb") as text,
         open(os.path.join(folder, "eval.md5")) as md5s,
@@ -209,9 +218,11 @@ def eval_articles_problem(folder):
 
 
 def eval_digest(path):
-    """The digest of input_ids by which MLPerf submitters compare evaluation sets; DataError if the file is damaged.
+    """The digest of input_ids by which MLPerf submitters compare evaluation sets; DataError if the
+    file is damaged.
 
-    MD5 of str(list), the list holding for each record the MD5 hex of str(ids), ids = its first sum(input_mask) input_ids.
+    MD5 of str(list), the list holding for each record the MD5 hex of str(ids), ids = its first
+    sum(input_mask) input_ids.
     """
     digests = []
     with TFRecordFile(path) as records:

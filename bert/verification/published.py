@@ -1,6 +1,8 @@
-"""What MLPerf published about its BERT data: English Wikipedia of 2020-01-01, random_seed 12345, dupe_factor 10.
+"""What MLPerf published about its BERT data: English Wikipedia of 2020-01-01, random_seed 12345,
+dupe_factor 10.
 
-Source, but for the totals of records: MLCommons, training repository, language_model/tensorflow/bert/README.md.
+Source, but for the totals of records: MLCommons, training repository,
+language_model/tensorflow/bert/README.md.
 """
 
 NUM_PARTS = 500
@@ -26,5 +28,6 @@ TFRECORD_PART_BYTES = {"part-00000-of-00500": 514_241_279, "part-00499-of-00500"
 TFRECORD_RECORDS = {"Google": 156_725_653, "NVIDIA": 156_726_829, "MosaicML": 156_811_560}
 
 EVAL_10K_RECORDS, EVAL_10K_BYTES = 10_000, 25_382_591
-# MD5 of str([MD5 hex of str(ids) for each record]), ids = the list of the first sum(input_mask) input_ids.
+# MD5 of str([MD5 hex of str(ids) for each record]), ids = the list of the first sum(input_mask)
+# input_ids.
 EVAL_10K_DIGEST = "611d8bae26646145e1c33338a27ba124"

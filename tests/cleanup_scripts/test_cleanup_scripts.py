@@ -1,8 +1,10 @@
-"""The cleanup wing: every rule on tiny inputs with literal results, broken inputs, and MLPerf's recorded results.
+"""The cleanup wing: every rule on tiny inputs with literal results, broken inputs, and MLPerf's
+recorded results.
 
     python3 -m pytest tests/cleanup_scripts/test_cleanup_scripts.py
 
-The comparison with the recorded results needs ../shared (the Wikipedia text it starts from) and is skipped without.
+The comparison with the recorded results needs ../shared (the Wikipedia text it starts from) and is
+skipped without.
 """
 
 import bz2
@@ -390,7 +392,8 @@ def test_test_articles_are_spread_over_the_files():
 
 def test_separate_splits_at_empty_lines_and_keeps_the_order():
     training, test = separate_test_set.separate("\na\n\nb\n\nc\n\nd\n\ne\n\n", 3, seed=12345)
-    # 6 pieces, the last one empty; random.Random(12345).random() = 0.42, 0.01, 0.83 -> pieces 2, 0, 4
+    # 6 pieces, the last one empty; random.Random(12345).random() = 0.42, 0.01, 0.83 -> pieces 2, 0,
+    # 4
     assert (test, training) == (["\na", "c", "e"], ["b", "d", ""])
 
 
@@ -412,7 +415,8 @@ def test_separate_test_set_writes_what_the_definition_says(tmp_path):
                 for name in ("wiki_00.4", "wiki_01.4", "results/eval.txt", "results/eval.md5")
             ]
         )
-    # int(random.Random(12345).random() * 4) is 1; int(random.Random(12345 + 13).random() * 6) is 4, then 1
+    # int(random.Random(12345).random() * 4) is 1; int(random.Random(12345 + 13).random() * 6) is 4,
+    # then 1
     assert (
         outputs[0]
         == outputs[1]

@@ -1,4 +1,6 @@
-"""cleanup_scripts/download.py against a server on 127.0.0.1 that misbehaves in every way a server can."""
+"""cleanup_scripts/download.py against a server on 127.0.0.1 that misbehaves in every way a server
+can.
+"""
 
 import fcntl
 import hashlib

@@ -1,4 +1,6 @@
-"""bert/common/files.py: what is left after a kill, and paths with a scheme, which go through TensorFlow."""
+"""bert/common/files.py: what is left after a kill, and paths with a scheme, which go through
+TensorFlow.
+"""
 
 import os
 import subprocess

@@ -13,14 +13,18 @@ PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
 
 
 def obey_permissions():
-    """Takes from root, as which the suite may run, the right to write where no permission says so; it holds from exec on."""
+    """Takes from root, as which the suite may run, the right to write where no permission says so;
+    it holds from exec on.
+    """
     if os.getuid() == 0 and ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0):
         raise OSError("no capability can be dropped")
 
 
 @pytest.fixture
 def read_only_install(tmp_path):
-    """A copy of the commands and an empty `home` beside it, neither writable, and a folder `open`, which is."""
+    """A copy of the commands and an empty `home` beside it, neither writable, and a folder `open`,
+    which is.
+    """
     install = tmp_path / "install"
     shutil.copytree(ROOT / "bert", install / "bert", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("create_pretraining_data.py", "tokenization.py", "vocab.txt"):

@@ -26,7 +26,9 @@ def test_time_left(done, total, seconds, expected):
 
 
 def run_on_a_terminal(*command):
-    """Runs a script at the root with a terminal as stderr; returns (stdout, the texts that its line showed)."""
+    """Runs a script at the root with a terminal as stderr; returns (stdout, the texts that its line
+    showed).
+    """
     parent, child = pty.openpty()
     process = subprocess.run(
         [sys.executable, *command],

@@ -20,7 +20,9 @@ SENTENCES = "4d0528810717653bcc6a97fe0cad509f7789de72c711e5ee2281877345bbae19"
 
 
 def pythons():
-    """{version: path} of the Pythons on this machine, this one among them: from the path, and pyenv's."""
+    """{version: path} of the Pythons on this machine, this one among them: from the path, and
+    pyenv's.
+    """
     candidates = [sys.executable, *(f"python3.{minor}" for minor in range(7, 16))]
     candidates += glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python"))
     found = {}

@@ -1,4 +1,6 @@
-"""bert/examples/decoding.py: equal to the readable decoder on whatever protobuf allows; all else refused with its place."""
+"""bert/examples/decoding.py: equal to the readable decoder on whatever protobuf allows; all else
+refused with its place.
+"""
 
 import random
 import struct
@@ -149,7 +151,9 @@ def test_tensorflow_writes_what_the_kernel_takes():
 
 @given(st.randoms(use_true_random=False), st.integers(1, 4))
 def test_damaged_messages_are_never_decoded_to_other_values(generator, changes):
-    """Whatever the kernel takes, the readable decoder takes as the same; whatever it leaves is decoded or refused."""
+    """Whatever the kernel takes, the readable decoder takes as the same; whatever it leaves is
+    decoded or refused.
+    """
     payload = bytearray(encode_example(random_example(generator)))
     for _ in range(changes):
         payload[generator.randrange(len(payload))] = generator.choice(

@@ -12,7 +12,9 @@ from tests.reference.example import encode_example
 
 @pytest.fixture
 def files(tmp_path):
-    """A folder with two files of the example (3 and 2 records), and its vocabulary; returns (folder, --vocab_file flag)."""
+    """A folder with two files of the example (3 and 2 records), and its vocabulary; returns
+    (folder, --vocab_file flag).
+    """
     (tmp_path / "data").mkdir()
     for name, count in (("part-0", 3), ("part-1", 2)):
         (tmp_path / "data" / name).write_bytes(frame(encode_example(EXAMPLE)) * count)

@@ -1,4 +1,6 @@
-"""bert/examples/tfrecord.py and bert/examples/example.py against TensorFlow, and make_idx.py against DALI's own tfrecord2idx."""
+"""bert/examples/tfrecord.py and bert/examples/example.py against TensorFlow, and make_idx.py
+against DALI's own tfrecord2idx.
+"""
 
 import gzip
 import os
@@ -78,7 +80,9 @@ def test_many_records_checked_at_once(payloads, place, change):
 
 
 def record_at(sizes, place):
-    """Returns the number of the record that byte `place` lies in, and the byte in that record; sizes: running sums."""
+    """Returns the number of the record that byte `place` lies in, and the byte in that record;
+    sizes: running sums.
+    """
     number = int(np.searchsorted(sizes, place, side="right"))
     return number, place - (int(sizes[number - 1]) if number else 0)
 
@@ -171,7 +175,8 @@ def test_wrong_type_is_named():
 
 
 def test_checksum_is_tensorflows():
-    # The first record's length checksum of any TFRecord with a payload of 0 bytes, as TensorFlow writes it.
+    # The first record's length checksum of any TFRecord with a payload of 0 bytes, as TensorFlow
+    # writes it.
     assert masked_crc32c(bytes(8)) == 0x07980329
     assert frame(b"") == bytes(8) + struct.pack("<I", 0x07980329) + struct.pack(
         "<I", masked_crc32c(b"")

@@ -1,4 +1,6 @@
-"""create_pretraining_data.py: the recorded digests of MLPerf's generator, and inputs that must be refused."""
+"""create_pretraining_data.py: the recorded digests of MLPerf's generator, and inputs that must be
+refused.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""create_pretraining_shards.py: the bytes of the single command, whatever is killed; manifests that notice what changed."""
+"""create_pretraining_shards.py: the bytes of the single command, whatever is killed; manifests that
+notice what changed.
+"""
 
 import contextlib
 import glob
@@ -70,7 +72,9 @@ def ray_folders():
 
 @pytest.fixture(scope="module")
 def first_run(texts, tmp_path_factory):
-    """One part is damaged, and a killed run left temporary files; returns (process, folder of the records)."""
+    """One part is damaged, and a killed run left temporary files; returns (process, folder of the
+    records).
+    """
     output = tmp_path_factory.mktemp("first") / "tfrecord"
     (output / ".manifest").mkdir(parents=True)
     (output / ".part-00000-of-00004.0123abcd.tmp").write_bytes(b"half")
@@ -201,7 +205,9 @@ class TestStatus:
         assert "no manifest" in shards.status(shard, self.recipe(tmp_path)).problem
 
     def test_manifest_goes_before_the_records_change(self, shard, tmp_path, monkeypatch):
-        """Else a run with other flags that is killed right after it replaced the records would be believed to be of the old ones."""
+        """Else a run with other flags that is killed right after it replaced the records would be
+        believed to be of the old ones.
+        """
 
         def power_cut(*args, **options):
             raise KeyboardInterrupt
@@ -258,7 +264,9 @@ class Run:
 
 
 def test_interrupted_and_killed(texts, tmp_path):
-    """Ctrl-C, SIGKILL of the command, SIGKILL of a worker, one after the other; at last the bytes of the single command."""
+    """Ctrl-C, SIGKILL of the command, SIGKILL of a worker, one after the other; at last the bytes
+    of the single command.
+    """
     output, before = tmp_path / "out", ray_folders()
     flags = command(texts, output, *KILLED)
 

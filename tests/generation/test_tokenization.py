@@ -133,7 +133,8 @@ def test_character_classes_partition_every_code_point():
 def test_recorded_tokens(uncased, cased):
     rows = json.loads((MLPERF / "tokenization.json").read_text())
     assert len(rows) == 392
-    # Recorded on a Python with Unicode 14, where these two are punctuation. On MLPerf's Python 3.7 they are one unknown word.
+    # Recorded on a Python with Unicode 14, where these two are punctuation. On MLPerf's Python 3.7
+    # they are one unknown word.
     newer = next(row for row in rows if row["text"].startswith("\u2e52\u2e53"))
     assert newer["uncased"][:3] == newer["cased"][:3] == ["[UNK]", "[UNK]", "("]
     newer["uncased"].pop(0), newer["cased"].pop(0)

@@ -1,4 +1,6 @@
-"""bert/generation/wordpiece.py against tokenization.py, on every character; bert/generation/instances.py against random.Random."""
+"""bert/generation/wordpiece.py against tokenization.py, on every character;
+bert/generation/instances.py against random.Random.
+"""
 
 import random
 import sys
@@ -26,7 +28,9 @@ def tokenizers(request):
 
 
 def expected(full, text):
-    """Returns (ids of each sentence, sentences of each document) as tokenization.py and the readable program have them."""
+    """Returns (ids of each sentence, sentences of each document) as tokenization.py and the
+    readable program have them.
+    """
     sentences, documents = [], [0]
     for line in text.removesuffix("\n").split("\n") if text else []:
         if not line.strip():

@@ -1,4 +1,7 @@
-"""The loader on a GPU: the same batches as on the CPU. Skips without CUDA: ./run_tests.sh tests/gpu"""
+"""The loader on a GPU: the same batches as on the CPU.
+
+Skips without CUDA: ./run_tests.sh tests/gpu
+"""
 
 import pytest
 import torch
@@ -24,7 +27,9 @@ def test_batches_equal_those_on_the_cpu(tfrecord_folder, training):
 
 
 def test_state_and_empty_batches(tfrecord_folder):
-    """As on the CPU: a state goes on behind the batch given out last; a rank without records gets a batch of 0 rows."""
+    """As on the CPU: a state goes on behind the batch given out last; a rank without records gets a
+    batch of 0 rows.
+    """
     files = tfrecord_folder([37, 5])
     options = {"batch_size": 8, "cuda": True, "device_id": 0}
     loader = DaliDataloader(*files, **options)

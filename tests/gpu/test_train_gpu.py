@@ -22,7 +22,10 @@ def changes_of_weights(data, run):
 
 
 def assert_same_training(data, run, other, rel):
-    """The same losses and the same changes of the weights. On the CPU the latter differ by 6e-4 in bf16."""
+    """The same losses and the same changes of the weights.
+
+    On the CPU the latter differ by 6e-4 in bf16.
+    """
     expected, found = ([row["loss"] for row in steps_of(folder)] for folder in (run, other))
     assert found == pytest.approx(expected, rel=rel)
     expected, found = (changes_of_weights(data, folder) for folder in (run, other))

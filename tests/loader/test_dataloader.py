@@ -1,4 +1,6 @@
-"""bert_dali_dataloader.py on the CPU: every record once, whatever the files, ranks and batch size; an exact position."""
+"""bert_dali_dataloader.py on the CPU: every record once, whatever the files, ranks and batch size;
+an exact position.
+"""
 
 import itertools
 import json
@@ -40,7 +42,9 @@ def numbers(loader):
 
 
 def global_batches(shards):
-    """The records of each step over all ranks, in the order of the epoch; every rank makes the same number of steps."""
+    """The records of each step over all ranks, in the order of the epoch; every rank makes the same
+    number of steps.
+    """
     steps = list(zip(*map(numbers, shards), strict=True))
     return [
         [rows[i] for i in range(max(map(len, step))) for rows in step if i < len(rows)]
@@ -121,7 +125,9 @@ def test_global_batches_do_not_depend_on_the_ranks(tfrecord_folder, blocks):
 
 
 def test_500_files_of_1000_records(tmp_path):
-    """Real files, of small records: batches of 2 ranks from at least 100 files, every record once, in bounded memory."""
+    """Real files, of small records: batches of 2 ranks from at least 100 files, every record once,
+    in bounded memory.
+    """
     zero = 1 << 20  # numbers of three bytes in a record
     payload = encode_example(
         synthetic_example(0, seq_length=4, predictions=1) | {"input_ids": [zero, 0, 0, 0]}

@@ -1,4 +1,6 @@
-"""bert/loader/index.py and bert/loader/reader.py: every line of an index checked, any records read, damage named with its byte."""
+"""bert/loader/index.py and bert/loader/reader.py: every line of an index checked, any records read,
+damage named with its byte.
+"""
 
 import os
 

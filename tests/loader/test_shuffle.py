@@ -1,4 +1,6 @@
-"""bert/loader/shuffle.py: equal to its readable twin; a permutation; a shuffle as good as the README says."""
+"""bert/loader/shuffle.py: equal to its readable twin; a permutation; a shuffle as good as the
+README says.
+"""
 
 import numpy as np
 import pytest
@@ -47,7 +49,9 @@ def test_permutation_of_all_records(num_records):
 
 
 def test_the_order_stays_what_it_is():
-    """A state that was saved is of no use if the order changes: then _STATE_VERSION of the loader must change too."""
+    """A state that was saved is of no use if the order changes: then _STATE_VERSION of the loader
+    must change too.
+    """
     assert whole(500_000)[:4].tolist() == [495745, 491818, 241143, 452584]
     assert whole(10, epoch=3).tolist() == epoch_order(
         10, 12345, 3, 1, bert.loader.shuffle.BLOCK_RECORDS, bert.loader.shuffle.LANES

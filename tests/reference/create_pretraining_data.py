@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The readable definition of create_pretraining_data.py: the same flags, the same bytes, forty times slower.
+"""The readable definition of create_pretraining_data.py: the same flags, the same bytes, forty
+times slower.
 
 python3 tests/reference/create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
     --output_file=/tmp/part-00000-of-00500 --vocab_file=vocab.txt [the flags of create_pretraining_data.py]
 
-Pure Python on `random.Random` and tokenization.py, written through TensorFlow's own `tf.train.Example` and
-`tf.io.TFRecordWriter`. Memory grows with dupe_factor times the text.
+Pure Python on `random.Random` and tokenization.py, written through TensorFlow's own
+`tf.train.Example` and `tf.io.TFRecordWriter`. Memory grows with dupe_factor times the text.
 """
 
 import os
@@ -49,7 +50,8 @@ def read_documents(paths, tokenizer):
 
 
 def read_lines(path):
-    r"""Yields the stripped lines (str) of a UTF-8 file; lines end at \n alone, and every \r is dropped.
+    r"""Yields the stripped lines (str) of a UTF-8 file; lines end at \n alone, and every \r is
+    dropped.
 
     Dropping \r anywhere is what TensorFlow's line reader does, with which the reference reads.
     """
@@ -59,8 +61,8 @@ def read_lines(path):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Documents -> instances. Every draw below is part of the definition: one more, one less, or two in another order
-# and all that follows differs.
+# Documents -> instances. Every draw below is part of the definition: one more, one less, or two in
+# another order and all that follows differs.
 
 
 def create_instances(documents, vocab, flags, rng):
@@ -117,7 +119,9 @@ def random_next(documents, index, target_length, rng):
 
 
 def truncate_pair(a, b, max_num_tokens, rng):
-    """Shortens the longer list (b when equal) by one token at its front or end until both fit; in place."""
+    """Shortens the longer list (b when equal) by one token at its front or end until both fit; in
+    place.
+    """
     while len(a) + len(b) > max_num_tokens:
         longer = a if len(a) > len(b) else b
         if rng.random() < 0.5:
@@ -127,7 +131,9 @@ def truncate_pair(a, b, max_num_tokens, rng):
 
 
 def mask(a, b, is_random_next, vocab, flags, rng):
-    """Joins the pair and replaces the tokens to be predicted: 80 % [MASK], 10 % kept, 10 % any token."""
+    """Joins the pair and replaces the tokens to be predicted: 80 % [MASK], 10 % kept, 10 % any
+    token.
+    """
     ids = [vocab["[CLS]"], *a, vocab["[SEP]"], *b, vocab["[SEP]"]]
     segment_ids = [0] * (len(a) + 2) + [1] * (len(b) + 1)
     candidates = [*range(1, len(a) + 1), *range(len(a) + 2, len(ids) - 1)]

@@ -1,4 +1,6 @@
-"""The readable encoder of a `tf.train.Example`: what bert/examples/encoding.py writes, without TensorFlow."""
+"""The readable encoder of a `tf.train.Example`: what bert/examples/encoding.py writes, without
+TensorFlow.
+"""
 
 import struct
 
@@ -8,7 +10,9 @@ _LENGTH_DELIMITED = 2  # wire type
 
 
 def encode_example(values):
-    """Encodes {feature name: list of int, 0 or more, or of float} as a serialized `tf.train.Example` (bytes)."""
+    """Encodes {feature name: list of int, 0 or more, or of float} as a serialized
+    `tf.train.Example` (bytes).
+    """
     entries = []
     for feature in FEATURES:
         column = values[feature.name]

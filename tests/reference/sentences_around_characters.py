@@ -1,7 +1,9 @@
-"""Prints a SHA-256 over the sentences that Punkt finds around characters (every 8th), where their class decides.
+"""Prints a SHA-256 over the sentences that Punkt finds around characters (every 8th), where their
+class decides.
 
-python3.7 tests/reference/sentences_around_characters.py            # with NLTK 3.4.5 and punkt/data/english.py: the judge
-.venv/bin/python tests/reference/sentences_around_characters.py     # cleanup_scripts/punkt_3_4_5.py
+python3.7 tests/reference/sentences_around_characters.py            # with NLTK 3.4.5 and
+punkt/data/english.py: the judge .venv/bin/python tests/reference/sentences_around_characters.py
+# cleanup_scripts/punkt_3_4_5.py
 """
 
 import hashlib

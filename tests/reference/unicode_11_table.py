@@ -1,4 +1,5 @@
-"""Prints bert/common/unicode_11_table.py: the code points that Unicode 11.0 leaves unassigned, by a Python that has it.
+"""Prints bert/common/unicode_11_table.py: the code points that Unicode 11.0 leaves unassigned, by a
+Python that has it.
 
 python3.7 tests/reference/unicode_11_table.py > bert/common/unicode_11_table.py
 """

@@ -1,4 +1,6 @@
-"""A run that goes on: to the same losses, from the newest checkpoint that is whole; what checkpoints are good for besides."""
+"""A run that goes on: to the same losses, from the newest checkpoint that is whole; what
+checkpoints are good for besides.
+"""
 
 import json
 import os

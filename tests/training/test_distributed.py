@@ -83,7 +83,9 @@ def test_signal_repeated_later_ends_at_once():
 
 
 def start_ranks(data, output, *more, rank_1=()):
-    """Two processes of one run, started as a cluster does it, without torchrun. rank_1: flags that it alone is given."""
+    """Two processes of one run, started as a cluster does it, without torchrun. rank_1: flags that
+    it alone is given.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

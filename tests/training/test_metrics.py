@@ -17,7 +17,9 @@ def records_between(start, end):
 
 @pytest.fixture
 def record(process_group, tmp_path):
-    """A function that records a step of a gradient norm, loss and loss scale; its `rows()` are those of metrics.jsonl."""
+    """A function that records a step of a gradient norm, loss and loss scale; its `rows()` are
+    those of metrics.jsonl.
+    """
     recorder = Recorder(str(tmp_path), 1000, 8, 32, lambda speed, tokens: None, records_between)
     steps = iter(range(1, 1000))
 
@@ -121,7 +123,9 @@ def test_an_evaluation_that_is_not_finite_is_null(record):
 
 
 def test_speed_is_that_since_the_last_line(record, capsys, monkeypatch):
-    """8 examples of 100 / 8 tokens a step: in 2 seconds, then in 4, of which 3 were an evaluation's."""
+    """8 examples of 100 / 8 tokens a step: in 2 seconds, then in 4, of which 3 were an
+    evaluation's.
+    """
     now = record.recorder._started
     monkeypatch.setattr("bert.training.metrics.time", SimpleNamespace(monotonic=lambda: now))
     for seconds, pause in ((2.0, 0.0), (4.0, 3.0)):

@@ -122,7 +122,8 @@ def test_every_key_is_one_of_mlperfs(path):
     known = {value for value in vars(constants).values() if isinstance(value, str)}
     for optimizer in ("lamb", "adamw"):
         write_complete(path, optimizer=optimizer)
-        # The checker takes any other key. These are in published BERT logs, or have no MLPerf key for AdamW.
+        # The checker takes any other key. These are in published BERT logs, or have no MLPerf key
+        # for AdamW.
         others = {"max_predictions_per_seq", "opt_adamw_learning_rate_decay_poly_power"}
         assert set(keys(path)) - others <= known
 

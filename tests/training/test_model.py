@@ -1,4 +1,6 @@
-"""Model, optimizers and rates: against Hugging Face, formulas in float64, and two recorded runs of MLPerf's reference."""
+"""Model, optimizers and rates: against Hugging Face, formulas in float64, and two recorded runs of
+MLPerf's reference.
+"""
 
 import contextlib
 import copy
@@ -252,7 +254,9 @@ def test_optimizers_follow_the_formulas(optimizer_class):
 
 @pytest.mark.parametrize("scale", [None, 2.0**16])
 def test_clipping(scale):
-    """By the update of an optimizer without momentum and with a large epsilon: 1 / eps times the clipped gradient."""
+    """By the update of an optimizer without momentum and with a large epsilon: 1 / eps times the
+    clipped gradient.
+    """
     for max_norm, factor in ((1.0, 0.2), (0.0, 1.0), (50.0, 1.0)):
         parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 1, 1)]
         loss_scale = LossScale("cpu") if scale else None
@@ -290,7 +294,9 @@ def test_loss_scale():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("optimizer_class", [Lamb, AdamWeightDecay])
 def test_update_that_is_not_finite_is_left_out(tiny_model, optimizer_class, bad):
-    """As if it had not been: the weights and the whole state, also where it would have been the first."""
+    """As if it had not been: the weights and the whole state, also where it would have been the
+    first.
+    """
 
     def run(values_of_first_gradient):
         model = copy.deepcopy(tiny_model)
@@ -359,7 +365,9 @@ def test_update_on_a_gpu_waits_for_nothing(tiny_model, optimizer_class, has_scal
 
 
 def test_utilisation_of_a_known_machine():
-    """MLPerf's BERT-large on an A100: 304 sequences a second of 254 tokens on average are about 48 % of its peak."""
+    """MLPerf's BERT-large on an A100: 304 sequences a second of 254 tokens on average are about 48
+    % of its peak.
+    """
     flops = training_flops(load_config(ROOT / "configs" / "bert_large.json"), 254, 38)
     assert 304 * flops / peak_flops("NVIDIA A100-SXM4-80GB") == pytest.approx(0.48, abs=0.01)
     assert peak_flops("NVIDIA H100 PCIe") < peak_flops("NVIDIA H100 80GB HBM3")
@@ -651,7 +659,9 @@ def late_rate(monkeypatch):
     ],
 )
 def test_recording_notices(process_group, monkeypatch, mutate):
-    """What a port gets wrong easily must fail the comparison, in one of the two recordings at least."""
+    """What a port gets wrong easily must fail the comparison, in one of the two recordings at
+    least.
+    """
     options, noticed = mutate(monkeypatch) or {}, []
     for run in ("startwarm-2", "x8_lr2e-2"):
         try:

@@ -1,4 +1,6 @@
-"""ZeRO-1, tensor parallelism and fp16 make the updates of plain data parallelism; a run goes on under any of them."""
+"""ZeRO-1, tensor parallelism and fp16 make the updates of plain data parallelism; a run goes on
+under any of them.
+"""
 
 import itertools
 import json
@@ -89,7 +91,9 @@ def test_lamb_is_the_same_under_all_plugins(runs, kind):
 
 @pytest.mark.parametrize("kind", ["wrong_zero1", "wrong_hybrid"])
 def test_norms_of_parts_are_noticed(runs, kind):
-    """An optimizer that takes each rank's part of a tensor for the whole fails the comparison above."""
+    """An optimizer that takes each rank's part of a tensor for the whole fails the comparison
+    above.
+    """
     with pytest.raises(AssertionError):
         assert_same_run(runs / "ddp", runs / kind, **ROUNDING)
 
@@ -179,7 +183,9 @@ SAVED, DONE = 3, 6
 
 @pytest.fixture(scope="module")
 def straight_runs(training_data, dropout_config, tmp_path_factory):
-    """A folder with runs that were never stopped and kept all checkpoints, and {kind: its flags}; dropout is on."""
+    """A folder with runs that were never stopped and kept all checkpoints, and {kind: its flags};
+    dropout is on.
+    """
     folder = tmp_path_factory.mktemp("straight")
     common = (
         f"--bert_config_file={dropout_config}",
@@ -200,7 +206,9 @@ def straight_runs(training_data, dropout_config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def continued_runs(training_data, straight_runs, tmp_path_factory):
-    """A folder with the same runs, but stopped behind a checkpoint and gone on with, in other processes."""
+    """A folder with the same runs, but stopped behind a checkpoint and gone on with, in other
+    processes.
+    """
     straight, flags_of = straight_runs
     folder = tmp_path_factory.mktemp("continued")
     runs = {
@@ -222,7 +230,9 @@ def test_goes_on_to_the_same_losses(straight_runs, continued_runs, kind):
 def test_tensor_parallel_ranks_stay_alike_after_data_parallelism(
     training_data, straight_runs, tmp_path
 ):
-    """The same processes, but now of one group: they must not go on with the random numbers that each had of its own."""
+    """The same processes, but now of one group: they must not go on with the random numbers that
+    each had of its own.
+    """
     straight, flags_of = straight_runs
     run = copy_of_run_as_it_was(straight / "ddp", SAVED, tmp_path / "run")
     train_several(

@@ -1,4 +1,6 @@
-"""train.py as users run it, with torchrun on the CPU: losses do not depend on ranks or accumulation; what a run leaves."""
+"""train.py as users run it, with torchrun on the CPU: losses do not depend on ranks or
+accumulation; what a run leaves.
+"""
 
 import json
 import os
@@ -80,7 +82,9 @@ print(json.dumps([fill_mask(text) for text in ("Anarchism is a [MASK].", "a [MAS
 
 
 def test_saved_model_fills_masks_in_the_environment(plain_run, tmp_path):
-    """As a user's own script would: without what bert/common/quiet_imports.py sets, which hides TensorFlow from transformers."""
+    """As a user's own script would: without what bert/common/quiet_imports.py sets, which hides
+    TensorFlow from transformers.
+    """
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("USE_", "TF_"))
     }
@@ -116,7 +120,9 @@ def test_evaluation_does_not_depend_on_ranks(training_data, plain_run, tmp_path)
 
 
 def test_two_ranks_make_the_updates_of_one(training_data, tmp_path):
-    """The loader's global batches do not depend on the number of ranks, shuffled or not; nor does the loss."""
+    """The loader's global batches do not depend on the number of ranks, shuffled or not; nor does
+    the loss.
+    """
     two, _ = train(training_data, tmp_path / "two", processes=2)
     one, _ = train(training_data, tmp_path / "one")
     assert losses(two) == [pytest.approx(row, rel=1e-5) for row in losses(one)]
@@ -249,7 +255,9 @@ def test_errors_under_torchrun_are_told_once_and_first(training_data, tmp_path):
 
 
 def test_error_of_one_rank_is_told_once(training_data, tmp_path):
-    """A record in the middle of the data, which one of two ranks reads, is damaged after the checks at the start."""
+    """A record in the middle of the data, which one of two ranks reads, is damaged after the checks
+    at the start.
+    """
     shutil.copytree(training_data / "train", tmp_path / "train")
     offset, _ = (training_data / "idx/train/part-00000.idx").read_text().splitlines()[20].split()
     with open(tmp_path / "train/part-00000", "r+b") as file:
@@ -320,7 +328,9 @@ def test_stops_at_target_accuracy(training_data, tmp_path):
 
 
 def test_logs_for_others(plain_run):
-    """The curve off which the run was is told, MLPerf's checker takes the log, TensorBoard finds the losses."""
+    """The curve off which the run was is told, MLPerf's checker takes the log, TensorBoard finds
+    the losses.
+    """
     output, steps, evaluations = plain_run
     assert complaints(output / "mlperf.log") == ""
     events = EventAccumulator(str(output / "tensorboard")).Reload()
@@ -341,7 +351,8 @@ def test_accuracy_off_the_expected_curve_is_told(training_data, tmp_path):
     )
 
 
-# Batch, rate, both betas, decay, steps of warm-up, at which it begins, steps; as published by those whom the recipes name.
+# Batch, rate, both betas, decay, steps of warm-up, at which it begins, steps; as published by those
+# whom the recipes name.
 RECIPES = {
     "mlperf_256": (256, 3.5e-4, 0.9, 0.999, 0.01, 0, 0, 13_700),
     "mlperf_448": (448, 4.25e-4, 0.9, 0.999, 0.01, 0, 0, 6_700),

@@ -1,4 +1,6 @@
-"""verify_dataset.py and what it is made of: every kind of damage is found, in words, and whole data pass."""
+"""verify_dataset.py and what it is made of: every kind of damage is found, in words, and whole data
+pass.
+"""
 
 import hashlib
 import json
@@ -70,7 +72,9 @@ def valid_example(seed, length=None):
 
 
 def unusual_encoding(values):
-    """The same example as legal protobuf that no usual writer makes: values not packed, features in reverse."""
+    """The same example as legal protobuf that no usual writer makes: values not packed, features in
+    reverse.
+    """
 
     def field(number, content):
         size, out = len(content), bytes([number << 3 | 2])
