@@ -106,6 +106,7 @@ train() {
 # --- the pipeline ---
 
 ./setup.sh
+unset PYTHON  # it chose the Python of .venv, which runs all that follows
 export PATH="$PWD/.venv/bin:$PATH"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 mkdir -p "$out/.stages"

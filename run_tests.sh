@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 ./setup.sh
+unset PYTHON  # it chose the Python of .venv, which runs all that follows
 exec .venv/bin/python -m pytest "$@"

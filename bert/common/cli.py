@@ -6,7 +6,6 @@ import shlex
 import signal
 import sys
 import threading
-import time
 import traceback
 
 from bert.common.files import DataError
@@ -65,44 +64,57 @@ def _boolean(text):
 
 
 def run(main):
-    """Runs `main()` as a command: problems on stderr in words, exit code 1; clean ends for Ctrl-C
-    and SIGTERM.
+    """Runs `main()` as a command: problems on stderr in words, exit code 1.
+
+    Ctrl-C and SIGTERM end it without a stack trace.
     """
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     sys.unraisablehook = _send_lost_signal_again
-    rank = int(os.environ.get("RANK", 0))
     try:
         sys.exit(main())
     except (DataError, OSError) as error:
-        _let_rank_0_speak(rank)
-        sys.exit(f"error: {error}" if rank == 0 else f"error on rank {rank}: {error}")
+        rank = int(os.environ.get("RANK", 0))
+        sys.exit(f"error on rank {rank}: {error}" if rank else f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except Exception:
-        _let_rank_0_speak(rank)
-        raise
 
 
 def run_as_rank(main):
-    """`run` for a process among others: an error ends it at once.
+    """`run` for one of torchrun's processes: an error ends it at once, and is reported only once.
 
-    The interpreter's tidying up could wait for a collective that the other processes never come to,
-    and torchrun for it.
+    The interpreter's own shutdown could wait for a collective that the other ranks never enter.
     """
     try:
         run(main)
     except SystemExit as end:
         if not end.code:
             raise
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        code = end.code if isinstance(end.code, int) else 1
+        report, code = (end.code, 1) if isinstance(end.code, str) else (None, end.code)
     except Exception:
-        traceback.print_exc()
-        code = 1
+        report, code = traceback.format_exc(), 1
+    # When one rank has ended, torchrun sends SIGTERM to the others: not while this one reports.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if report and _is_first_to_report():
+        print(report, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _is_first_to_report():
+    """Whether no other rank on this machine has reported an error: what follows says no more.
+
+    torchrun gives each rank a file for its error, all of them below one folder, new for each start.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not error_file:
+        return True
+    folder = os.path.dirname(os.path.dirname(error_file))
+    try:
+        os.close(os.open(os.path.join(folder, "reported"), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _send_lost_signal_again(unraisable):
@@ -114,19 +126,3 @@ def _send_lost_signal_again(unraisable):
         sys.__unraisablehook__(unraisable)
     elif not sys.is_finalizing():
         threading.Timer(0.01, os.kill, (os.getpid(), signals[unraisable.exc_type])).start()
-
-
-def _let_rank_0_speak(rank):
-    """Under torchrun usually every rank has the same error: the others wait, and are ended when
-    rank 0 has told it.
-    """
-    if rank:
-        wait_to_be_ended()
-
-
-def wait_to_be_ended():
-    """Time for another rank to tell its error and for torchrun to end this process after it,
-    without a word.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    time.sleep(5.0)

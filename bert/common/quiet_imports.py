@@ -17,3 +17,5 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 warnings.filterwarnings("ignore", category=UserWarning, module=r"colossalai\.")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# Python 3.12 tells users of them, once, when it compiles ColossalAI.
+warnings.filterwarnings("ignore", "invalid escape sequence", SyntaxWarning)

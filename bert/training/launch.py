@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from colossalai.accelerator import set_accelerator
 
-from bert.common import cli
 from bert.common.files import DataError, locked
 from bert.training.distributed import gathered, shared_errors
 
@@ -136,7 +135,5 @@ def plain_errors():
             sign in words
             for sign in ("closed by peer", "reset by peer", "broken pipe", "remote process exited")
         ):
-            # That rank has more to tell than this one, which is ended by torchrun meanwhile.
-            cli.wait_to_be_ended()
             raise DataError("lost the connection to another rank, which has ended") from None
         raise

@@ -1,5 +1,6 @@
 """What the commands share at their edge."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -75,3 +76,34 @@ def test_rank_that_has_done_its_work_tidies_up():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
     assert (process.returncode, process.stdout, process.stderr) == (0, "tidied up\n", "")
+
+
+def test_only_the_first_of_torchruns_ranks_reports(tmp_path):
+    """All end with an error; torchrun gives them files of their own below one folder."""
+    (tmp_path / "attempt_0").mkdir()
+    program = """
+from bert.common import cli
+from bert.common.files import DataError
+
+def main():
+    raise DataError("the file is truncated")
+
+cli.run_as_rank(main)
+"""
+    processes = []
+    for rank in range(3):
+        error_file = tmp_path / "attempt_0" / str(rank) / "error.json"
+        environment = os.environ | {"RANK": str(rank), "TORCHELASTIC_ERROR_FILE": str(error_file)}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", program],
+                cwd=ROOT,
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    reports = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1, 1]
+    (report,) = filter(None, reports)
+    assert report.endswith("the file is truncated\n") and report.startswith("error")

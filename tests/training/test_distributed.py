@@ -18,7 +18,6 @@ import bert.common.quiet_imports  # noqa: F401  before the frameworks
 # isort: split
 import torch.distributed as dist
 
-from bert.common import cli
 from bert.common.files import DataError
 from bert.training import distributed
 from bert.training.flag_checks import check
@@ -246,8 +245,7 @@ def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_pa
         ),
     ],
 )
-def test_what_torch_says_of_lost_ranks(monkeypatch, raised, told):
-    monkeypatch.setattr(cli, "wait_to_be_ended", lambda: None)
+def test_what_torch_says_of_lost_ranks(raised, told):
     with pytest.raises(DataError, match=told), plain_errors():
         raise raised
 
