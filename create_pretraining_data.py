@@ -44,7 +44,10 @@ def parse_flags(argv=None):
         "--show_examples",
         type=int,
         default=0,
-        help="examples of the first output file to print, as inspect_tfrecord.py shows them; 0: none (default: 0)",
+        help=(
+            "examples of the first output file to print, as inspect_tfrecord.py shows them; "
+            "0: none (default: 0)"
+        ),
     )
     add_data_flags(parser)
     return parser.parse_args(argv)
@@ -95,7 +98,7 @@ def add_data_flags(parser):
     add("--random_seed", type=int, default=12345, help="(default: %(default)s)")
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Checks before any work
 
 
@@ -117,7 +120,8 @@ def check(flags):
         problems.append(f"--show_examples={flags.show_examples}: expected 0 or more")
     if flags.show_examples and is_remote(outputs[0]):
         problems.append(
-            f"--show_examples: {outputs[0]} is not on this machine; leave the flag out, or write a local file first"
+            f"--show_examples: {outputs[0]} is not on this machine; "
+            "leave the flag out, or write a local file first"
         )
     raise_all(problems)
     return inputs, outputs, tokenizer
@@ -159,7 +163,8 @@ def length_problems(flags):
         problems.append(f"--max_seq_length={flags.max_seq_length}: expected 5 to {MAX_16_BITS}")
     if not 1 <= flags.max_predictions_per_seq <= flags.max_seq_length:
         problems.append(
-            f"--max_predictions_per_seq={flags.max_predictions_per_seq}: expected 1 to --max_seq_length={flags.max_seq_length}"
+            f"--max_predictions_per_seq={flags.max_predictions_per_seq}: "
+            f"expected 1 to --max_seq_length={flags.max_seq_length}"
         )
     for name in ("masked_lm_prob", "short_seq_prob"):
         if not 0 <= getattr(flags, name) <= 1:
@@ -178,7 +183,8 @@ def vocabulary_problems(path, vocab):
         )
     if len(vocab) - 1 > MAX_16_BITS:
         problems.append(
-            f"--vocab_file: {path}: {len(vocab)} tokens, expected at most {MAX_16_BITS + 1}: ids are kept as 16-bit numbers"
+            f"--vocab_file: {path}: {len(vocab)} tokens, expected at most {MAX_16_BITS + 1}: "
+            "ids are kept as 16-bit numbers"
         )
     return problems
 

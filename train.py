@@ -57,8 +57,10 @@ def parse_flags(argv=None):
     )
     add(
         "--init_checkpoint",
-        help="weights to start from: a TensorFlow checkpoint such as MLPerf's model.ckpt-28252, or a Hugging Face folder such "
-        "as a run's model/; leave out for random weights",
+        help=(
+            "weights to start from: a TensorFlow checkpoint such as MLPerf's model.ckpt-28252, or "
+            "a Hugging Face folder such as a run's model/; leave out for random weights"
+        ),
     )
     add(
         "--vocab_file",
@@ -174,15 +176,19 @@ def parse_flags(argv=None):
         "--precision",
         choices=("auto", *DTYPES),
         default="auto",
-        help="auto: bf16 on CUDA, fp32 on the CPU; ddp keeps float32 weights, the other plugins weights of this precision and "
-        "float32 masters",
+        help=(
+            "auto: bf16 on CUDA, fp32 on the CPU; ddp keeps float32 weights, the other plugins "
+            "weights of this precision and float32 masters"
+        ),
     )
     add(
         "--plugin",
         choices=PLUGINS,
         default="ddp",
-        help="ddp: data parallelism; zero1: with the optimizer's state dealt out; hybrid: with layers cut over --tp_size "
-        "processes (default: %(default)s)",
+        help=(
+            "ddp: data parallelism; zero1: with the optimizer's state dealt out; "
+            "hybrid: with layers cut over --tp_size processes (default: %(default)s)"
+        ),
     )
     add(
         "--tp_size",

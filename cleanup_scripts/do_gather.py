@@ -22,8 +22,10 @@ def parse_args():
         type=float,
         default=26.92,
         metavar="MB",
-        help="extracted text (files without suffix) per part at most, in units of 1024 * 1024 bytes; "
-        "a larger file is a part of its own (default: %(default)s)",
+        help=(
+            "extracted text (files without suffix) per part at most, in units of 1024 * 1024 "
+            "bytes; a larger file is a part of its own (default: %(default)s)"
+        ),
     )
     parser.add_argument(
         "--num_outputs",
@@ -78,7 +80,8 @@ def leftover_problems(out_dir, parts):
     """Parts of an earlier run with other settings, which would mix with the parts of this one."""
     leftovers = set(glob.glob(os.path.join(glob.escape(out_dir), "part-*-of-*"))) - set(parts)
     return [
-        f"{path}: left by a run with other settings, expected only the {len(parts)} parts of this run; remove it: rm {path}"
+        f"{path}: left by a run with other settings, expected only the {len(parts)} parts of this "
+        f"run; remove it: rm {path}"
         for path in sorted(leftovers)
     ]
 
@@ -117,7 +120,10 @@ def main():
     num_files = sum(len(sources) for _, sources in tasks)
     return cleanup_io.report(
         errors,
-        f"do_gather: {num_files} files into {cleanup_io.totals(results, 'parts')}, {time.monotonic() - started:.1f} s",
+        (
+            f"do_gather: {num_files} files into {cleanup_io.totals(results, 'parts')}, "
+            f"{time.monotonic() - started:.1f} s"
+        ),
         journal,
     )
 

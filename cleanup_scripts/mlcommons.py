@@ -70,14 +70,18 @@ def read_data_set(uri: str, out_dir: str, how: dict) -> DataSet:
         base = _fetch_text(uri, how).strip()
         if not re.fullmatch(r"https?://\S+", base):
             raise Refused(
-                f"{uri}: holds {base[:80]!r}, expected one address that begins with http:// or https://",
+                (
+                    f"{uri}: holds {base[:80]!r}, expected one address that begins with http:// or "
+                    "https://"
+                ),
                 "",
             )
         md5_url = f"{uri.removesuffix('.uri')}.md5"
         return DataSet(uri, base, parse_md5_list(_fetch_text(md5_url, how), md5_url))
     except DownloadError as error:
         raise DownloadError(
-            f"{getattr(error, 'fault', error)}. MLCommons' own downloader, which can log in, may get it: {own_command(uri, out_dir)}\n"
+            f"{getattr(error, 'fault', error)}. MLCommons' own downloader, which can log in, may "
+            f"get it: {own_command(uri, out_dir)}\n"
             "  Or take the files from MLPerf's Google Drive: the same command with --source=drive"
         ) from None
 
@@ -160,11 +164,13 @@ def print_list(metadata_url: str) -> None:
     """Prints the groups, their addresses, and what MLPerf publishes of their files."""
     for group, what in GROUPS.items():
         print(
-            f"--mlperf={group}: {what}\n  MLCommons: {uri_of(metadata_url, group)}\n  Google Drive (--source=drive):"
+            f"--mlperf={group}: {what}\n  MLCommons: {uri_of(metadata_url, group)}\n  Google Drive "
+            "(--source=drive):"
         )
         for file in PUBLISHED:
             if file.group == group:
                 size = f"{file.size:,}" if file.size is not None else "size not published"
                 print(
-                    f"  {file.name:52} {size:>18}  {file.md5 or 'MD5 not published'}\n    {DRIVE_URL.format(file.drive_id)}"
+                    f"  {file.name:52} {size:>18}  {file.md5 or 'MD5 not published'}\n    "
+                    f"{DRIVE_URL.format(file.drive_id)}"
                 )

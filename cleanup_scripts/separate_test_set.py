@@ -166,7 +166,10 @@ def main():
         told = f"{len(digests)} articles in {test_output}.txt"
     return cleanup_io.report(
         errors,
-        f"separate_test_set: {cleanup_io.totals(results)}, {told}, {time.monotonic() - started:.1f} s",
+        (
+            f"separate_test_set: {cleanup_io.totals(results)}, {told}, "
+            f"{time.monotonic() - started:.1f} s"
+        ),
         journal,
     )
 

@@ -111,8 +111,10 @@ def synthetic_example(number, seq_length=16, predictions=3, vocab_size=1000):
     lengths = {"sequence": seq_length, "predictions": predictions, "one": 1}
     values = {feature.name: [0] * lengths[feature.length] for feature in FEATURES}
     values |= {
-        "input_ids": ids, "input_mask": [1] * seq_length, "masked_lm_positions": list(range(1, predictions + 1)),
-        "masked_lm_ids": ids[1 : predictions + 1], "masked_lm_weights": [1.0] * predictions, "next_sentence_labels": [number % 2],
+        "input_ids": ids, "input_mask": [1] * seq_length,
+        "masked_lm_positions": list(range(1, predictions + 1)),
+        "masked_lm_ids": ids[1 : predictions + 1], "masked_lm_weights": [1.0] * predictions,
+        "next_sentence_labels": [number % 2],
     }  # fmt: skip
     return values
 

@@ -109,12 +109,12 @@ class Decoder:
             ~have_checksums(records.data, records.starts[rows], records.ends[rows])
         )[:1]:
             raise DataError(
-                f"{place(records.numbers[rows][row])}: the record's data does not have its checksum; the file is damaged, make it again "
-                "with create_pretraining_data.py"
+                f"{place(records.numbers[rows][row])}: the record's data does not have its "
+                "checksum; the file is damaged, make it again with create_pretraining_data.py"
             )
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Kernels. Messages nest as Example { Features { entry { name, Feature { list { packed values } } }
 # ... } }.
 

@@ -42,7 +42,7 @@ _EIGHT_TENTHS = np.uint64(
 )  # random() is k / 2**53, and 0.8 is a whole multiple of that
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # MT19937, as CPython's `random` runs it. A generator is (state, words, cursor): uint32 [624],
 # uint32 [624] of output, int64 [1], the next word to hand out.
 
@@ -163,7 +163,7 @@ def shuffle_head(values, length, head, generator):
     cursor[0] = at
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Instances
 
 
@@ -201,8 +201,8 @@ def make_instances(
         place = 0
         while True:
             place = instances_of_documents(
-                *corpus, order, place, max_seq_length, short_seq_prob, num_predictions, len(vocab), np.uint16(vocab["[MASK]"]),
-                generator, scratch, instances, changes, counts,
+                *corpus, order, place, max_seq_length, short_seq_prob, num_predictions, len(vocab),
+                np.uint16(vocab["[MASK]"]), generator, scratch, instances, changes, counts,
             )  # fmt: skip
             if place == len(order):
                 break
@@ -225,8 +225,8 @@ def _with_room(array, used, needed):
 
 @kernel
 def instances_of_documents(
-    tokens, sentence_starts, document_starts, order, first, max_seq_length, short_seq_prob, num_predictions, vocab_size, mask_id,
-    generator, scratch, instances, changes, counts,
+    tokens, sentence_starts, document_starts, order, first, max_seq_length, short_seq_prob,
+    num_predictions, vocab_size, mask_id, generator, scratch, instances, changes, counts,
 ):  # fmt: skip
     """Makes the instances of one pass over the documents, in `order` (int64 [D]) from order[first]
     on.
@@ -279,8 +279,8 @@ def instances_of_documents(
                 )
                 row.is_random_next, row.first_change = is_random_next, counts[1]
                 row.num_changes = _mask(
-                    tokens, row, num_predictions[a_length + b_length + 3], vocab_size, mask_id, generator,
-                    scratch, changes, counts,
+                    tokens, row, num_predictions[a_length + b_length + 3], vocab_size, mask_id,
+                    generator, scratch, changes, counts,
                 )  # fmt: skip
                 counts[0] += 1
                 chunk = i + 1

@@ -38,7 +38,8 @@ def address_problems(address):
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         return [
-            f"{address}: nothing answers there ({error}); start a cluster with: ray start --head --port={port}"
+            f"{address}: nothing answers there ({error}); "
+            f"start a cluster with: ray start --head --port={port}"
         ]
     return []
 
@@ -142,5 +143,8 @@ def _outcome(item, job):
         return Outcome(
             item,
             None,
-            f"its process was killed {TRIES} times (out of memory?): {type(error).__name__}: {reason}",
+            (
+                f"its process was killed {TRIES} times (out of memory?): {type(error).__name__}: "
+                f"{reason}"
+            ),
         )

@@ -62,8 +62,8 @@ def save(folder, step, shared, own, keep_max):
         if rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
-            f"{path}: the checkpoint could not be written: {error}; earlier checkpoints are as they were: make room, then give "
-            "the same command again"
+            f"{path}: the checkpoint could not be written: {error}; earlier checkpoints are as "
+            "they were: make room, then give the same command again"
         ) from None
     if rank == 0:
         _tidy(folder, step, keep_max)
@@ -99,7 +99,8 @@ def find_newest_valid(folder):
         )
     if steps:
         raise DataError(
-            f"{folder}: none of the {len(steps)} checkpoints can be used; put one back, or choose another --output_dir for a new run"
+            f"{folder}: none of the {len(steps)} checkpoints can be used; "
+            "put one back, or choose another --output_dir for a new run"
         )
     return None
 
@@ -125,8 +126,8 @@ def load_shared(path):
     )  # one copy in memory for all processes of a machine
     if "flags" not in shared:
         raise DataError(
-            f"{path}: an earlier train.py wrote it and kept less in it; go on with that version of the project, or take its "
-            "model/ as --init_checkpoint for another --output_dir"
+            f"{path}: an earlier train.py wrote it and kept less in it; go on with that version of "
+            "the project, or take its model/ as --init_checkpoint for another --output_dir"
         )
     return shared
 
@@ -152,7 +153,7 @@ def restore_random_state(state, device):
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _name(step):
@@ -229,8 +230,9 @@ def _problem_of(path):
         return f"{type(error).__name__}: {error}"
     except OSError as error:
         raise DataError(
-            f"{path}: the checkpoint cannot be read, which does not mean that it is damaged: {error}; give the same command "
-            "again when the storage is well, or move this folder away to go on from the checkpoint before it"
+            f"{path}: the checkpoint cannot be read, which does not mean that it is damaged: "
+            f"{error}; give the same command again when the storage is well, "
+            "or move this folder away to go on from the checkpoint before it"
         ) from None
     return None
 

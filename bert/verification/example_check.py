@@ -117,7 +117,10 @@ def problem_of(example, rules, place):
         bad = ids[(ids < 0) | (ids >= rules.vocab_size)][0]
         return (
             "ids",
-            f"{place}: input_ids holds {bad}, the vocabulary has {rules.vocab_size:,} tokens (0 to {rules.vocab_size - 1:,})",
+            (
+                f"{place}: input_ids holds {bad}, the vocabulary has {rules.vocab_size:,} tokens "
+                f"(0 to {rules.vocab_size - 1:,})"
+            ),
         )
     if ids[length:].any():
         return "ids", f"{place}: input_ids is not 0 where input_mask is"
@@ -140,12 +143,18 @@ def problem_of(example, rules, place):
     ):
         return (
             "ids",
-            f"{place}: expected [CLS] A [SEP] B [SEP] ({cls_id} ... {sep_id} ... {sep_id}) as segment_ids divides it",
+            (
+                f"{place}: expected [CLS] A [SEP] B [SEP] ({cls_id} ... {sep_id} ... {sep_id}) as "
+                "segment_ids divides it"
+            ),
         )
     if example["next_sentence_labels"][0] not in (0, 1):
         return (
             "features",
-            f"{place}: next_sentence_labels is {example['next_sentence_labels'][0]}, expected 0 or 1",
+            (
+                f"{place}: next_sentence_labels is {example['next_sentence_labels'][0]}, "
+                "expected 0 or 1"
+            ),
         )
     return _problem_of_predictions(example, rules, place, length, second)
 
@@ -159,8 +168,8 @@ def _problem_of_predictions(example, rules, place, length, second):
         return "masks", f"{place}: masked_lm_weights is not 1.0s followed by 0.0s"
     if rules.num_masked[length] not in (-1, count):
         return "masks", (
-            f"{place}: {count} of {length} tokens are masked, expected {rules.num_masked[length]}: another --masked_lm_prob or "
-            "--max_predictions_per_seq"
+            f"{place}: {count} of {length} tokens are masked, expected {rules.num_masked[length]}: "
+            "another --masked_lm_prob or --max_predictions_per_seq"
         )
     if labels[count:].any() or positions[count:].any():
         return (
@@ -182,7 +191,10 @@ def _problem_of_predictions(example, rules, place, length, second):
     ):
         return (
             "masks",
-            f"{place}: masked_lm_positions is not ascending within the two texts (1 to {length - 2}, not {second - 1})",
+            (
+                f"{place}: masked_lm_positions is not ascending within the two texts (1 to "
+                f"{length - 2}, not {second - 1})"
+            ),
         )
     return None
 

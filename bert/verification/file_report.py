@@ -51,7 +51,10 @@ def inspect_text(path):
     if num_bytes == 0:
         problem = f"{path}: 0 bytes; make it again"
     elif problem is None and not block.endswith(b"\n"):
-        problem = f"{path}: its last line has no end: the file is cut off at byte {num_bytes:,}; make or fetch it again"
+        problem = (
+            f"{path}: its last line has no end: the file is cut off at byte {num_bytes:,}; "
+            "make or fetch it again"
+        )
     return TextReport(path, num_bytes, digest.hexdigest(), problem)
 
 
@@ -60,7 +63,10 @@ def _utf8_problem(decoder, block, path, offset):
     try:
         decoder.decode(block)
     except UnicodeDecodeError as error:
-        return f"{path}: byte {offset - held_back + error.start:,} is not UTF-8; make or fetch the file again"
+        return (
+            f"{path}: byte {offset - held_back + error.start:,} is not UTF-8; "
+            "make or fetch the file again"
+        )
     return None
 
 
@@ -109,7 +115,8 @@ def checked_blocks(records):
         data = records.read(wanted, offset)
         if len(data) < min(wanted, records.size - offset):
             raise DataError(
-                f"{records.path}: byte {offset}: the file became shorter while it was read; make it again"
+                f"{records.path}: byte {offset}: the file became shorter while it was read; "
+                "make it again"
             )
         data = np.frombuffer(data, np.uint8)
         block = CheckedBlock(data, offset, *check_records(data))
@@ -120,7 +127,8 @@ def checked_blocks(records):
             _, wanted = next(records.extents(offset))
             if wanted <= len(data):
                 raise DataError(
-                    f"{records.path}: byte {offset}: the file changed while it was read; read it again"
+                    f"{records.path}: byte {offset}: the file changed while it was read; "
+                    "read it again"
                 )
 
 
@@ -158,7 +166,8 @@ def _add_block(report, block, rules, hashes):
     report.num_damaged += len(damaged)
     for k in damaged[: _MAX_PROBLEMS - len(report.damaged)]:
         report.damaged.append(
-            f"{place(first + k, block.starts[k])}: its data do not have their checksum; make the file again"
+            f"{place(first + k, block.starts[k])}: its data do not have their checksum; "
+            "make the file again"
         )
     if not report.is_all_checked:
         return
@@ -213,7 +222,10 @@ def eval_articles_problem(folder):
         return f"eval.txt has {len(articles):,} articles, eval.md5 has {len(expected):,} lines"
     for number, (article, md5) in enumerate(zip(articles, expected)):
         if hashlib.md5(article.rstrip()).hexdigest() != md5:
-            return f"eval.txt: article {number:,} does not have the MD5 of line {number + 1:,} of eval.md5"
+            return (
+                f"eval.txt: article {number:,} does not have the MD5 of line {number + 1:,} of "
+                "eval.md5"
+            )
     return None
 
 

@@ -46,7 +46,7 @@ def files_in(folder):
     )
 
 
-# ---------------------------------------------------------------------------------------------- step 1, cleanup_file
+# ----------------------------------------------------------------------------- step 1, cleanup_file
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_remove_tags_and_titles(text, expected):
     assert cleanup_file.remove_tags_and_titles(text) == expected
 
 
-# ---------------------------------------------------------------------------------------------- step 2, clean_markup
+# ----------------------------------------------------------------------------- step 2, clean_markup
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_skipping_rules_by_sign_changes_nothing(line):
     assert clean_markup.remove_markup(line + "\n") == expected
 
 
-# ------------------------------------------------------------------------------------ step 3, do_sentence_segmentation
+# ----------------------------------------------------------------- step 3, do_sentence_segmentation
 
 # Results recorded from NLTK 3.4.5 itself, with the English parameters.
 RECORDED_FROM_NLTK_3_4_5 = [
@@ -382,7 +382,7 @@ def test_segment(text, expected):
     assert do_sentence_segmentation.segment(text) == expected
 
 
-# ------------------------------------------------------------------------------------------- step 4, separate_test_set
+# ------------------------------------------------------------------------ step 4, separate_test_set
 
 
 def test_test_articles_are_spread_over_the_files():
@@ -450,7 +450,7 @@ def test_the_evaluation_articles_of_an_earlier_call_go_with_an_error(tmp_path):
     assert files_in(tmp_path) == ["wiki_00", "wiki_00.3"]
 
 
-# --------------------------------------------------------------------------------------------------- step 5, do_gather
+# -------------------------------------------------------------------------------- step 5, do_gather
 
 
 @pytest.mark.parametrize(
@@ -519,7 +519,7 @@ def test_do_gather_refuses_to_mix_with_the_parts_of_an_earlier_run(tmp_path):
     assert not (tmp_path / "part-00000-of-00500").exists()
 
 
-# ----------------------------------------------------------------------------------------- files, flags, broken inputs
+# ---------------------------------------------------------------------- files, flags, broken inputs
 
 
 def test_data_means_the_extracted_files_only(tmp_path, monkeypatch):
@@ -682,7 +682,7 @@ def test_carriage_returns_end_a_line_where_the_original_read_text(
     assert (tmp_path / output).read_bytes() == after
 
 
-# ---------------------------------------------------------------------------------------------- going on where it stopped
+# ------------------------------------------------------------------------ going on where it stopped
 
 STEPS = [
     ("cleanup_file.py", []),
@@ -821,7 +821,7 @@ def test_fixed_folder(pattern, folder):
     assert fixed_folder(pattern) == folder
 
 
-# ------------------------------------------------------------------------------------------------------ the whole chain
+# ---------------------------------------------------------------------------------- the whole chain
 
 
 def process_wiki(*arguments, folder, **environment):
@@ -969,7 +969,7 @@ def test_process_wiki_tells_what_is_wrong(tmp_path):
     assert process_wiki("--help", folder=tmp_path).stdout.startswith("usage: ")
 
 
-# ----------------------------------------------------------------------------- MLPerf's recorded results, byte for byte
+# --------------------------------------------------------- MLPerf's recorded results, byte for byte
 
 RECORDED = json.loads((MLPERF / "cleanup.json").read_text())["files"]
 

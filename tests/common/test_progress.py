@@ -47,7 +47,8 @@ def run_on_a_terminal(*command):
 
 def test_stages_on_a_terminal_are_wiped(tmp_path):
     stdout, stages = run_on_a_terminal(
-        "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out", f"--vocab_file={ROOT}/vocab.txt"
+        "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}",
+        f"--output_file={tmp_path}/out", f"--vocab_file={ROOT}/vocab.txt"
     )  # fmt: skip
     for stage in (
         "reading ",

@@ -120,8 +120,9 @@ class TestRefusals:
     def test_everything_wrong_is_told_at_once(self, tmp_path):
         (tmp_path / "vocab").write_text("[CLS]\n[UNK]\n")
         process = run_script(
-            "create_pretraining_data.py", f"--input_file={tmp_path}/absent-*", f"--output_file={tmp_path}/out", f"--vocab_file={tmp_path}/vocab",
-            "--max_seq_length=4", "--dupe_factor=0", "--masked_lm_prob=15", check=False,
+            "create_pretraining_data.py", f"--input_file={tmp_path}/absent-*",
+            f"--output_file={tmp_path}/out", f"--vocab_file={tmp_path}/vocab", "--max_seq_length=4",
+            "--dupe_factor=0", "--masked_lm_prob=15", check=False,
         )  # fmt: skip
         assert_refused(
             process,
@@ -199,7 +200,8 @@ class TestRefusals:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_ended_while_writing(self, tmp_path, number):
-        command = [sys.executable, ROOT / "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out",
+        command = [sys.executable, ROOT / "create_pretraining_data.py",
+                   f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out",
                    f"--vocab_file={ROOT}/vocab.txt", "--dupe_factor=300"]  # fmt: skip
         # A shell starts background jobs with Ctrl-C ignored, and the suite may be one.
         process = subprocess.Popen(
@@ -227,14 +229,20 @@ def test_full_disk_leaves_nothing(tmp_path):
         f"--vocab_file={ROOT}/vocab.txt",
     ]
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
-    code = f"{limit}; from bert.common import cli; import create_pretraining_data as c; cli.run(lambda: c.main({flags}))"
+    code = (
+        f"{limit}; from bert.common import cli; import create_pretraining_data as c; "
+        f"cli.run(lambda: c.main({flags}))"
+    )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert_refused(process, "File too large")
     assert os.listdir(tmp_path) == []
 
 
 def test_importing_does_nothing():
-    code = "import sys, create_pretraining_data as c; print(sorted({'tensorflow', 'torch', 'absl'} & sys.modules.keys()))"
+    code = (
+        "import sys, create_pretraining_data as c; "
+        "print(sorted({'tensorflow', 'torch', 'absl'} & sys.modules.keys()))"
+    )
     process = subprocess.run(
         [sys.executable, "-c", code, "--unknown"],
         cwd=ROOT,
@@ -245,7 +253,7 @@ def test_importing_does_nothing():
     assert (process.stdout, process.stderr) == ("[]\n", "")
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The fast program against its readable twin
 
 words = st.sampled_from(
@@ -310,8 +318,8 @@ def test_room_for_instances_grows(monkeypatch):
         lambda *args, real=instances._with_room: sizes.append(1) or real(*args),
     )
     rows, changes = instances.make_instances(
-        corpus, {"[MASK]": 103, "x": 1}, instances.new_generator(1), max_seq_length=300, max_predictions_per_seq=40,
-        masked_lm_prob=0.15, short_seq_prob=1.0, dupe_factor=3,
+        corpus, {"[MASK]": 103, "x": 1}, instances.new_generator(1), max_seq_length=300,
+        max_predictions_per_seq=40, masked_lm_prob=0.15, short_seq_prob=1.0, dupe_factor=3,
     )  # fmt: skip
     assert sizes and rows["num_changes"].sum() == len(changes) and (rows["num_changes"] > 0).all()
 

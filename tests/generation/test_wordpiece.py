@@ -154,8 +154,10 @@ def test_utf8_of_every_start():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "\n", "x", " \n x", "[unused7] [unused99999]x [unused1]", "un" * 99 + "aa", "un" * 100 + "a", "\u00e9" * 200, "\u00e9" * 201 + " b",
-     "\u4e2d" * 300, "a" * 5000 + "\u03a3 b", "\u03a3" * 201, "abcdefghijklmnop abcdefghijklmnopq" * 3, "no line end\n "],
+    ["", "\n", "x", " \n x", "[unused7] [unused99999]x [unused1]", "un" * 99 + "aa",
+     "un" * 100 + "a", "\u00e9" * 200, "\u00e9" * 201 + " b",
+     "\u4e2d" * 300, "a" * 5000 + "\u03a3 b", "\u03a3" * 201,
+     "abcdefghijklmnop abcdefghijklmnopq" * 3, "no line end\n "],
 )  # fmt: skip
 def test_edges(tokenizers, text):
     full, fast = tokenizers

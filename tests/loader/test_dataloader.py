@@ -290,7 +290,7 @@ def test_files_are_only_read(tfrecord_folder, tmp_path):
     assert sorted(os.listdir(tmp_path)) == before
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Position
 
 
@@ -396,8 +396,9 @@ def test_another_number_of_ranks_goes_on_in_the_same_order(
     for shard in resumed:
         shard.load_state_dict(states[0])
     assert capfd.readouterr().err == (
-        f"note: batch_size {after[1]} instead of {before[1]}, num_shards {after[0]} instead of {before[0]}: epoch 0 goes on "
-        f"behind its {3 * before[0] * before[1]} records that were given out, none twice\n"
+        f"note: batch_size {after[1]} instead of {before[1]}, num_shards {after[0]} instead of "
+        f"{before[0]}: epoch 0 goes on behind its {3 * before[0] * before[1]} records that were "
+        "given out, none twice\n"
     )
     start = 3 * before[0] * before[1]
     end = start + (153 - start) // (after[0] * after[1]) * after[0] * after[1]
@@ -438,7 +439,7 @@ def test_state_of_another_order_is_refused(tfrecord_folder):
     )  # a refused state changes nothing
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Input that is wrong
 
 
@@ -548,7 +549,7 @@ def test_builders_build_indexes_in_a_folder(tfrecord_folder, tmp_path):
     assert sorted(os.listdir(tmp_path / "idx")) == [os.path.basename(path) for path in index_paths]
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Threads
 
 

@@ -20,7 +20,8 @@ def whole(num_records, seed=12345, epoch=0, shuffle=True):
 
 
 @given(
-    st.integers(1, 3000), st.integers(-(2**70), 2**70), st.integers(0, 1000), st.integers(1, 300), st.integers(1, 2000)
+    st.integers(1, 3000), st.integers(-(2**70), 2**70), st.integers(0, 1000), st.integers(1, 300),
+    st.integers(1, 2000)
 )  # fmt: skip
 def test_equal_to_the_twin(num_records, seed, epoch, min_chunks, block_records):
     with pytest.MonkeyPatch.context() as patch:

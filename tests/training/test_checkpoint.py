@@ -37,8 +37,8 @@ def long_run(training_data, dropout_config, tmp_path_factory):
     """A run with dropout over the ends of epochs, that keeps all checkpoints; and its flags."""
     folder = tmp_path_factory.mktemp("long")
     more = (
-        f"--bert_config_file={dropout_config}", "--train_batch_size=256", "--num_train_steps=12", "--save_checkpoints_steps=2",
-        "--keep_checkpoint_max=0", "--eval_every_samples=1280",
+        f"--bert_config_file={dropout_config}", "--train_batch_size=256", "--num_train_steps=12",
+        "--save_checkpoints_steps=2", "--keep_checkpoint_max=0", "--eval_every_samples=1280",
     )  # fmt: skip
     train(training_data, folder / "run", *more)
     return folder / "run", more

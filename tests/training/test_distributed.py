@@ -73,8 +73,10 @@ def test_signals_before_the_first_step_stop_too(training_data, tmp_path):
 
 def test_signal_repeated_later_ends_at_once():
     program = (
-        "import os, signal, time; from bert.training.distributed import StopRequest; StopRequest.PATIENCE = 0.2; StopRequest()\n"
-        "for pause in (0, 0.3, 0): os.kill(os.getpid(), signal.SIGTERM); print('at work', flush=True); time.sleep(pause)\n"
+        "import os, signal, time; from bert.training.distributed import StopRequest; "
+        "StopRequest.PATIENCE = 0.2; StopRequest()\n"
+        "for pause in (0, 0.3, 0): os.kill(os.getpid(), signal.SIGTERM); "
+        "print('at work', flush=True); time.sleep(pause)\n"
     )
     process = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
@@ -165,7 +167,8 @@ def test_error_of_the_first_rank_is_everybodys(training_data, tmp_path):
 @pytest.mark.parametrize(
     "errors, told",
     [
-        ((None, "gone", "gone", "full"), "rank 1, 2: gone; rank 3: full"), (("full", None, None, None), "full"),
+        ((None, "gone", "gone", "full"), "rank 1, 2: gone; rank 3: full"),
+        (("full", None, None, None), "full"),
         (("full",) * 4, "rank 0, 1, 2, 3: full"),
     ],
 )  # fmt: skip
@@ -207,9 +210,9 @@ def test_other_flags_and_data_on_a_rank_are_told_at_the_start(training_data, tmp
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 1 and len(errors.splitlines()) == 1
         assert (
-            f"--learning_rate: 0.5 on rank 1 ({socket.gethostname()}), 0.01 on rank 0; training files: {{'files': 1,"
-            in errors
-        )
+            f"--learning_rate: 0.5 on rank 1 ({socket.gethostname()}), 0.01 on rank 0; "
+            f"training files: {{'files': 1,"
+        ) in errors
         assert "--tfrecord_train" not in errors and "evaluation" not in errors
     assert not (tmp_path / "run/flags.json").exists()
 
@@ -221,7 +224,10 @@ def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_pa
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
         DataError,
-        match="RANK is set, but not LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT: use torchrun",
+        match=(
+            "RANK is set, but not LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT: "
+            "use torchrun"
+        ),
     ):
         check(parse_flags(flags(training_data, tmp_path / "run")), 2)
 

@@ -205,7 +205,7 @@ def test_long_texts_are_truncated_to_what_the_model_takes(tmp_path, max_length):
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Optimization
 
 
@@ -261,8 +261,8 @@ def test_clipping(scale):
         parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 1, 1)]
         loss_scale = LossScale("cpu") if scale else None
         optimizer = AdamWeightDecay(
-            [{"params": parameters, "weight_decay": 0.0}], lr=1e6, betas=(0.0, 0.0), eps=1e6, max_grad_norm=max_norm,
-            loss_scale=loss_scale,
+            [{"params": parameters, "weight_decay": 0.0}], lr=1e6, betas=(0.0, 0.0), eps=1e6,
+            max_grad_norm=max_norm, loss_scale=loss_scale,
         )  # fmt: skip
         parameters[0].grad, parameters[1].grad = (
             torch.tensor(values) * (scale or 1) for values in ([0.0, 3.0], [4.0])
@@ -320,14 +320,19 @@ def test_update_that_is_not_finite_is_left_out(tiny_model, optimizer_class, bad)
 @pytest.mark.parametrize(
     "given, meant",
     [
-        ("ckpt/model.ckpt-10.index", "ckpt/model.ckpt-10"), ("ckpt/model.ckpt-10.data-00000-of-00001", "ckpt/model.ckpt-10"),
-        ("ckpt", "ckpt/model.ckpt-10"), ("run", "run/model"), ("run/checkpoints", "run/checkpoints/step-00000020"),
-        ("absent", None), ("run/model", ""), ("run/checkpoints/step-00000020", ""), ("ckpt/model.ckpt-10", ""),
+        ("ckpt/model.ckpt-10.index", "ckpt/model.ckpt-10"),
+        ("ckpt/model.ckpt-10.data-00000-of-00001", "ckpt/model.ckpt-10"),
+        ("ckpt", "ckpt/model.ckpt-10"), ("run", "run/model"),
+        ("run/checkpoints", "run/checkpoints/step-00000020"),
+        ("absent", None), ("run/model", ""), ("run/checkpoints/step-00000020", ""),
+        ("ckpt/model.ckpt-10", ""),
     ],
 )  # fmt: skip
 def test_model_that_is_not_there(tmp_path, given, meant):
-    for name in ("ckpt/model.ckpt-10.index", "ckpt/model.ckpt-10.data-00000-of-00001", "run/model/config.json",
-                 "run/checkpoints/step-00000010/manifest.json", "run/checkpoints/step-00000020/manifest.json"):  # fmt: skip
+    for name in ("ckpt/model.ckpt-10.index", "ckpt/model.ckpt-10.data-00000-of-00001",
+                 "run/model/config.json",
+                 "run/checkpoints/step-00000010/manifest.json",
+                 "run/checkpoints/step-00000020/manifest.json"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     problem = missing_model(str(tmp_path / given))
@@ -429,7 +434,7 @@ def test_gradient_checkpointing_keeps_less(tiny_model, batch, unpad):
     assert bytes_kept() < 0.7 * everything
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Weights from TensorFlow
 
 
@@ -540,7 +545,7 @@ def test_recorded_tensorflow_checkpoint():
         assert torch.equal(parameters[parameter_name(name)], as_parameter(name, array)), name
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # MLPerf's reference, recorded: ten LAMB steps of a tiny BERT
 
 

@@ -189,13 +189,15 @@ def test_everything_wrong_is_told_at_once(training_data, plain_run, tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     wrong = {
-        "--start_warmup_step=3": "0 or less", "--eval_every_samples=0": "1 or more", "--learning_rate=-1": "0 or more",
+        "--start_warmup_step=3": "0 or less", "--eval_every_samples=0": "1 or more",
+        "--learning_rate=-1": "0 or more",
         "--max_seq_length=128": "examples of 32 tokens, but --max_seq_length=128",
-        "--max_predictions_per_seq=20": "examples of 5 predictions, but", "--plugin=zero1": "CUDA GPUs only",
-        "--tp_size=2": "num_attention_heads 3 is not divisible by --tp_size=2", "--compile": "--compile does not go together with --unpad",
-        "--unpad": "--unpad", "--expected_curve=absent.csv": "absent.csv: no such file",
-        f"--bert_config_file={tmp_path}/config.json": "vocab.txt has 30522 tokens, the configuration has vocab_size 1000",
-        "--seed=3": "was begun with 12345",
+        "--max_predictions_per_seq=20": "examples of 5 predictions, but",
+        "--plugin=zero1": "CUDA GPUs only",
+        "--tp_size=2": "num_attention_heads 3 is not divisible by --tp_size=2",
+        "--compile": "--compile does not go together with --unpad", "--unpad": "--unpad",
+        "--expected_curve=absent.csv": "absent.csv: no such file",
+        f"--bert_config_file={tmp_path}/config.json": "vocab.txt has 30522 tokens, the configuration has vocab_size 1000", "--seed=3": "was begun with 12345",
     }  # fmt: skip
     process = run_script("train.py", *flags(training_data, plain_run[0], *wrong), check=False)
     assert_refused(
@@ -311,8 +313,8 @@ def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
 
 def test_stops_at_target_accuracy(training_data, tmp_path):
     steps, evaluations = train(
-        training_data, tmp_path / "run", "--num_train_steps=200", "--eval_every_samples=160", "--target_accuracy=0.005",
-        f"--idx_train={tmp_path}/new",
+        training_data, tmp_path / "run", "--num_train_steps=200", "--eval_every_samples=160",
+        "--target_accuracy=0.005", f"--idx_train={tmp_path}/new",
     )  # fmt: skip
     for name in ("part-00000.idx", "part-00001.idx"):  # made, as they were missing
         assert (tmp_path / "new" / name).read_bytes() == (
@@ -375,8 +377,9 @@ def test_recipes_are_as_published(recipe):
     ]
     found = parse_flags([f"@{recipe}", *files, "--seed=7"])
     assert RECIPES[recipe.stem] == (
-        found.train_batch_size, found.learning_rate, found.lamb_beta_1, found.lamb_beta_2, found.lamb_weight_decay_rate,
-        found.num_warmup_steps, found.start_warmup_step, found.num_train_steps,
+        found.train_batch_size, found.learning_rate, found.lamb_beta_1, found.lamb_beta_2,
+        found.lamb_weight_decay_rate, found.num_warmup_steps, found.start_warmup_step,
+        found.num_train_steps,
     )  # fmt: skip
     assert (
         found.optimizer == ("adamw" if recipe.stem == "google_scratch" else "lamb")
