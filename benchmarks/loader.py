@@ -336,9 +336,8 @@ def main():
         help="measure start and memory with MLPerf's number of records instead",
     )
     add("--disk", metavar="FILE", help="measure reads of several sizes instead")
-    add(
-        "--loader", choices=LOADERS, help=argparse.SUPPRESS
-    )  # these three: for the processes that this one starts
+    # These three: for the processes that this one starts.
+    add("--loader", choices=LOADERS, help=argparse.SUPPRESS)
     add("--rank", type=int, help=argparse.SUPPRESS)
     add("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -158,9 +158,8 @@ def check(args):
     for name, md5 in md5s.items():
         if not re.fullmatch(r"[0-9a-fA-F]{32}|none", md5):
             problems.append(f"--md5 {name}={md5}: expected 32 hexadecimal digits, or none")
-    if args.source == "drive" or not wanted_groups(
-        args
-    ):  # MLCommons' names are known when its lists are here
+    # MLCommons' names are known when its lists are here.
+    if args.source == "drive" or not wanted_groups(args):
         asked = [
             file.name
             for group in wanted_groups(args)
@@ -252,9 +251,8 @@ class Downloads:
         """
         list_path = os.path.join(self.out_dir, os.path.basename(url))
         try:
-            if os.path.exists(
-                list_path
-            ):  # of an unfinished dump, perhaps: it grows until the dump is whole
+            # Of an unfinished dump, perhaps: it grows until the dump is whole.
+            if os.path.exists(list_path):
                 os.remove(list_path)
             fetch(url, list_path, if_missing=if_missing, **self.how)
             with open(list_path, encoding="utf-8", errors="replace") as file:

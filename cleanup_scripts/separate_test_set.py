@@ -148,10 +148,8 @@ def main():
 
     test_output = os.path.expanduser(args.test_output)
     if errors:
-        for suffix in (
-            ".txt",
-            ".md5",
-        ):  # of an earlier call: they would be taken for these articles
+        # Of an earlier call: they would be taken for these articles.
+        for suffix in (".txt", ".md5"):
             if os.path.exists(test_output + suffix):
                 os.remove(test_output + suffix)
         told = f"{test_output}.txt not written"

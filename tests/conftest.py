@@ -21,14 +21,12 @@ from tests.reference.example import encode_example
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
 MLPERF = DATA / "mlperf"  # recorded results of MLPerf's own programs
-WIKIPEDIA = (
-    ROOT.parent / "shared" / "golden" / "input"
-)  # texts that were recorded from, beside the checkout in development only
+# Texts that were recorded from, beside the checkout in development only.
+WIKIPEDIA = ROOT.parent / "shared" / "golden" / "input"
 UNICODE_TEXT = DATA / "unicode.txt"
 
-settings.register_profile(
-    "project", deadline=None
-)  # imports and compilation come within a test's time
+# Imports and compilation come within a test's time.
+settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 needs_wikipedia = pytest.mark.skipif(

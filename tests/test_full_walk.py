@@ -69,9 +69,8 @@ def walk_blocks():
         readme.index("## The whole Wikipedia, step by step") : readme.index("## Published sizes")
     ]
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", walk, re.DOTALL | re.MULTILINE)
-    blocks = [
-        block.splitlines() for language, block in fenced if not language
-    ]  # the loader's block is Python
+    # The loader's block is Python.
+    blocks = [block.splitlines() for language, block in fenced if not language]
     return [lines for lines in blocks if lines[0] not in OUTPUT_BLOCKS]
 
 

@@ -84,9 +84,8 @@ def is_folder(path):
     if not is_remote(path):
         return os.path.isdir(path)
     with _gfile(path) as gfile:
-        return gfile.exists(path) and gfile.isdir(
-            path
-        )  # only `exists` complains of an unknown scheme
+        # Only `exists` complains of an unknown scheme.
+        return gfile.exists(path) and gfile.isdir(path)
 
 
 def _names(folder):

@@ -214,9 +214,8 @@ def _decode_integers(data, values, limit):
     from 0 to below `limit`.
     """
     length, size = np.uint64(len(values)), np.uint64(len(data))
-    if (
-        size == length and limit > 0x7F
-    ):  # the usual case of flags and short positions, which the compiler turns into vectors
+    # The usual case of flags and short positions, which the compiler turns into vectors.
+    if size == length and limit > 0x7F:
         high_bits = np.uint8(0)
         for i in range(length):
             high_bits |= data[i]

@@ -90,9 +90,8 @@ class TextTokenizer:
         self._char_kinds = np.zeros(0x110000, np.uint8)
         self._char_is_space = np.zeros(0x110000, np.bool_)
         self._char_ids = np.zeros(0x110000, np.uint16)  # of those that stand alone
-        self._char_starts = np.zeros(
-            0x110000, np.int32
-        )  # in self._texts, where what it becomes in a word stands in UTF-8
+        # In self._texts, where what it becomes in a word stands in UTF-8.
+        self._char_starts = np.zeros(0x110000, np.int32)
         self._char_lengths = np.zeros(0x110000, np.uint8)
         self._texts = bytearray()
         self._known = np.zeros(0x110000, np.bool_)
@@ -396,13 +395,11 @@ def _is_utf8(data, eights):
         for k in range(at + one, at + size):
             if data[k] & 0xC0 != 0x80:
                 return False
-        if (
-            lead == 0xE0 and data[at + one] < 0xA0 or lead == 0xF0 and data[at + one] < 0x90
-        ):  # longer than need be
+        # Longer than need be.
+        if lead == 0xE0 and data[at + one] < 0xA0 or lead == 0xF0 and data[at + one] < 0x90:
             return False
-        if (
-            lead == 0xED and data[at + one] >= 0xA0 or lead == 0xF4 and data[at + one] >= 0x90
-        ):  # a surrogate, or too large
+        # A surrogate, or too large.
+        if lead == 0xED and data[at + one] >= 0xA0 or lead == 0xF4 and data[at + one] >= 0x90:
             return False
         at = _skip_ascii(data, eights, at + size)
     return True

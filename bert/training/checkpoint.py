@@ -44,9 +44,8 @@ def save(folder, step, shared, own, keep_max):
     try:
         with shared_errors():
             if rank == 0:
-                for unfinished in glob.glob(
-                    os.path.join(glob.escape(folder), ".step-*.tmp")
-                ):  # of a run that was killed
+                # Of a run that was killed.
+                for unfinished in glob.glob(os.path.join(glob.escape(folder), ".step-*.tmp")):
                     shutil.rmtree(unfinished, ignore_errors=True)
                 os.makedirs(temporary)
         with shared_errors():
@@ -121,9 +120,8 @@ def load_weights(path):
 
 def load_shared(path):
     """Returns the dict that all ranks share, on the CPU."""
-    shared = _read(
-        os.path.join(path, _SHARED), mmap=True
-    )  # one copy in memory for all processes of a machine
+    # One copy in memory for all processes of a machine.
+    shared = _read(os.path.join(path, _SHARED), mmap=True)
     if "flags" not in shared:
         raise DataError(
             f"{path}: an earlier train.py wrote it and kept less in it; go on with that version of "
@@ -147,9 +145,8 @@ def random_state(device):
 
 def restore_random_state(state, device):
     torch.set_rng_state(state["cpu"])
-    if (
-        device.type == "cuda" and "cuda" in state
-    ):  # it is not in a checkpoint that was written on the CPU
+    # It is not in a checkpoint that was written on the CPU.
+    if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
@@ -273,9 +270,8 @@ def _tidy(folder, newest, keep_max):
         for step in steps[len(kept) :]:
             _set_aside(os.path.join(folder, _name(step)))
         for step in kept[: max(0, len(kept) - keep_max)] if keep_max else []:
-            os.rename(
-                os.path.join(folder, _name(step)), _hidden(folder, step)
-            )  # so that half of it never bears the name
+            # So that half of it never bears the name.
+            os.rename(os.path.join(folder, _name(step)), _hidden(folder, step))
             shutil.rmtree(_hidden(folder, step))
     except OSError as error:
         print(

@@ -94,9 +94,8 @@ def _check_that_all_see(folder):
     """DataError if a rank has another folder of that name: else the first checkpoint would fail,
     long after the start.
     """
-    token = gathered(secrets.token_hex(4))[
-        0
-    ]  # a new name, of which no machine has cached that it is not there
+    # A new name, of which no machine has cached that it is not there.
+    token = gathered(secrets.token_hex(4))[0]
     mark = os.path.join(folder, f".seen-by-all-{token}")
     with shared_errors():
         if dist.get_rank() == 0:

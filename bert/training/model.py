@@ -112,9 +112,8 @@ def _load_own(path, config):
         raise DataError(
             f"{path}: another model: {differences[0]} (and {len(differences) - 1} more)"
         )
-    model.load_state_dict(
-        weights, strict=False
-    )  # the tied output weights have no name of their own
+    # The tied output weights have no name of their own.
+    model.load_state_dict(weights, strict=False)
     return model
 
 
@@ -185,9 +184,8 @@ def compile_layers(model):
     """Has torch.compile translate the encoder's layers, all alike and so in one go, and the masked
     LM head.
     """
-    torch._inductor.config.compile_threads = min(
-        32, len(os.sched_getaffinity(0))
-    )  # 1 since bert/common/quiet_imports.py
+    # 1 since bert/common/quiet_imports.py.
+    torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))
     for layer in model.bert.encoder.layer:
         layer.compile()
     model.cls.predictions.compile()
@@ -322,7 +320,6 @@ def _open_weights_to_readers(folder):
     temporary file, mode 600.
     """
     for path in glob.glob(f"{glob.escape(folder)}/*.safetensors"):
-        with contextlib.suppress(
-            OSError
-        ):  # a file system without modes is no reason to lose a model
+        # A file system without modes is no reason to lose a model.
+        with contextlib.suppress(OSError):
             shutil.copymode(f"{folder}/config.json", path)

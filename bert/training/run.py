@@ -71,9 +71,8 @@ class Run:
             if device.type == "cuda"
             else "fp32"
         )
-        module = self._build_module(
-            None if found else flags.init_checkpoint
-        )  # the same on every rank, then dropout of its own
+        # The same on every rank, then dropout of its own.
+        module = self._build_module(None if found else flags.init_checkpoint)
         torch.manual_seed(flags.seed + 1 + self._shard_id)
         self.parallel = parallelize(
             flags.plugin,

@@ -33,9 +33,8 @@ class Rules(NamedTuple):
     lengths: np.ndarray  # int64 [7]: number of values of each feature, in the order of FEATURES
     vocab_size: int
     special_ids: np.ndarray  # int64 [4]: [CLS], [SEP], [UNK], [MASK]
-    num_masked: (
-        np.ndarray
-    )  # int64 [max_seq_length + 1]: predictions of an example of so many tokens; -1: not checked
+    # int64 [max_seq_length + 1]: predictions of an example of so many tokens; -1: not checked.
+    num_masked: np.ndarray
     multipliers: np.ndarray  # uint64 [7, longest feature + 1], odd: of the hash
 
     @property
@@ -208,11 +207,8 @@ def hash_of(example, rules):
     for name in ("input_ids", "masked_lm_ids", "masked_lm_positions", "next_sentence_labels"):
         values = example[name].astype(np.uint64)
         terms.append(values * rules.multipliers[_INDEX[name], : len(values)])
-    for name in (
-        "input_mask",
-        "segment_ids",
-        "masked_lm_weights",
-    ):  # zeros and a run of ones: their number tells all
+    # Zeros and a run of ones: their number tells all.
+    for name in ("input_mask", "segment_ids", "masked_lm_weights"):
         count = np.array([np.count_nonzero(example[name])], np.uint64)
         terms.append(count * rules.multipliers[_INDEX[name], 0])
     total = np.concatenate(terms).sum(dtype=np.uint64)

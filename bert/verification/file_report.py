@@ -83,15 +83,11 @@ class TFRecordReport:
         True  # False: after so many problems, the remaining examples were not looked at
     )
     totals: list = field(default_factory=lambda: [0] * len(Totals._fields))
-    content: tuple = (
-        0,
-        0,
-        0,
-    )  # number, sum and exclusive or of the examples' hashes: the same in any order
+    # Number, sum and exclusive or of the examples' hashes: the same in any order.
+    content: tuple = (0, 0, 0)
     num_repeated: int = 0  # examples that are in the file before
-    sketch: np.ndarray = field(
-        default_factory=lambda: np.empty(0, np.uint64)
-    )  # the smallest distinct hashes, sorted
+    # The smallest distinct hashes, sorted.
+    sketch: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
 class CheckedBlock(NamedTuple):

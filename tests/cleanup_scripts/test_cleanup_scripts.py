@@ -743,10 +743,8 @@ def test_a_second_call_does_nothing_twice(tmp_path):
         (lambda folder: (folder / "wiki_01.1").unlink(), [2, 2, 2, 2, 2]),
         (lambda folder: (folder / "wiki_01.2").write_text("half"), [3, 2, 2, 2, 2]),
         (lambda folder: os.utime(folder / "wiki_01.3"), [3, 3, 2, 2, 2]),
-        (
-            lambda folder: os.utime(folder / "wiki_01", (1, 1)),
-            [2, 2, 2, 2, 2],
-        ),  # another file, although it is older
+        # Another file, although it is older.
+        (lambda folder: os.utime(folder / "wiki_01", (1, 1)), [2, 2, 2, 2, 2]),
         (lambda folder: next(folder.glob("*.test")).unlink(), [3, 3, 3, 2, 2]),
         (lambda folder: (folder / "results/part-00002-of-00500").unlink(), [3, 3, 3, 3, 2]),
         (lambda folder: (folder / "results/eval.txt").unlink(), [3, 3, 3, 3, 3]),

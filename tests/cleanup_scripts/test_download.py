@@ -420,9 +420,8 @@ def serve_archive(server, **changes):
 
 def test_text_as_an_archive_is_unpacked_once(server, tmp_path):
     flags = ["--mlperf=text", f"--metadata_url={serve_archive(server)}"]
-    (tmp_path / "download/.results4.unpacking").mkdir(
-        parents=True
-    )  # left by a call that was killed
+    # Left by a call that was killed.
+    (tmp_path / "download/.results4.unpacking").mkdir(parents=True)
     result = run(*flags, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (

@@ -81,10 +81,8 @@ def test_several_files_are_one_corpus_and_outputs_take_turns(tmp_path):
     "data, expected",
     [
         (b"foo\rbar\r\n", ["foobar"]),  # every \r goes, wherever it stands
-        (
-            b"a\x0bb\x0cc\xc2\x85d\xe2\x80\xa8e\n",
-            ["a\x0bb\x0cc\x85d\u2028e"],
-        ),  # only \n ends a line
+        # Only \n ends a line.
+        (b"a\x0bb\x0cc\xc2\x85d\xe2\x80\xa8e\n", ["a\x0bb\x0cc\x85d\u2028e"]),
         (b" \t\xc2\xa0\n x \nlast", ["", "x", "last"]),
         (b"\xc3\r\xa9\n", ["\xe9"]),  # dropped before decoding
     ],

@@ -232,9 +232,8 @@ class Run:
     def __init__(self, *flags):
         def prepare():
             os.setsid()
-            signal.signal(
-                signal.SIGINT, signal.SIG_DFL
-            )  # a shell starts background jobs with Ctrl-C ignored
+            # A shell starts background jobs with Ctrl-C ignored.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
         script = [sys.executable, ROOT / "create_pretraining_shards.py", *flags]
         self.process = subprocess.Popen(

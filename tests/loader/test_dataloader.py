@@ -434,9 +434,8 @@ def test_state_of_another_order_is_refused(tfrecord_folder):
     for wrong in ({"epoch": -1}, {"position": -1}, {"position": 42}):
         with pytest.raises(DataError, match="expected 0 to 41"):
             loader.load_state_dict(state | wrong)
-    assert numbers(loader) == numbers(
-        loaders(paths, index_paths, 1, batch_size=2)[0]
-    )  # a refused state changes nothing
+    # A refused state changes nothing.
+    assert numbers(loader) == numbers(loaders(paths, index_paths, 1, batch_size=2)[0])
 
 
 # --------------------------------------------------------------------------------------------------

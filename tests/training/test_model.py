@@ -384,15 +384,8 @@ def test_learning_rate():
         learning_rate(step, 8.0, num_warmup_steps=4, num_train_steps=16)
         for step in (0, 1, 3, 4, 12, 16, 99)
     ]
-    assert rates == [
-        0.0,
-        2.0,
-        6.0,
-        6.0,
-        2.0,
-        0.0,
-        0.0,
-    ]  # decay counts from 0: 8 * (1 - 4/16) = 6 after the warm-up
+    # Decay counts from 0: 8 * (1 - 4/16) = 6 after the warm-up.
+    assert rates == [0.0, 2.0, 6.0, 6.0, 2.0, 0.0, 0.0]
     assert learning_rate(0, 8.0, 4, 16, start_warmup_step=-2) == 4.0
     assert learning_rate(12, 8.0, 0, 16, poly_power=2.0) == 0.5
 
@@ -566,9 +559,8 @@ class NoParallelism:
 def test_evaluation_pools_over_batches(process_group, tiny_model, batch, unpad):
     if unpad:
         leave_out_padding(tiny_model)
-    empty = {
-        name: column[:0] for name, column in batch.items()
-    }  # a rank's last, where no example is left for it
+    # A rank's last, where no example is left for it.
+    empty = {name: column[:0] for name, column in batch.items()}
     rows = [{name: column[i : i + 1] for name, column in batch.items()} for i in range(3)]
     together, apart = (
         evaluate(tiny_model, [batch], torch.device("cpu")),

@@ -67,9 +67,8 @@ def test_what_a_run_leaves(training_data, plain_run):
     words = "Anarchism is a \u00c9tat, philosophy: unaffable"
     assert tokenizer.tokenize(words) == FullTokenizer(ROOT / "vocab.txt").tokenize(words)
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert (
-        len({path.stat().st_mode for path in output.rglob("*") if path.is_file()}) == 1
-    )  # one umask made them all
+    # One umask made them all.
+    assert len({path.stat().st_mode for path in output.rglob("*") if path.is_file()}) == 1
 
 
 USE_OF_A_MODEL = """
