@@ -1,8 +1,10 @@
 """TFRecord files and their DALI indexes -> batches of pretraining examples, on the CPU or on a GPU.
 
     from bert_dali_dataloader import DaliDataloader
-    loader = DaliDataloader(sorted(glob.glob("tfrecord/part-*")), sorted(glob.glob("idx/train/part-*.idx")),
-                            batch_size=32, shard_id=rank, num_shards=world_size, num_threads=16, training=True, cuda=True)
+    loader = DaliDataloader(
+        sorted(glob.glob("tfrecord/part-*")), sorted(glob.glob("idx/train/part-*.idx")),
+        batch_size=32, shard_id=rank, num_shards=world_size, num_threads=16,
+        training=True, cuda=True)
     for epoch in range(3):
         for batch in loader:  # one epoch
             batch["input_ids"]  # int64 [batch_size, max_seq_length]
@@ -63,7 +65,8 @@ class DaliDataloader:
       device_id: GPU for `cuda=True`; default: the environment's LOCAL_RANK, or 0.
       prefetch: batches decoded ahead; default: 2 for each thread, at least 4.
       vocab_size: refuse token ids that are not below it; default: not checked.
-      build_missing_indexes: write indexes that are named but absent, or not named: beside the others, or beside the files.
+      build_missing_indexes: write indexes that are named but absent, or not named: beside the
+        others, or beside the files.
 
     Raises DataError, before the first batch, if files and indexes do not belong together, sampled
     records (three of each file) are damaged or no examples, or there are too few for one training
@@ -237,8 +240,7 @@ class DaliDataloader:
             f"{name}={value!r}: expected 1 or more"
             for name, value in (
                 ("batch_size", self.batch_size), ("num_shards", self.num_shards),
-                ("num_threads", self._num_threads),
-                ("prefetch", self._prefetch),
+                ("num_threads", self._num_threads), ("prefetch", self._prefetch),
             )
             if value < 1
         ]  # fmt: skip

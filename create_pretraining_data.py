@@ -3,7 +3,8 @@
 
 python3 create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
     --output_file=tfrecord/part-00000-of-00500 --vocab_file=vocab.txt --do_lower_case=True \\
-    --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
+    --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 \\
+    --random_seed=12345 --dupe_factor=10
 
 Input: UTF-8 text, one sentence a line, an empty line after each document. All input files of a call
 form one corpus. Files may lie elsewhere (gs://, s3://, hdfs://): TensorFlow's file access reads and
@@ -54,7 +55,7 @@ def parse_flags(argv=None):
 
 
 def add_data_flags(parser):
-    """The flags that shape the data: the vocabulary, and those named like the fields of `Settings`."""
+    """The flags that shape the data: the vocabulary, and those named like `Settings`' fields."""
     text = parser.add_argument_group("tokenisation")
     text.add_argument("--vocab_file", required=True, help="vocabulary, one token per line")
     cli.add_boolean_flag(
@@ -201,9 +202,8 @@ def show_examples(path, count, tokens):
     with TFRecordFile(path) as records:
         for number, (offset, size) in zip(range(count), records.extents()):
             place = f"{path}: record {number} at byte {offset}"
-            print(
-                f"*** {place} ***\n{example_words(decode_example(records.payload(offset, size), place), tokens)}\n"
-            )
+            example = decode_example(records.payload(offset, size), place)
+            print(f"*** {place} ***\n{example_words(example, tokens)}\n")
 
 
 def main(argv=None):

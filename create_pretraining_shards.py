@@ -2,8 +2,9 @@
 """All text files -> all TFRecord files, by all cores of this machine or of a Ray cluster. Killed or
 stopped, it goes on where it was.
 
-python3 create_pretraining_shards.py --input_dir=results --output_dir=tfrecord --vocab_file=vocab.txt --do_lower_case=True \\
-    --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
+python3 create_pretraining_shards.py --input_dir=results --output_dir=tfrecord \\
+    --vocab_file=vocab.txt --do_lower_case=True --max_seq_length=512 --max_predictions_per_seq=76 \\
+    --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
 
 Writes for every results/part-* the file tfrecord/part-*, the same bytes as
 create_pretraining_data.py does, and a manifest tfrecord/.manifest/part-*.json: text, vocabulary,

@@ -73,7 +73,7 @@ def parse_flags(argv=None):
 
 
 def check(flags):
-    """Returns the files and the vocabulary's tokens by id; DataError with everything that is wrong."""
+    """Returns the files and the vocabulary's tokens by id; DataError lists all that is wrong."""
     paths, vocab, problems = [], {}, []
     try:
         paths = list_folder_or_pattern(flags.tfrecord)

@@ -2,8 +2,8 @@
 """TFRecord files -> DALI index files: one line `offset size` a record, as DALI's own tfrecord2idx
 prints them.
 
-python3 make_idx.py --tfrecord_train="path/to/train_tfrecords" --tfrecord_eval="path/to/eval_tfrecords" \\
-    --output_idx="path/to/output_idx"
+python3 make_idx.py --tfrecord_train="path/to/train_tfrecords" \\
+    --tfrecord_eval="path/to/eval_tfrecords" --output_idx="path/to/output_idx"
 
 Writes path/to/output_idx/train/<name>.idx and path/to/output_idx/eval/<name>.idx. Reads the record
 headers and checks their checksums; a truncated file, or one that is no TFRecord, is named with the

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """BERT pretraining with ColossalAI: masked LM and next-sentence prediction on MLPerf's examples.
 
-torchrun --nproc_per_node=8 train.py --bert_config_file=configs/bert_large.json --output_dir=runs/large \\
-    --tfrecord_train=tfrecord --idx_train=idx/train --tfrecord_eval=eval --idx_eval=idx/eval --optimizer=adamw \\
-    --train_batch_size=256 --learning_rate=1e-4 --num_warmup_steps=10000 --num_train_steps=1000000
+torchrun --nproc_per_node=8 train.py --bert_config_file=configs/bert_large.json \\
+    --output_dir=runs/large --tfrecord_train=tfrecord --idx_train=idx/train --tfrecord_eval=eval \\
+    --idx_eval=idx/eval --optimizer=adamw --train_batch_size=256 --learning_rate=1e-4 \\
+    --num_warmup_steps=10000 --num_train_steps=1000000
 
 Writes <output_dir>/metrics.jsonl (a line per step and per evaluation), tensorboard/, mlperf.log,
 checkpoints/, curves.png, and at the end model/, which Hugging Face's

@@ -64,7 +64,8 @@ def parse_flags(argv=None):
         help="compare --results with this list too, as md5sum writes it; "
              "cleanup_scripts/download.py --mlperf=text writes MLCommons' list, "
              "download/results4.md5")  # fmt: skip
-    add("--vocab_file", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt"),
+    add("--vocab_file",
+        default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt"),
         help="the vocabulary that the examples were made with "
              "(default: vocab.txt beside this script)")  # fmt: skip
     add(
@@ -236,8 +237,10 @@ def sentence(verdict, rows):
     count = {status: sum(row.status == status for row in rows) for status in (FAILED, DIFFERS)}
     return {
         "broken": f"BROKEN: {count[FAILED]} of {len(rows)} checks failed",
-        "not the published data": f"whole, but not what MLPerf published ({count[DIFFERS]} of {len(rows)} lines differ); "
-        "for data of your own add --own_data",
+        "not the published data": (
+            "whole, but not what MLPerf published "
+            f"({count[DIFFERS]} of {len(rows)} lines differ); for data of your own add --own_data"
+        ),
         "whole": (
             f"whole: all {len(rows)} checks passed; "
             "not compared with what MLPerf published (--own_data)"

@@ -72,7 +72,7 @@ def make_corpus(patterns, megabytes, path):
 
 
 def measure(command, **environment):
-    """Runs a command; returns (CPU seconds, wall seconds, peak megabytes) of it and its children."""
+    """Runs a command; returns its (CPU seconds, wall seconds, peak megabytes), with children."""
     started = time.monotonic()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment

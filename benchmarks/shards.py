@@ -28,9 +28,8 @@ from benchmarks.data_generation import FLAGS, make_corpus  # noqa: E402
 def run(num_workers, texts, output):
     """Runs the command; returns wall seconds."""
     command = [sys.executable, f"{ROOT}/create_pretraining_shards.py", f"--input_dir={texts}",
-               f"--output_dir={output}",
-               f"--vocab_file={ROOT}/vocab.txt", f"--num_workers={num_workers}",
-               *FLAGS.split()]  # fmt: skip
+               f"--output_dir={output}", f"--vocab_file={ROOT}/vocab.txt",
+               f"--num_workers={num_workers}", *FLAGS.split()]  # fmt: skip
     started = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - started

@@ -231,7 +231,7 @@ def report(errors, result_line, journal):
 
 
 def run_step(name, function, files, args):
-    """run_on_files and report, for a step whose function(file) returns (bytes read, bytes written)."""
+    """run_on_files and report, for a function(file) that returns (bytes read, bytes written)."""
     started = time.monotonic()
     journal = Journal(
         name,

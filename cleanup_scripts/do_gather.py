@@ -1,7 +1,8 @@
 """Step 5: gathers the training articles into parts of about equal size (wiki_00.4 ... ->
 part-00000-of-00500 ...).
 
-    python3 cleanup_scripts/do_gather.py --data 'extracted/*/wiki_*' --block_size 26.92 --out_dir results
+    python3 cleanup_scripts/do_gather.py --data 'extracted/*/wiki_*' --block_size 26.92 \\
+        --out_dir results
 
 Writes <out_dir>/part-XXXXX-of-YYYYY, XXXXX from 00000. YYYYY is --num_outputs and no more than a
 name: how many parts there are follows from --block_size. About 200 MB/s.
@@ -59,7 +60,7 @@ def blocks_of(files, sizes, block_bytes):
 
 
 def gathered(text):
-    """The text as it goes into a part: no byte-order mark, and one newline less if it ends in two."""
+    """The text as it goes into a part: no byte-order mark, a final empty line removed."""
     text = text.removeprefix("\ufeff")
     return text[:-1] if text.endswith("\n\n") else text
 

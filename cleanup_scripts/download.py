@@ -9,16 +9,16 @@ download is resumed.
     python3 cleanup_scripts/download.py --list
 
 --mlperf writes, below --out_dir (download):
-    text     results4/part-00000-of-00500 ..., eval.txt, eval.md5 (an archive is kept and unpacked); results4.md5, their MD5s
+    text     results4/part-00000-of-00500 ..., eval.txt, eval.md5 (an archive is kept and unpacked);
+             results4.md5, their MD5s
     model    tf1_ckpt/model.ckpt-28252.*, bert_config.json, vocab.txt
     dump     enwiki-20200101-pages-articles-multistream.xml.bz2
 A dump by --date goes there too. The last lines printed are the commands to run next.
 
 Run the same command again after any interruption: finished files are verified, partial ones (hidden
 .part files) are resumed, what was unpacked is left alone. A file gets its name only when all of it
-is there and right. How long it takes is up to the
-network: the text is about 4 GB packed and 13 GB unpacked, the model 4 GB, a whole English dump
-about 20 GB.
+is there and right. How long it takes is up to the network: the text is about 4 GB packed and 13 GB
+unpacked, the model 4 GB, a whole English dump about 20 GB.
 
 MLPerf's files come from MLCommons' storage. Its list of MD5s is fetched at each call, and each file
 must match the list, and what MLPerf's README publishes. If MLCommons asks for a log-in, the error

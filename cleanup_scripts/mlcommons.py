@@ -65,7 +65,7 @@ def own_command(uri: str, out_dir: str) -> str:
 
 
 def read_data_set(uri: str, out_dir: str, how: dict) -> DataSet:
-    """Fetches both small files, anew at each call. how: retries, first_wait and timeout of fetch()."""
+    """Fetches both small files again. how: retries, first_wait and timeout of fetch()."""
     try:
         base = _fetch_text(uri, how).strip()
         if not re.fullmatch(r"https?://\S+", base):
@@ -127,7 +127,7 @@ def safe_path(path: str, source: str) -> str:
 
 
 def files_of_group(group: str, data_set: DataSet) -> list[Wanted]:
-    """The files of --mlperf=<group> in a data set; DownloadError if it lacks what the group is for."""
+    """The files of --mlperf=<group> in a data set; DownloadError if the main ones are missing."""
     paths = [path for path in data_set.md5s if _belongs(group, path)]
     pattern, in_words = ESSENTIAL[group]
     if not any(pattern.fullmatch(os.path.basename(path)) for path in paths):

@@ -8,7 +8,8 @@ import re
 from typing import NamedTuple
 
 DRIVE_URL = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
-TEXT_FOLDER = "results4"  # below --out_dir, whatever the source calls it: the 500 parts, eval.txt and eval.md5
+# Below --out_dir, whatever the source calls it: the 500 parts, eval.txt and eval.md5.
+TEXT_FOLDER = "results4"
 TEXT_MD5_LIST = "results4.md5"  # the MD5s of these, as the source lists them
 CHECKPOINT_FOLDER = "tf1_ckpt"
 TEXT_FILE = re.compile(r"part-\d{5}-of-\d{5}|eval\.txt|eval\.md5")

@@ -226,7 +226,7 @@ def _check_disk_space(part, total):
 
 
 def _redirection(url, final_url):
-    """Where the server sent us instead, without the query, which may be long; '' if nowhere else."""
+    """Where the server redirected to, without the query, which may be long; '' if nowhere."""
     return f" (redirected to {final_url.partition('?')[0]})" if final_url not in (None, url) else ""
 
 

@@ -1,7 +1,8 @@
 """Step 4: takes the evaluation articles out of the training text (wiki_00.3 -> wiki_00.4, eval.txt,
 eval.md5).
 
-    python3 cleanup_scripts/separate_test_set.py --data 'extracted/*/wiki_*' --num_test_articles 10000
+    python3 cleanup_scripts/separate_test_set.py --data 'extracted/*/wiki_*' \\
+        --num_test_articles 10000
 
 Writes beside each extracted file <file>.4 (the training articles) and <file>.4.test (its test
 articles, if it has any), and for all files together <test_output>.txt (the evaluation articles) and

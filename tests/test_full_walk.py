@@ -39,8 +39,10 @@ ADDED = {
         "--md5=model.ckpt-28252.index=none --md5=model.ckpt-28252.meta=none "
         "--md5=model.ckpt-28252.data-00000-of-00001=none"
     ),
-    "python3 cleanup_scripts/download.py --mlperf=dump": "--metadata_url={server}/metadata --md5=enwiki-20200101-pages-articles-"
-    "multistream.xml.bz2=none",
+    "python3 cleanup_scripts/download.py --mlperf=dump": (
+        "--metadata_url={server}/metadata "
+        "--md5=enwiki-20200101-pages-articles-multistream.xml.bz2=none"
+    ),
     "python3 cleanup_scripts/download.py --wiki": "--base_url={server}/{{wiki}}/{{date}}",
     "python3 verify_dataset.py": "--own_data",
     "torchrun": (

@@ -58,7 +58,7 @@ def wait_for(condition):
 
 
 def train_several(data, runs, processes, **environment):
-    """Trains several runs, {output folder: its flags}, one after the other in one set of processes."""
+    """Trains several runs, {output folder: its flags}, in turn in one set of processes."""
     arguments = []
     for output, more in runs.items():
         arguments += [*flags(data, output, *more), "--"]

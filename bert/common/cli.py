@@ -1,4 +1,4 @@
-"""What the commands share at their edge: boolean flags, errors without a stack trace, exit codes."""
+"""What all commands share: boolean flags, errors without a stack trace, exit codes."""
 
 import argparse
 import os

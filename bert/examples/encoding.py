@@ -37,7 +37,7 @@ def encode_records(rows, tokens, changes, vocab, max_seq_length, max_predictions
     any order. tokens: uint16 [T]. A view is valid until the next one is asked for.
     """
     lengths = np.array(list(feature_lengths(max_seq_length, max_predictions_per_seq).values()))
-    # bytes; a value takes 4 at most.
+    # In bytes; a value takes 4 at most.
     largest = HEADER_BYTES + CHECKSUM_BYTES + 7 * 64 + 4 * lengths.sum()
     out = np.zeros(max(_BUFFER_BYTES, 2 * largest), np.uint8)
     out_fours = at_every_offset(out, np.uint32)

@@ -77,7 +77,7 @@ def decode_example(payload, place):
 
 
 def check_lengths(example, max_seq_length, max_predictions_per_seq, place):
-    """DataError if a feature of a decoded example does not have the length that the two flags mean."""
+    """DataError if a feature of a decoded example is not as long as the two flags say."""
     for name, expected in feature_lengths(max_seq_length, max_predictions_per_seq).items():
         if len(example[name]) != expected:
             raise DataError(

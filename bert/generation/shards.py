@@ -25,7 +25,8 @@ from bert.generation.part import Settings, generate
 from tokenization import FullTokenizer
 
 MANIFEST_FOLDER = ".manifest"
-_UNICODE = "11.0.0"  # of tokenization.py; earlier versions of this project took that of the Python they ran on
+# Of tokenization.py; earlier versions of this project took that of the Python they ran on.
+_UNICODE = "11.0.0"
 
 
 class Shard(NamedTuple):

@@ -1,9 +1,10 @@
 """Checkpoints of a run: whole or not there, checked when they are read, the newest valid one found
 without help.
 
-    <folder>/step-00001200/shared.pt       what all ranks share: weights, optimizer, step, loader position
-    <folder>/step-00001200/rank-00000.pt   what is a rank's own: random number generators
-    <folder>/step-00001200/manifest.json   size and SHA-256 of the files above, written last
+    <folder>/step-00001200/
+        shared.pt       what all ranks share: weights, optimizer, step, loader position
+        rank-00000.pt   what is a rank's own: random number generators
+        manifest.json   size and SHA-256 of the files above, written last
 
 All ranks must see the same folder. `save` and `newest_valid` are collective: every rank calls them.
 """

@@ -67,7 +67,7 @@ class ExpectedCurve:
         return y0 + (y1 - y0) * (samples - x0) / (x1 - x0)
 
     def warning(self, samples, accuracy):
-        """Returns what to tell the user of an accuracy that is off the curve, None if it is near."""
+        """Returns a warning for an accuracy that is off the curve, None if it is near."""
         expected = self.expected(samples)
         if expected is None:
             return None

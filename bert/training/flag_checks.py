@@ -65,8 +65,10 @@ def _wrong_numbers(flags):
     ranges = {
         "1 or more": (
             lambda value: value >= 1,
-            ("train_batch_size", "eval_batch_size", "steps_per_update", "num_threads", "tp_size",
-             "eval_every_samples", "max_seq_length"),
+            (
+                "train_batch_size", "eval_batch_size", "steps_per_update", "num_threads",
+                "tp_size", "eval_every_samples", "max_seq_length",
+            ),
         ),
         "0 or more": (
             lambda value: 0 <= value < math.inf,
@@ -76,8 +78,9 @@ def _wrong_numbers(flags):
                 "max_predictions_per_seq", "poly_power",
             ),
         ),
-        "0 or less, as a positive start means negative rates": (lambda value: value <= 0,
-                                                                ("start_warmup_step",)),
+        "0 or less, as a positive start means negative rates": (
+            lambda value: value <= 0, ("start_warmup_step",),
+        ),
         "0 to below 1": (lambda value: 0 <= value < 1, ("lamb_beta_1", "lamb_beta_2")),
         "above 0, to 1": (lambda value: 0 < value <= 1, ("target_accuracy",)),
         "above 0": (lambda value: 0 < value < math.inf, ("collective_timeout",)),

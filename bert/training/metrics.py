@@ -168,9 +168,9 @@ class Recorder:
         self._last_accuracy = metrics["masked_lm_accuracy"]
         self.say(
             f"step {step:,} | evaluation: masked_lm_accuracy {metrics['masked_lm_accuracy']:.4f}, "
-            f"loss {metrics['masked_lm_loss']:.4f} | next_sentence_accuracy "
-            f"{metrics['next_sentence_accuracy']:.4f} | {metrics['examples']:,} examples, "
-            f"{seconds:.1f} s"
+            f"loss {metrics['masked_lm_loss']:.4f} | "
+            f"next_sentence_accuracy {metrics['next_sentence_accuracy']:.4f} | "
+            f"{metrics['examples']:,} examples, {seconds:.1f} s"
         )
         samples = step * self.samples_per_step
         warning = self._expected_curve and self._expected_curve.warning(
@@ -280,13 +280,14 @@ class Recorder:
         evaluated = "" if self._last_accuracy is None else f" (evaluated {self._last_accuracy:.4f})"
         self.say(
             (
-                f"step {number:,}/{self.num_steps:,} | {number * self.samples_per_step:,} samples "
-                f"| loss {values['mlm_loss'] + values['nsp_loss']:.4f} (mlm "
-                f"{values['mlm_loss']:.4f}, nsp {values['nsp_loss']:.4f}) | accuracy "
-                f"{values['mlm_accuracy']:.4f}{evaluated} | lr {step.learning_rate:.3e} | "
-                f"grad norm {values['grad_norm']:.2f} | {sequences / seconds:,.1f} seq/s, "
-                f"{tokens / seconds:,.0f} tokens/s, padding "
-                f"{1 - tokens / sequences / self.seq_length:.0%} | "
+                f"step {number:,}/{self.num_steps:,} | "
+                f"{number * self.samples_per_step:,} samples | "
+                f"loss {values['mlm_loss'] + values['nsp_loss']:.4f} "
+                f"(mlm {values['mlm_loss']:.4f}, nsp {values['nsp_loss']:.4f}) | "
+                f"accuracy {values['mlm_accuracy']:.4f}{evaluated} | "
+                f"lr {step.learning_rate:.3e} | grad norm {values['grad_norm']:.2f} | "
+                f"{sequences / seconds:,.1f} seq/s, {tokens / seconds:,.0f} tokens/s, "
+                f"padding {1 - tokens / sequences / self.seq_length:.0%} | "
                 f"{'' if utilisation is None else f'MFU {utilisation:.1%} | '}{left}"
             ),
             end="" if self._is_terminal and number < self.num_steps else "\n",
@@ -299,7 +300,7 @@ def _finite(values):
 
 
 def _open_at(path, kept_bytes):
-    """Opens a text file to be continued behind its first `kept_bytes`; DataError if it has fewer."""
+    """Opens a text file to append after its first `kept_bytes`; DataError if it has fewer."""
     file = open(path, "a", buffering=1)
     size = os.fstat(file.fileno()).st_size
     if size < kept_bytes:

@@ -242,9 +242,8 @@ class MLPerfLog:
             "key": key,
             "value": value,
         }
-        self._write(
-            f"{PREFIX}{json.dumps(event | {'metadata': metadata or {}}, allow_nan=False)}\n".encode()
-        )
+        event["metadata"] = metadata or {}
+        self._write(f"{PREFIX}{json.dumps(event, allow_nan=False)}\n".encode())
 
     def _write(self, data):
         self._dropped = b""

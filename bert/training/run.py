@@ -195,7 +195,7 @@ class Run:
                 )
 
     def _open_logs(self, kept_bytes):
-        """kept_bytes: {log: how much of it belongs to the checkpoint from which the run goes on}."""
+        """kept_bytes: {log: how much of it belongs to the checkpoint that the run resumes from}."""
         flags = self.flags
         self.recorder = Recorder(
             flags.output_dir, flags.num_train_steps, flags.train_batch_size, self.seq_length,
@@ -298,16 +298,17 @@ class Run:
         shares = "processes" if flags.tp_size == 1 else f"groups of {flags.tp_size} processes"
         lasting, in_update = (size / 1e9 for size in self.parallel.bytes_per_process)
         return (
-            f"{self.parallel.num_parameters:,} parameters, {lasting:.1f} GB a process with "
-            f"gradients and optimizer; besides, activations, and after them {in_update:.1f} GB for "
-            f"the update | {flags.train_batch_size * flops / 1e12:,.3g} TFLOPs a step | "
+            f"{self.parallel.num_parameters:,} parameters, "
+            f"{lasting:.1f} GB a process with gradients and optimizer; besides, activations, "
+            f"and after them {in_update:.1f} GB for the update | "
+            f"{flags.train_batch_size * flops / 1e12:,.3g} TFLOPs a step | "
             f"{world_size} x {self.device.type}, {flags.plugin}, {self.precision} | "
             f"batch {flags.train_batch_size} = {self._num_shards} {shares} x "
             f"{flags.steps_per_update} micro-batches x {self._micro_batch_size} examples\n"
             f"{train_examples:,} training examples | {flags.num_train_steps:,} steps = "
             f"{flags.num_train_steps * flags.train_batch_size / train_examples:.2f} epochs | "
-            f"{eval_examples:,} evaluation examples, evaluated every {self.eval_every_samples:,} "
-            "samples"
+            f"{eval_examples:,} evaluation examples, "
+            f"evaluated every {self.eval_every_samples:,} samples"
         )
 
     # ----------------------------------------------------------------------------------------------
@@ -402,6 +403,5 @@ class Run:
             self.recorder.say(
                 f"reached the target accuracy {self.flags.target_accuracy} at step {self.step:,}"
             )
-        self.recorder.say(
-            f"done: {', '.join(os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name[0] != '.')}"
-        )
+        names = sorted(name for name in os.listdir(folder) if name[0] != ".")
+        self.recorder.say(f"done: {', '.join(os.path.join(folder, name) for name in names)}")

@@ -17,9 +17,10 @@ _NOT_A_WEIGHT = re.compile(
 )
 
 _RENAMED = (
-    ("encoder/layer_", "encoder/layer."), ("predictions/output_bias", "predictions/bias"),
-    ("output_weights", "weight"),
-    ("output_bias", "bias"), ("gamma", "weight"), ("beta", "bias"), ("kernel", "weight"),
+    ("encoder/layer_", "encoder/layer."),
+    ("predictions/output_bias", "predictions/bias"),
+    ("output_weights", "weight"), ("output_bias", "bias"),
+    ("gamma", "weight"), ("beta", "bias"), ("kernel", "weight"),
     ("_embeddings", "_embeddings/weight"),
 )  # fmt: skip
 

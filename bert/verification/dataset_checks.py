@@ -188,8 +188,7 @@ def example_rows(section, reports, rules):
     num_checked = sum(report.content[0] for report in reports)
     rows = [
         judged(section, "records", not broken and not damaged, f"{records:,} in {size:,} bytes",
-               "both checksums of each right",
-               broken + damaged),
+               "both checksums of each right", broken + damaged),
     ]  # fmt: skip
     expected = {
         "features": f"the seven, {rules.max_seq_length} and {rules.max_predictions_per_seq} values",
@@ -301,8 +300,7 @@ def published_tfrecord_rows(reports, vocab_md5):
                f"{records:,}" + "".join(f" ({source}'s count)" for source in sources),
                f"one of {counts}", otherwise=DIFFERS),
         judged(section, "vocabulary", vocab_md5 == published.VOCAB_MD5, f"MD5 {vocab_md5}",
-               f"MD5 {published.VOCAB_MD5}",
-               otherwise=DIFFERS),
+               f"MD5 {published.VOCAB_MD5}", otherwise=DIFFERS),
     ]  # fmt: skip
     for name, expected in published.TFRECORD_PART_BYTES.items():
         found = f"{sizes[name]:,} bytes" if name in sizes else "missing"
@@ -341,13 +339,11 @@ def published_eval_rows(report, digest):
         )
     return [
         judged(section, "records", report.num_records == published.EVAL_10K_RECORDS,
-               f"{report.num_records:,}",
-               f"{published.EVAL_10K_RECORDS:,}", otherwise=DIFFERS),
+               f"{report.num_records:,}", f"{published.EVAL_10K_RECORDS:,}", otherwise=DIFFERS),
         judged(section, "bytes", size_right, f"{report.num_bytes:,}",
                f"{published.EVAL_10K_BYTES:,}", otherwise=DIFFERS),
         judged(section, "digest of input_ids", digest == published.EVAL_10K_DIGEST,
-               digest or "not computed",
-               published.EVAL_10K_DIGEST, note, DIFFERS),
+               digest or "not computed", published.EVAL_10K_DIGEST, note, DIFFERS),
     ]  # fmt: skip
 
 

@@ -146,10 +146,11 @@ def _pass_example(
     if places[2 * _NEXT_SENTENCE_LABELS + 1] - label_at != 1 or data[label_at] > 1:
         return False
     total = (
-        np.uint64(length) * multipliers[_INPUT_MASK, 0] + np.uint64(b_length) * multipliers[_SEGMENT_IDS, 0]
-        + np.uint64(count) * multipliers[_MASKED_LM_WEIGHTS,
-                                         0] + np.uint64(data[label_at]) * multipliers[_NEXT_SENTENCE_LABELS, 0]
-    )  # fmt: skip
+        np.uint64(length) * multipliers[_INPUT_MASK, 0]
+        + np.uint64(b_length) * multipliers[_SEGMENT_IDS, 0]
+        + np.uint64(count) * multipliers[_MASKED_LM_WEIGHTS, 0]
+        + np.uint64(data[label_at]) * multipliers[_NEXT_SENTENCE_LABELS, 0]
+    )
     ids, others = values[0], values[1]
     if not _decode(data, places, _INPUT_IDS, lengths, length, vocab_size, ids):
         return False

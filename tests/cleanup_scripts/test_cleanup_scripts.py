@@ -974,7 +974,7 @@ RECORDED = json.loads((MLPERF / "cleanup.json").read_text())["files"]
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """The folder in which the chain has run over the recorded inputs, with the recorded settings."""
+    """The folder in which the chain has run, with the recorded inputs and settings."""
     folder = tmp_path_factory.mktemp("chain")
     (folder / "sample_data").mkdir()
     for name in ("wiki_00", "wiki_01"):

@@ -228,8 +228,8 @@ def run(*flags, folder):
 def serve_dump(server, listed=MD5):
     server.files["/testwiki/20240101/testwiki-20240101-pages-articles-multistream.xml.bz2"] = DATA
     lines = (
-        f"{'0' * 32}  testwiki-20240101-other.gz\n{listed}  "
-        "testwiki-20240101-pages-articles-multistream.xml.bz2\n"
+        f"{'0' * 32}  testwiki-20240101-other.gz\n"
+        f"{listed}  testwiki-20240101-pages-articles-multistream.xml.bz2\n"
     )
     server.files["/testwiki/20240101/testwiki-20240101-md5sums.txt"] = lines.encode()
     return ["--wiki=testwiki", "--date=20240101", f"--base_url={server.url}/{{wiki}}/{{date}}"]
@@ -354,8 +354,7 @@ PUBLISHED_OTHERWISE = (
 )
 AS_LISTED = [f"--md5={name}=none" for name in PUBLISHED_OTHERWISE]
 COMMAND = (
-    "bash <(curl -s "
-    "https://raw.githubusercontent.com/mlcommons/r2-downloader/refs/heads/main/"
+    "bash <(curl -s https://raw.githubusercontent.com/mlcommons/r2-downloader/refs/heads/main/"
     "mlc-r2-downloader.sh) -d download"
 )
 

@@ -255,10 +255,9 @@ def test_importing_does_nothing():
 # The fast program against its readable twin
 
 words = st.sampled_from(
-    "a b the of unaffable Na\u00efve \u4e2d\u56fd \u03a3\u03a3 caf\u00e9. it's ###x [MASK] 12,5 \x01 \u00ad".split(
-        " "
-    )
-)
+    "a b the of unaffable Na\u00efve \u4e2d\u56fd \u03a3\u03a3 caf\u00e9. it's ###x [MASK] "
+    "12,5 \x01 \u00ad".split(" ")
+)  # fmt: skip
 lines = st.lists(words, max_size=12).map(" ".join)
 texts = (
     st.lists(st.lists(lines, min_size=1, max_size=6).map("\n".join), min_size=1, max_size=8)

@@ -78,7 +78,10 @@ def test_every_character_alone_on_a_line(tokenizers):
     assert found(fast, text) == expected(full, text)
 
 
-hard = "\u03a3\u0345\u302e\u1d165\u0130\u037e\u1fef\uac01\uf900\u2028\u0085\u00a0\u200b\u0000\ufffd\U0001d15e"
+hard = (
+    "\u03a3\u0345\u302e\u1d165\u0130\u037e\u1fef\uac01\uf900"
+    "\u2028\u0085\u00a0\u200b\u0000\ufffd\U0001d15e"
+)
 characters = st.one_of(
     st.sampled_from("aeT .,-[]#\t\n0" + hard),
     st.characters(exclude_categories=["Cs"], exclude_characters="\r"),

@@ -443,7 +443,7 @@ def test_state_of_another_order_is_refused(tfrecord_folder):
 
 
 def rewrite(path, change):
-    """Changes the values of some examples of a file: change(number in the file, values) -> values."""
+    """Changes values of a file's examples: change(number in the file, values) -> values."""
     count = sum(1 for _ in open(f"{path}.idx"))
     with open(path, "wb") as file:
         file.writelines(
@@ -491,7 +491,9 @@ def test_damaged_data_is_named_when_it_is_read(tfrecord_folder):
         file.write(b"\0\1\2")
     with pytest.raises(
         DataError,
-        match=f"{paths[1]}: record 7 at byte {offset}: the record's data does not have its checksum",
+        match=(
+            f"{paths[1]}: record 7 at byte {offset}: the record's data does not have its checksum"
+        ),
     ):
         numbers(loader)
     for epoch in range(2):  # the loader itself is whole: it says so again

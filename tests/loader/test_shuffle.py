@@ -78,7 +78,7 @@ def test_a_global_batch_comes_from_many_files(num_records):
 
 @pytest.mark.parametrize("num_records", SIZES)
 def test_records_move_across_the_whole_epoch(num_records):
-    """A perfect shuffle: a third of the epoch from the place in the files, and between two epochs."""
+    """In a perfect shuffle a third of the epoch, both from the files' order and between epochs."""
     first, second = np.argsort(whole(num_records)), np.argsort(whole(num_records, epoch=1))
     assert np.abs(first - np.arange(num_records)).mean() / num_records == pytest.approx(
         1 / 3, abs=0.01

@@ -27,8 +27,9 @@ from train import parse_flags
 
 
 def test_signals_save_and_stop(training_data, tmp_path):
-    """As a cluster sends them before it takes the machine away; the same command goes on each time."""
-    saved = lambda: sorted(path.name for path in (tmp_path / "run/checkpoints").glob("step-*"))  # noqa: E731
+    """As a cluster sends them before it takes the machine away; the same command resumes."""
+    folder = tmp_path / "run/checkpoints"
+    saved = lambda: sorted(path.name for path in folder.glob("step-*"))  # noqa: E731
     more = ("--num_train_steps=100000", "--save_checkpoints_steps=7", "--keep_checkpoint_max=1")
     for signum in (signal.SIGTERM, signal.SIGUSR1):
         before = saved()

@@ -322,9 +322,12 @@ def test_update_that_is_not_finite_is_left_out(tiny_model, optimizer_class, bad)
     [
         ("ckpt/model.ckpt-10.index", "ckpt/model.ckpt-10"),
         ("ckpt/model.ckpt-10.data-00000-of-00001", "ckpt/model.ckpt-10"),
-        ("ckpt", "ckpt/model.ckpt-10"), ("run", "run/model"),
+        ("ckpt", "ckpt/model.ckpt-10"),
+        ("run", "run/model"),
         ("run/checkpoints", "run/checkpoints/step-00000020"),
-        ("absent", None), ("run/model", ""), ("run/checkpoints/step-00000020", ""),
+        ("absent", None),
+        ("run/model", ""),
+        ("run/checkpoints/step-00000020", ""),
         ("ckpt/model.ckpt-10", ""),
     ],
 )  # fmt: skip

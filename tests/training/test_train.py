@@ -76,7 +76,8 @@ import json, sys
 from transformers import TrainingArguments, pipeline
 
 fill_mask = pipeline("fill-mask", model=sys.argv[1], tokenizer_kwargs={"truncation": True})
-print(json.dumps([fill_mask(text) for text in ("Anarchism is a [MASK].", "a [MASK] " + "the " * 699)]))
+texts = ("Anarchism is a [MASK].", "a [MASK] " + "the " * 699)
+print(json.dumps([fill_mask(text) for text in texts]))
 """
 
 
@@ -196,7 +197,9 @@ def test_everything_wrong_is_told_at_once(training_data, plain_run, tmp_path):
         "--tp_size=2": "num_attention_heads 3 is not divisible by --tp_size=2",
         "--compile": "--compile does not go together with --unpad", "--unpad": "--unpad",
         "--expected_curve=absent.csv": "absent.csv: no such file",
-        f"--bert_config_file={tmp_path}/config.json": "vocab.txt has 30522 tokens, the configuration has vocab_size 1000", "--seed=3": "was begun with 12345",
+        f"--bert_config_file={tmp_path}/config.json":
+            "vocab.txt has 30522 tokens, the configuration has vocab_size 1000",
+        "--seed=3": "was begun with 12345",
     }  # fmt: skip
     process = run_script("train.py", *flags(training_data, plain_run[0], *wrong), check=False)
     assert_refused(
@@ -300,7 +303,9 @@ def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(
         DataError,
-        match="part-00000: examples of 32 tokens, but .*/config.json has max_position_embeddings 16",
+        match=(
+            "part-00000: examples of 32 tokens, but .*/config.json has max_position_embeddings 16"
+        ),
     ):
         check(
             parse_flags(

@@ -404,24 +404,32 @@ def test_published_data(tfrecords, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "damage, check, text",
     [
-        (lambda folder: (folder / "part-00002-of-00004").unlink(), "files",
-         "missing: part-00002 (of 4)"),
-        (lambda folder: (folder / "eval_10k").write_bytes((folder / "part-00000-of-00004").read_bytes()[:-1]), "files",
-         "eval_10k: does not belong here"),
-        (lambda folder: (folder / "part-00000-of-00005").write_bytes(frame(encode_example(valid_example(999)))), "files", "-of-00004, -of-00005"),
-        (lambda folder: (folder / "part-00002-of-00004").write_bytes(b""), "records",
-         "0 bytes, expected TFRecords"),
-        (lambda folder: (folder / "part-00002-of-00004").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1"),
+        (lambda folder: (folder / "part-00002-of-00004").unlink(),
+         "files", "missing: part-00002 (of 4)"),
+        (lambda folder: (folder / "eval_10k").write_bytes(
+            (folder / "part-00000-of-00004").read_bytes()[:-1]),
+         "files", "eval_10k: does not belong here"),
+        (lambda folder: (folder / "part-00000-of-00005").write_bytes(
+            frame(encode_example(valid_example(999)))),
+         "files", "-of-00004, -of-00005"),
+        (lambda folder: (folder / "part-00002-of-00004").write_bytes(b""),
+         "records", "0 bytes, expected TFRecords"),
+        (lambda folder: (folder / "part-00002-of-00004").write_bytes(
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1"),
          "records", "Git LFS pointer"),
-        (lambda folder: (folder / "part-00002-of-00004").write_bytes(b"<!DOCTYPE html><title>Sign in</title>" * 3), "records", "web page"),
-        (lambda folder: (folder / "part-00002-of-00004").write_bytes((folder / "part-00001-of-00004").read_bytes()),
+        (lambda folder: (folder / "part-00002-of-00004").write_bytes(
+            b"<!DOCTYPE html><title>Sign in</title>" * 3),
+         "records", "web page"),
+        (lambda folder: (folder / "part-00002-of-00004").write_bytes(
+            (folder / "part-00001-of-00004").read_bytes()),
          "copies", "the same examples: part-00001-of-00004, part-00002-of-00004"),
-        (lambda folder: write_records(folder / "part-00002-of-00004", range(199, 99, -1)), "copies",
-         "the same examples: part-00001"),
-        (lambda folder: write_records(folder / "part-00002-of-00004", range(100, 200),
-                                      unusual_encoding), "copies", "the same examples: part-00001"),
-        (lambda folder: write_records(folder / "part-00002-of-00004", range(150, 250)), "copies",
-         "share about 50 %"),
+        (lambda folder: write_records(folder / "part-00002-of-00004", range(199, 99, -1)),
+         "copies", "the same examples: part-00001"),
+        (lambda folder: write_records(
+            folder / "part-00002-of-00004", range(100, 200), unusual_encoding),
+         "copies", "the same examples: part-00001"),
+        (lambda folder: write_records(folder / "part-00002-of-00004", range(150, 250)),
+         "copies", "share about 50 %"),
         (lambda folder: write_records(folder / "part-00002-of-00004", [*range(200, 250)] * 2),
          "copies", "50 of its 100 examples are repeated"),
     ],
