@@ -256,8 +256,8 @@ def print_summary(plan, skipped, outcomes, seconds):
             (
                 "peak memory",
                 (
-                    f"{max(cost['peak_megabytes'] for cost in costs.values()):,} MB of the largest "
-                    "process"
+                    f"{max(cost['peak_megabytes'] for cost in costs.values()):,} MB "
+                    "of the largest process"
                 ),
             ),
         ]

@@ -71,8 +71,8 @@ def step_parser(docstring, input_suffix, output_suffix=None):
         "--restart",
         action="store_true",
         help=(
-            "make every output again; without it, outputs that belong to their inputs stay as they "
-            "are"
+            "make every output again; "
+            "without it, outputs that belong to their inputs stay as they are"
         ),
     )
     return parser
@@ -105,8 +105,8 @@ def check_inputs(args):
         )
     if args.num_workers < 1:
         problems.append(
-            f"--num_workers {args.num_workers}: expected at least 1 (leave the flag out for all "
-            "cores)"
+            f"--num_workers {args.num_workers}: expected at least 1 "
+            "(leave the flag out for all cores)"
         )
     if not files:
         problems.append(

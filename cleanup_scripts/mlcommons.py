@@ -71,8 +71,8 @@ def read_data_set(uri: str, out_dir: str, how: dict) -> DataSet:
         if not re.fullmatch(r"https?://\S+", base):
             raise Refused(
                 (
-                    f"{uri}: holds {base[:80]!r}, expected one address that begins with http:// or "
-                    "https://"
+                    f"{uri}: holds {base[:80]!r}, "
+                    "expected one address that begins with http:// or https://"
                 ),
                 "",
             )

@@ -50,15 +50,9 @@ def add_boolean_flag(parser, name, default, help):
 
 def _boolean(text):
     words = {
-        "true": True,
-        "t": True,
-        "1": True,
-        "yes": True,
-        "false": False,
-        "f": False,
-        "0": False,
-        "no": False,
-    }
+        "true": True, "t": True, "1": True, "yes": True,
+        "false": False, "f": False, "0": False, "no": False,
+    }  # fmt: skip
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected True or False")
     return words[text.lower()]

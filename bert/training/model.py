@@ -147,9 +147,8 @@ def missing_model(where):
         return (
             is_tensorflow_checkpoint(path)
             or checkpoint.is_checkpoint(path)
-            or os.path.isfile(
-                os.path.join(path, "config.json")
-            )  # without it Hugging Face assumes BERT-base
+            # Without it Hugging Face assumes BERT-base.
+            or os.path.isfile(os.path.join(path, "config.json"))
         )
 
     if is_there(where):

@@ -195,8 +195,8 @@ def example_rows(section, reports, rules):
         "ids": f"below {rules.vocab_size:,}, [CLS] A [SEP] B [SEP]",
         "masks": "counts, positions and padding right",
     }
-    cut_short = [f"{report.path}: after {len(report.problems)} bad examples the others were not "
-                 "looked at"
+    cut_short = [f"{report.path}: after {len(report.problems)} bad examples "
+                 "the others were not looked at"
                  for report in reports if not report.is_all_checked]  # fmt: skip
     for kind in _KINDS:
         # One of each file, in the order of files, so that the few that are shown tell how far it
@@ -228,8 +228,8 @@ def _found(kind, reports, num_checked):
         "features": f"{100 * random_next / num_checked:.1f} % random next",
         "ids": f"0 to {largest:,}, {100 * unknown / tokens:.2f} % [UNK]",
         "masks": (
-            f"{masked / num_checked:.1f} a record, {100 * shown_as_mask / max(1, masked):.1f} % "
-            "[MASK]"
+            f"{masked / num_checked:.1f} a record, "
+            f"{100 * shown_as_mask / max(1, masked):.1f} % [MASK]"
         ),
     }[kind]
 

@@ -219,8 +219,8 @@ def eval_articles_problem(folder):
     for number, (article, md5) in enumerate(zip(articles, expected)):
         if hashlib.md5(article.rstrip()).hexdigest() != md5:
             return (
-                f"eval.txt: article {number:,} does not have the MD5 of line {number + 1:,} of "
-                "eval.md5"
+                f"eval.txt: article {number:,} does not have the MD5 "
+                f"of line {number + 1:,} of eval.md5"
             )
     return None
 

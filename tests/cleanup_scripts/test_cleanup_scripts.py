@@ -149,36 +149,10 @@ def test_remove_markup_line_by_line(text, expected):
 
 
 FRAGMENTS = [
-    "[[",
-    "]]",
-    "[",
-    "]",
-    "|",
-    ":",
-    "File:",
-    "Category:",
-    "al",
-    "t=",
-    "alt=",
-    "<",
-    ">",
-    "/>",
-    "\\",
-    "</doc>",
-    "<ref",
-    "</ref>",
-    "<graph>",
-    "{",
-    "}</graph>",
-    "<sup>",
-    "<br",
-    "<chem",
-    "</chem>",
-    "x",
-    "é",
-    "\r",
-    " ",
-]
+    "[[", "]]", "[", "]", "|", ":", "File:", "Category:", "al", "t=", "alt=", "<", ">", "/>", "\\",
+    "</doc>", "<ref", "</ref>", "<graph>", "{", "}</graph>", "<sup>", "<br", "<chem", "</chem>",
+    "x", "é", "\r", " ",
+]  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)
@@ -269,25 +243,9 @@ SLOW_CANDIDATE = re.compile(
     r"""\S*[.?!](?=(?P<after_tok>[?!)";}\]*:@'({\[]|\s+(?P<next_tok>\S+)))"""
 )
 PIECES = [
-    "The",
-    "Dr",
-    "U.S",
-    "3",
-    ".",
-    ".",
-    "?",
-    "!",
-    '"',
-    "\u201d",
-    ")",
-    "(",
-    "-",
-    "a.b",
-    "é",
-    " ",
-    " ",
+    "The", "Dr", "U.S", "3", ".", ".", "?", "!", '"', "\u201d", ")", "(", "-", "a.b", "é", " ", " ",
     "\xa0",
-]
+]  # fmt: skip
 
 
 @settings(max_examples=500, deadline=None)
@@ -300,27 +258,9 @@ def test_candidates_equal_their_definition(text):
 
 
 WORDS = [
-    "The",
-    "dr",
-    "Dr",
-    "mr",
-    "D",
-    "U.S",
-    "3",
-    "co",
-    "Inc",
-    "abc",
-    "ab",
-    "a",
-    "is",
-    "J",
-    "no",
-    "\u00e9t",
-    "st",
-    "louis",
-    "--",
-    "x-co",
-]
+    "The", "dr", "Dr", "mr", "D", "U.S", "3", "co", "Inc", "abc", "ab", "a", "is", "J", "no",
+    "\u00e9t", "st", "louis", "--", "x-co",
+]  # fmt: skip
 
 
 @settings(max_examples=1000, deadline=None)

@@ -507,10 +507,11 @@ def test_model_and_dump(server, tmp_path):
     server.requests.clear()
     again = run(*flags, folder=tmp_path)
     assert again.returncode == 0 and again.stdout.count("was there") == 7
+    # These, at each call.
     assert [path for path, _ in server.requests] == [
         f"/metadata/{INPUTS}.uri",
         f"/metadata/{INPUTS}.md5",
-    ]  # these, at each call
+    ]
 
 
 def test_a_download_from_mlcommons_is_resumed(server, tmp_path):
