@@ -1,8 +1,10 @@
 """TFRecord files and their DALI indexes -> batches of pretraining examples, on the CPU or on a GPU.
 
     from bert_dali_dataloader import DaliDataloader
-    loader = DaliDataloader(sorted(glob.glob("tfrecord/part-*")), sorted(glob.glob("idx/train/part-*.idx")),
-                            batch_size=32, shard_id=rank, num_shards=world_size, num_threads=16, training=True, cuda=True)
+    loader = DaliDataloader(
+        sorted(glob.glob("tfrecord/part-*")), sorted(glob.glob("idx/train/part-*.idx")),
+        batch_size=32, shard_id=rank, num_shards=world_size, num_threads=16,
+        training=True, cuda=True)
     for epoch in range(3):
         for batch in loader:  # one epoch
             batch["input_ids"]  # int64 [batch_size, max_seq_length]
@@ -63,7 +65,8 @@ class DaliDataloader:
       device_id: GPU for `cuda=True`; default: the environment's LOCAL_RANK, or 0.
       prefetch: batches decoded ahead; default: 2 for each thread, at least 4.
       vocab_size: refuse token ids that are not below it; default: not checked.
-      build_missing_indexes: write indexes that are named but absent, or not named: beside the others, or beside the files.
+      build_missing_indexes: write indexes that are named but absent, or not named: beside the
+        others, or beside the files.
 
     Raises DataError, before the first batch, if files and indexes do not belong together, sampled
     records (three of each file) are damaged or no examples, or there are too few for one training
@@ -72,9 +75,9 @@ class DaliDataloader:
     """
 
     def __init__(
-        self, tfrec_filenames, tfrec_idx_filenames, batch_size=32, shard_id=0, num_shards=1, num_threads=4,
-        training=True, cuda=True, *, seed=12345, shuffle=None, device_id=None, prefetch=None, vocab_size=None,
-        build_missing_indexes=False,
+        self, tfrec_filenames, tfrec_idx_filenames, batch_size=32, shard_id=0, num_shards=1,
+        num_threads=4, training=True, cuda=True, *, seed=12345, shuffle=None, device_id=None,
+        prefetch=None, vocab_size=None, build_missing_indexes=False,
     ):  # fmt: skip
         self.batch_size, self.shard_id, self.num_shards, self.training = (
             batch_size,
@@ -94,8 +97,8 @@ class DaliDataloader:
         self.num_records = self._index.num_records
         if training and len(self) == 0:
             raise DataError(
-                f"{self.num_records} records in {len(tfrec_filenames)} files make no batch of {batch_size} on each of "
-                f"{num_shards} ranks; lower the batch size or add data"
+                f"{self.num_records} records in {len(tfrec_filenames)} files make no batch of "
+                f"{batch_size} on each of {num_shards} ranks; lower the batch size or add data"
             )
         self.first_example, self._decoder = self._check_samples(vocab_size)
         # (epoch, records of it that all ranks have got): behind the last batch given out, and where
@@ -139,7 +142,7 @@ class DaliDataloader:
             yield batch
         self._position = (epoch + 1, 0)
 
-    # -----------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # Position
 
     @property
@@ -177,9 +180,9 @@ class DaliDataloader:
         """
         epoch, position = self._position
         return {
-            "version": _STATE_VERSION, "epoch": epoch, "position": position, "seed": self._seed, "shuffle": self._shuffle,
-            "training": self.training, "batch_size": self.batch_size, "num_shards": self.num_shards,
-            "files": self.files,
+            "version": _STATE_VERSION, "epoch": epoch, "position": position, "seed": self._seed,
+            "shuffle": self._shuffle, "training": self.training, "batch_size": self.batch_size,
+            "num_shards": self.num_shards, "files": self.files,
         }  # fmt: skip
 
     def load_state_dict(self, state):
@@ -197,20 +200,22 @@ class DaliDataloader:
             or state["version"] != own["version"]
         ):
             raise DataError(
-                f"not a state of this version of the loader: expected the keys {', '.join(own)} and version {_STATE_VERSION}, "
-                f"found {state if not isinstance(state, dict) else {**state, 'files': '...'}}"
+                f"not a state of this version of the loader: expected the keys {', '.join(own)} "
+                f"and version {_STATE_VERSION}, found "
+                f"{state if not isinstance(state, dict) else {**state, 'files': '...'}}"
             )
         raise_all(
             [
-                f"the state was taken with {name}={state[name]!r}, this loader has {own[name]!r}: another order; make the loader "
-                "as it was then, or start without the state"
+                f"the state was taken with {name}={state[name]!r}, this loader has {own[name]!r}: "
+                "another order; make the loader as it was then, or start without the state"
                 for name in ("seed", "shuffle", "training", "files")
                 if state[name] != own[name]
             ]
         )
         if not (state["epoch"] >= 0 and 0 <= state["position"] <= self.num_records):
             raise DataError(
-                f"epoch {state['epoch']}, position {state['position']}: expected 0 to {self.num_records}"
+                f"epoch {state['epoch']}, position {state['position']}: "
+                f"expected 0 to {self.num_records}"
             )
         changes = [
             f"{name} {own[name]} instead of {state[name]}"
@@ -219,27 +224,30 @@ class DaliDataloader:
         ]
         if changes and self.shard_id == 0:
             print(
-                f"note: {', '.join(changes)}: epoch {state['epoch']} goes on behind its {state['position']:,} records that were "
-                "given out, none twice",
+                (
+                    f"note: {', '.join(changes)}: epoch {state['epoch']} goes on behind its "
+                    f"{state['position']:,} records that were given out, none twice"
+                ),
                 file=sys.stderr,
             )
         self._position = self._next_start = (state["epoch"], state["position"])
 
-    # -----------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # Checks before the first batch
 
     def _check_options(self, paths, index_paths):
         problems = [
             f"{name}={value!r}: expected 1 or more"
             for name, value in (
-                ("batch_size", self.batch_size), ("num_shards", self.num_shards), ("num_threads", self._num_threads),
-                ("prefetch", self._prefetch),
+                ("batch_size", self.batch_size), ("num_shards", self.num_shards),
+                ("num_threads", self._num_threads), ("prefetch", self._prefetch),
             )
             if value < 1
         ]  # fmt: skip
         if not 0 <= self.shard_id < self.num_shards:
             problems.append(
-                f"shard_id={self.shard_id} with num_shards={self.num_shards}: expected 0 to {self.num_shards - 1}"
+                f"shard_id={self.shard_id} with num_shards={self.num_shards}: "
+                f"expected 0 to {self.num_shards - 1}"
             )
         for name, value in (("tfrec_filenames", paths), ("tfrec_idx_filenames", index_paths)):
             if isinstance(value, str):
@@ -248,8 +256,8 @@ class DaliDataloader:
                 )
         if self._cuda and not 0 <= self._device_id < torch.cuda.device_count():
             problems.append(
-                f"cuda=True with device_id={self._device_id}, but torch finds {torch.cuda.device_count()} GPUs here; "
-                "cuda=False gives batches on the CPU"
+                f"cuda=True with device_id={self._device_id}, but torch finds "
+                f"{torch.cuda.device_count()} GPUs here; cuda=False gives batches on the CPU"
             )
         raise_all(problems)
 
@@ -276,7 +284,7 @@ class DaliDataloader:
         raise_all(problems)
         return first, Decoder(lengths, vocab_size)
 
-    # -----------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # Batches
 
     def _decoded(self, epoch, positions):

@@ -3,7 +3,8 @@
 
 python3 create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
     --output_file=tfrecord/part-00000-of-00500 --vocab_file=vocab.txt --do_lower_case=True \\
-    --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
+    --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 \\
+    --random_seed=12345 --dupe_factor=10
 
 Input: UTF-8 text, one sentence a line, an empty line after each document. All input files of a call
 form one corpus. Files may lie elsewhere (gs://, s3://, hdfs://): TensorFlow's file access reads and
@@ -44,14 +45,17 @@ def parse_flags(argv=None):
         "--show_examples",
         type=int,
         default=0,
-        help="examples of the first output file to print, as inspect_tfrecord.py shows them; 0: none (default: 0)",
+        help=(
+            "examples of the first output file to print, as inspect_tfrecord.py shows them; "
+            "0: none (default: 0)"
+        ),
     )
     add_data_flags(parser)
     return parser.parse_args(argv)
 
 
 def add_data_flags(parser):
-    """The flags that shape the data: the vocabulary, and those named like the fields of `Settings`."""
+    """The flags that shape the data: the vocabulary, and those named like `Settings`' fields."""
     text = parser.add_argument_group("tokenisation")
     text.add_argument("--vocab_file", required=True, help="vocabulary, one token per line")
     cli.add_boolean_flag(
@@ -95,7 +99,7 @@ def add_data_flags(parser):
     add("--random_seed", type=int, default=12345, help="(default: %(default)s)")
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Checks before any work
 
 
@@ -117,7 +121,8 @@ def check(flags):
         problems.append(f"--show_examples={flags.show_examples}: expected 0 or more")
     if flags.show_examples and is_remote(outputs[0]):
         problems.append(
-            f"--show_examples: {outputs[0]} is not on this machine; leave the flag out, or write a local file first"
+            f"--show_examples: {outputs[0]} is not on this machine; "
+            "leave the flag out, or write a local file first"
         )
     raise_all(problems)
     return inputs, outputs, tokenizer
@@ -159,7 +164,8 @@ def length_problems(flags):
         problems.append(f"--max_seq_length={flags.max_seq_length}: expected 5 to {MAX_16_BITS}")
     if not 1 <= flags.max_predictions_per_seq <= flags.max_seq_length:
         problems.append(
-            f"--max_predictions_per_seq={flags.max_predictions_per_seq}: expected 1 to --max_seq_length={flags.max_seq_length}"
+            f"--max_predictions_per_seq={flags.max_predictions_per_seq}: "
+            f"expected 1 to --max_seq_length={flags.max_seq_length}"
         )
     for name in ("masked_lm_prob", "short_seq_prob"):
         if not 0 <= getattr(flags, name) <= 1:
@@ -178,7 +184,8 @@ def vocabulary_problems(path, vocab):
         )
     if len(vocab) - 1 > MAX_16_BITS:
         problems.append(
-            f"--vocab_file: {path}: {len(vocab)} tokens, expected at most {MAX_16_BITS + 1}: ids are kept as 16-bit numbers"
+            f"--vocab_file: {path}: {len(vocab)} tokens, expected at most {MAX_16_BITS + 1}: "
+            "ids are kept as 16-bit numbers"
         )
     return problems
 
@@ -195,9 +202,8 @@ def show_examples(path, count, tokens):
     with TFRecordFile(path) as records:
         for number, (offset, size) in zip(range(count), records.extents()):
             place = f"{path}: record {number} at byte {offset}"
-            print(
-                f"*** {place} ***\n{example_words(decode_example(records.payload(offset, size), place), tokens)}\n"
-            )
+            example = decode_example(records.payload(offset, size), place)
+            print(f"*** {place} ***\n{example_words(example, tokens)}\n")
 
 
 def main(argv=None):

@@ -2,8 +2,9 @@
 """All text files -> all TFRecord files, by all cores of this machine or of a Ray cluster. Killed or
 stopped, it goes on where it was.
 
-python3 create_pretraining_shards.py --input_dir=results --output_dir=tfrecord --vocab_file=vocab.txt --do_lower_case=True \\
-    --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
+python3 create_pretraining_shards.py --input_dir=results --output_dir=tfrecord \\
+    --vocab_file=vocab.txt --do_lower_case=True --max_seq_length=512 --max_predictions_per_seq=76 \\
+    --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
 
 Writes for every results/part-* the file tfrecord/part-*, the same bytes as
 create_pretraining_data.py does, and a manifest tfrecord/.manifest/part-*.json: text, vocabulary,
@@ -58,24 +59,33 @@ def parse_flags(argv=None):
     add(
         "--check",
         action="store_true",
-        help="make nothing: read all outputs and compare them with their manifests; exit code 1 if one is missing or differs",
+        help=(
+            "make nothing: read all outputs and compare them with their manifests; "
+            "exit code 1 if one is missing or differs"
+        ),
     )
     add = parser.add_argument_group("workers").add_argument
     add(
         "--num_workers",
         type=int,
-        help="parts made at the same time, 300 MB of memory each; not given: all cores, of this machine or of the cluster",
+        help=(
+            "parts made at the same time, 300 MB of memory each; "
+            "not given: all cores, of this machine or of the cluster"
+        ),
     )
     add(
         "--ray_address",
-        help="a running Ray cluster: host:port, or auto. Every machine of it needs this folder, the texts, the vocabulary and "
-        "--output_dir under the same paths (shared storage). Not given: this machine alone",
+        help=(
+            "a running Ray cluster: host:port, or auto. Every machine of it needs this folder, the "
+            "texts, the vocabulary and --output_dir under the same paths (shared storage). Not "
+            "given: this machine alone"
+        ),
     )
     add_data_flags(parser)
     return parser.parse_args(argv)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Before any work
 
 
@@ -102,7 +112,8 @@ def check_flags(flags):
     ]
     if output_dir in {absolute(os.path.dirname(shard.input)) for shard in plan}:
         problems.append(
-            f"--output_dir: {flags.output_dir} is the folder of the texts, which would be overwritten; give another"
+            f"--output_dir: {flags.output_dir} is the folder of the texts, "
+            "which would be overwritten; give another"
         )
     elif plan:
         problems += [f"--output_dir: {problem}" for problem in output_problems(plan[0].output)]
@@ -143,7 +154,8 @@ def look(plan, recipe, num_threads, reads_output):
             for done, job in enumerate(jobs, start=1):
                 statuses.append(job.result())
                 progress.show(
-                    f"{verb} parts: {done} of {len(plan)}, {time_left(done, len(plan), time.monotonic() - started)}"
+                    f"{verb} parts: {done} of {len(plan)}, "
+                    f"{time_left(done, len(plan), time.monotonic() - started)}"
                 )
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -164,7 +176,10 @@ def announce(plan, statuses):
 def announce_strangers(output_dir, plan):
     if names := shards.strangers(output_dir, plan):
         print(
-            f"warning: {output_dir} also holds {first_of(names)}, of none of these texts: move what is not wanted",
+            (
+                f"warning: {output_dir} also holds {first_of(names)}, of none of these texts: "
+                "move what is not wanted"
+            ),
             file=sys.stderr,
         )
 
@@ -173,7 +188,7 @@ def first_of(names):
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Work
 
 
@@ -196,7 +211,10 @@ def make_all(plan, recipe, flags):
                     written += outcome.result["output"]["bytes"] if outcome.result else 0
                 seconds = time.monotonic() - started
                 progress.show(
-                    f"parts: {len(outcomes)} of {len(plan)} done, {min(num_workers, len(plan) - len(outcomes))} in work"
+                    (
+                        f"parts: {len(outcomes)} of {len(plan)} done, "
+                        f"{min(num_workers, len(plan) - len(outcomes))} in work"
+                    )
                     + (
                         f", {written / seconds / 1e6:,.0f} MB/s, {time_left(done, total, seconds)}"
                         if done
@@ -206,7 +224,7 @@ def make_all(plan, recipe, flags):
     return outcomes
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # After it
 
 
@@ -217,7 +235,10 @@ def print_summary(plan, skipped, outcomes, seconds):
     rows = [
         (
             "parts",
-            f"{len(plan):,}: {len(made):,} made, {len(skipped):,} skipped, {len(outcomes) - len(made):,} failed",
+            (
+                f"{len(plan):,}: {len(made):,} made, {len(skipped):,} skipped, "
+                f"{len(outcomes) - len(made):,} failed"
+            ),
         ),
         ("documents", f"{sum(output['documents'] for output in outputs):,}"),
         ("records", f"{sum(output['records'] for output in outputs):,}"),
@@ -234,7 +255,10 @@ def print_summary(plan, skipped, outcomes, seconds):
             ),
             (
                 "peak memory",
-                f"{max(cost['peak_megabytes'] for cost in costs.values()):,} MB of the largest process",
+                (
+                    f"{max(cost['peak_megabytes'] for cost in costs.values()):,} MB "
+                    "of the largest process"
+                ),
             ),
         ]
     rows.append(("time", f"{seconds:.1f} s"))
@@ -247,7 +271,8 @@ def check_outputs(plan, recipe, num_threads):
     statuses = look(plan, recipe, num_threads, reads_output=True)
     good = [status.manifest for status in statuses if status.manifest]
     print(
-        f"{len(good):,} of {len(plan):,} parts are whole: {sum(manifest['output']['records'] for manifest in good):,} records"
+        f"{len(good):,} of {len(plan):,} parts are whole: "
+        f"{sum(manifest['output']['records'] for manifest in good):,} records"
     )
     problems = [
         f"{shard.output}: {status.problem or 'not made yet'}"

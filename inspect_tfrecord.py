@@ -73,7 +73,7 @@ def parse_flags(argv=None):
 
 
 def check(flags):
-    """Returns the files and the vocabulary's tokens by id; DataError with everything that is wrong."""
+    """Returns the files and the vocabulary's tokens by id; DataError lists all that is wrong."""
     paths, vocab, problems = [], {}, []
     try:
         paths = list_folder_or_pattern(flags.tfrecord)
@@ -81,7 +81,8 @@ def check(flags):
         problems.append(str(error))
     if not flags.stats and len(paths) > 1:
         problems.append(
-            f"{flags.tfrecord}: {len(paths)} files; name one, or ask for statistics of all with --stats"
+            f"{flags.tfrecord}: {len(paths)} files; "
+            "name one, or ask for statistics of all with --stats"
         )
     try:
         vocab = load_vocab(flags.vocab_file)
@@ -122,7 +123,8 @@ def show_examples(path, pieces, first, count):
         if shown < count:
             total = sum(1 for _ in file.extents())
             raise DataError(
-                f"{path}: {total} records, 0 to {total - 1}; --record={first} --count={count} ends behind them"
+                f"{path}: {total} records, 0 to {total - 1}; "
+                f"--record={first} --count={count} ends behind them"
             )
 
 
@@ -183,25 +185,32 @@ def print_statistics(census, pieces):
     size, bins = len(census.lengths) - 1, 8
     print(f"{census.records:,} records of {size} tokens and {len(census.masks) - 1} predictions")
     print(
-        f"padding: {census.padding:.1%} of the tokens, mean length {size * (1 - census.padding):.1f}"
+        f"padding: {census.padding:.1%} of the tokens, mean length "
+        f"{size * (1 - census.padding):.1f}"
     )
     for number in range(bins):
         low, high = size * number // bins + 1, size * (number + 1) // bins
         count = census.lengths[low : high + 1].sum()
         print(
-            f"  {low:>5} to {high:>5} tokens  {count / census.records:6.1%}  {'#' * round(50 * count / census.records)}"
+            f"  {low:>5} to {high:>5} tokens  {count / census.records:6.1%}  "
+            f"{'#' * round(50 * count / census.records)}"
         )
     predictions = int(census.masks @ np.arange(len(census.masks)))
     print(
-        f"predictions: {predictions / census.records:.1f} an example, {np.flatnonzero(census.masks).max()} at most",
+        (
+            f"predictions: {predictions / census.records:.1f} an example, "
+            f"{np.flatnonzero(census.masks).max()} at most"
+        ),
         end="",
     )
     print(
-        f", {predictions / (census.records * size * (1 - census.padding)):.1%} of the tokens that are not padding"
+        f", {predictions / (census.records * size * (1 - census.padding)):.1%} of the tokens that "
+        "are not padding"
     )
     masked, replaced, kept = census.changes / max(predictions, 1)
     print(
-        f"  {masked:.1%} [MASK], {replaced:.1%} another piece, {kept:.1%} left as they were (meant: 80 %, 10 %, 10 %)"
+        f"  {masked:.1%} [MASK], {replaced:.1%} another piece, "
+        f"{kept:.1%} left as they were (meant: 80 %, 10 %, 10 %)"
     )
     print(f"next sentence: {census.labels[1] / census.records:.1%} from another place (label 1)")
     print(

@@ -2,8 +2,8 @@
 """TFRecord files -> DALI index files: one line `offset size` a record, as DALI's own tfrecord2idx
 prints them.
 
-python3 make_idx.py --tfrecord_train="path/to/train_tfrecords" --tfrecord_eval="path/to/eval_tfrecords" \\
-    --output_idx="path/to/output_idx"
+python3 make_idx.py --tfrecord_train="path/to/train_tfrecords" \\
+    --tfrecord_eval="path/to/eval_tfrecords" --output_idx="path/to/output_idx"
 
 Writes path/to/output_idx/train/<name>.idx and path/to/output_idx/eval/<name>.idx. Reads the record
 headers and checks their checksums; a truncated file, or one that is no TFRecord, is named with the
@@ -62,7 +62,8 @@ def plan(flags):
     for path, index_path in pairs:
         if index_path in source:
             problems.append(
-                f"{source[index_path]} and {path} would share the index {index_path}; index them in two calls"
+                f"{source[index_path]} and {path} would share the index {index_path}; "
+                "index them in two calls"
             )
         source[index_path] = path
     raise_all(problems)
@@ -91,8 +92,8 @@ def main(argv=None):
                 f"{done:,} of {len(pairs):,} files, {rate}, {time_left(done, len(pairs), seconds)}"
             )
     print(
-        f"indexed {len(pairs) - len(problems):,} of {len(pairs):,} files, {num_records:,} records in {flags.output_idx} "
-        f"({time.monotonic() - started:.1f} s)"
+        f"indexed {len(pairs) - len(problems):,} of {len(pairs):,} files, {num_records:,} records "
+        f"in {flags.output_idx} ({time.monotonic() - started:.1f} s)"
     )
     raise_all(problems)
 

@@ -95,8 +95,8 @@ def main(argv=None):
             )
             written += output.write(frame(payload))
     print(
-        f"picked {flags.num_examples_to_pick:,} of {num_examples:,} records, {written:,} bytes in {flags.output_tfrecord} "
-        f"({time.monotonic() - started:.1f} s)"
+        f"picked {flags.num_examples_to_pick:,} of {num_examples:,} records, {written:,} bytes in "
+        f"{flags.output_tfrecord} ({time.monotonic() - started:.1f} s)"
     )
 
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# From a fresh machine to a trained model on real Wikipedia: set-up, then every stage of the pipeline by its own command,
-# each echoed before it runs. A second call goes on where the first one stopped; finished stages are not repeated.
+# From a fresh machine to a trained model on real Wikipedia: set-up, then every stage of the
+# pipeline by its own command, each echoed before it runs. A second call goes on where the first one
+# stopped; finished stages are not repeated.
 #
 #   ./quickstart.sh
 #
-# Writes quickstart_output/: the data of every stage, run/ (model, metrics, curves) and summary.json.
+# Writes quickstart_output/: the data of every stage, run/ (model, metrics, curves), summary.json.
 # Settings: OUTPUT=<folder> for another place, NUM_TRAIN_STEPS=<n> for a longer or shorter training.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -20,11 +21,14 @@ dump_md5=55899abfb7caa0e50d2665787fa4afca
 
 source cleanup_scripts/run_echoed.sh
 
-# A finished stage leaves its seconds and a digest of its commands, settings and scripts. It runs again, and all that follow it,
-# if one of these changed or its result is gone.
+# A finished stage leaves its seconds and a digest of its commands, settings and scripts. It runs
+# again, and all that follow it, if one of these changed or its result is gone.
 stage() {  # stage <function>
   local name=$1 mark=$out/.stages/$1 digest start=$SECONDS
-  digest=$({ declare -f "$name"; declare -p ${settings[$name]} out; cat ${scripts[$name]}; } < /dev/null | sha256sum | cut -c1-64)
+  digest=$(
+    { declare -f "$name"; declare -p ${settings[$name]} out; cat ${scripts[$name]}; } < /dev/null |
+      sha256sum | cut -c1-64
+  )
   if [[ -f $mark && $(cut -d' ' -f2 "$mark") == "$digest" && -e $out/${results[$name]} ]]; then
     printf '\n=== %s: done before (%s s)\n' "${titles[$name]}" "$(cut -d' ' -f1 "$mark")"
     return
@@ -47,19 +51,33 @@ declare -A titles=(
   [train]="5 Train: configs/bert_tiny.json with ColossalAI"
 )
 declare -A results=(
-  [download]=$dump [wiki]=results/eval.txt [examples]=tfrecord/eval/eval_1k [index]=idx/eval/eval_1k.idx [train]=run/model
+  [download]=$dump
+  [wiki]=results/eval.txt
+  [examples]=tfrecord/eval/eval_1k
+  [index]=idx/eval/eval_1k.idx
+  [train]=run/model
 )
 declare -A settings=(
-  [download]="dump dump_md5" [wiki]=dump [examples]="seq_length max_predictions" [index]="" [train]=num_train_steps
+  [download]="dump dump_md5"
+  [wiki]=dump
+  [examples]="seq_length max_predictions"
+  [index]=""
+  [train]=num_train_steps
 )
 declare -A scripts=(
-  [download]="" [wiki]="cleanup_scripts/*.py cleanup_scripts/*.sh" [examples]="create_pretraining_data.py pick_eval_samples.py tokenization.py vocab.txt bert/examples/example.py"
-  [index]="make_idx.py bert/examples/tfrecord.py" [train]="train.py bert_dali_dataloader.py bert/*/*.py configs/bert_tiny.json"
+  [download]=""
+  [wiki]="cleanup_scripts/*.py cleanup_scripts/*.sh"
+  [examples]="create_pretraining_data.py pick_eval_samples.py tokenization.py vocab.txt \
+bert/examples/example.py"
+  [index]="make_idx.py bert/examples/tfrecord.py"
+  [train]="train.py bert_dali_dataloader.py bert/*/*.py configs/bert_tiny.json"
 )
 
-# An excerpt of the English Wikipedia dump, 106 articles, which the gensim package carries among its test data.
+# An excerpt of the English Wikipedia dump, 106 articles, which the gensim package carries among its
+# test data.
 download() {
-  run_echoed python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$out/download" gensim==4.4.0
+  run_echoed python3 -m pip download --quiet --disable-pip-version-check --no-deps \
+    --only-binary=:all: --dest "$out/download" gensim==4.4.0
   local inside=gensim/test/test_data/$dump
   run_echoed python3 -m zipfile --extract "$(ls "$out"/download/gensim-4.4.0-*.whl)" "$out/download"
   mv "$out/download/$inside" "$out/$dump"
@@ -70,7 +88,8 @@ download() {
 
 wiki() {
   rm -rf "$out/extracted" "$out/results"
-  EXTRACTED_SIZE=256K NUM_TEST_ARTICLES=12 BLOCK_SIZE=0.5 NUM_OUTPUTS=6 run_echoed cleanup_scripts/process_wiki.sh "$out/$dump" "$out"
+  EXTRACTED_SIZE=256K NUM_TEST_ARTICLES=12 BLOCK_SIZE=0.5 NUM_OUTPUTS=6 \
+    run_echoed cleanup_scripts/process_wiki.sh "$out/$dump" "$out"
 }
 
 examples() {
@@ -80,27 +99,34 @@ examples() {
   for text in "$out"/results/part-* "$out/results/eval.txt"; do
     records=$out/tfrecord/train/$(basename "$text")
     [[ $text == */eval.txt ]] && records=$out/tfrecord/eval_intermediate
-    run_echoed python3 create_pretraining_data.py --input_file="$text" --output_file="$records" --vocab_file=vocab.txt --do_lower_case=True \
-      --max_seq_length=$seq_length --max_predictions_per_seq=$max_predictions --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10
+    run_echoed python3 create_pretraining_data.py --input_file="$text" --output_file="$records" \
+      --vocab_file=vocab.txt --do_lower_case=True --max_seq_length=$seq_length \
+      --max_predictions_per_seq=$max_predictions --masked_lm_prob=0.15 --random_seed=12345 \
+      --dupe_factor=10
   done
-  run_echoed python3 pick_eval_samples.py --input_tfrecord="$out/tfrecord/eval_intermediate" --output_tfrecord="$out/tfrecord/eval/eval_1k" \
-    --num_examples_to_pick=1000 --max_seq_length=$seq_length --max_predictions_per_seq=$max_predictions
+  run_echoed python3 pick_eval_samples.py --input_tfrecord="$out/tfrecord/eval_intermediate" \
+    --output_tfrecord="$out/tfrecord/eval/eval_1k" --num_examples_to_pick=1000 \
+    --max_seq_length=$seq_length --max_predictions_per_seq=$max_predictions
 }
 
 index() {
   rm -rf "$out/idx"
-  run_echoed python3 make_idx.py --tfrecord_train="$out/tfrecord/train" --tfrecord_eval="$out/tfrecord/eval" --output_idx="$out/idx"
+  run_echoed python3 make_idx.py --tfrecord_train="$out/tfrecord/train" \
+    --tfrecord_eval="$out/tfrecord/eval" --output_idx="$out/idx"
 }
 
 train() {
   rm -rf "$out/run"
   local processes
   # One per GPU, a power of two so that the batch divides; one for the CPU.
-  processes=$(python3 -c 'import torch; print(1 << min(5, max(1, torch.cuda.device_count()).bit_length() - 1))')
-  run_echoed torchrun --standalone --nproc_per_node="$processes" train.py --bert_config_file=configs/bert_tiny.json --output_dir="$out/run" \
-    --tfrecord_train="$out/tfrecord/train" --idx_train="$out/idx/train" --tfrecord_eval="$out/tfrecord/eval" --idx_eval="$out/idx/eval" \
-    --train_batch_size=32 --learning_rate=1e-2 --num_train_steps="$num_train_steps" --num_warmup_steps=100 \
-    --eval_at_start=True --eval_every_samples=6400 --num_threads=1
+  processes=$(python3 -c 'import torch
+print(1 << min(5, max(1, torch.cuda.device_count()).bit_length() - 1))')
+  run_echoed torchrun --standalone --nproc_per_node="$processes" train.py \
+    --bert_config_file=configs/bert_tiny.json --output_dir="$out/run" \
+    --tfrecord_train="$out/tfrecord/train" --idx_train="$out/idx/train" \
+    --tfrecord_eval="$out/tfrecord/eval" --idx_eval="$out/idx/eval" \
+    --train_batch_size=32 --learning_rate=1e-2 --num_train_steps="$num_train_steps" \
+    --num_warmup_steps=100 --eval_at_start=True --eval_every_samples=6400 --num_threads=1
 }
 
 # --- the pipeline ---
@@ -120,10 +146,14 @@ python3 - "$out" << 'PYTHON'
 import glob, json, os, sys
 
 out = sys.argv[1]
-evaluations = [row for row in map(json.loads, open(f"{out}/run/metrics.jsonl")) if "masked_lm_accuracy" in row]
+rows = map(json.loads, open(f"{out}/run/metrics.jsonl"))
+evaluations = [row for row in rows if "masked_lm_accuracy" in row]
 before, after = (evaluations[i]["masked_lm_accuracy"] for i in (0, -1))
 summary = {
-    "seconds": {stage: int(open(f"{out}/.stages/{stage}").read().split()[0]) for stage in sorted(os.listdir(f"{out}/.stages"))},
+    "seconds": {
+        stage: int(open(f"{out}/.stages/{stage}").read().split()[0])
+        for stage in sorted(os.listdir(f"{out}/.stages"))
+    },
     "records": sum(len(open(path).readlines()) for path in glob.glob(f"{out}/idx/train/*.idx")),
     "masked_lm_accuracy_before": before,
     "masked_lm_accuracy_after": after,
@@ -131,7 +161,10 @@ summary = {
 with open(f"{out}/summary.json", "w") as file:
     json.dump(summary, file, indent=2)
     file.write("\n")
-print(f"\nMasked LM accuracy on 1,000 examples from held-out articles: {before:.4f} before training, {after:.4f} after.")
+print(
+    "\nMasked LM accuracy on 1,000 examples from held-out articles: "
+    f"{before:.4f} before training, {after:.4f} after."
+)
 PYTHON
 
 cat << END

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set-up and the whole test suite; arguments go to pytest (./run_tests.sh tests/generation/test_tokenization.py). No GPU needed.
+# Set-up and the whole test suite; no GPU needed. Arguments go to pytest:
+# ./run_tests.sh tests/generation/test_tokenization.py
 set -euo pipefail
 cd "$(dirname "$0")"
 ./setup.sh

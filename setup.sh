@@ -74,7 +74,7 @@ get_uv() {
   if [[ ! -x .venv.uv/bin/uv ]]; then
     curl -LsSf "https://astral.sh/uv/$UV_VERSION/install.sh" |
       UV_UNMANAGED_INSTALL=$PWD/.venv.uv/bin sh >&2 ||
-      fail "uv $UV_VERSION, which installs the packages, could be fetched neither by pip nor by curl.
+      fail "uv $UV_VERSION, which installs the packages, could not be fetched by pip or curl.
        Is there a network? Otherwise install one of the two (apt install python3-pip curl)"
   fi
 }

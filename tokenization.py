@@ -31,7 +31,7 @@ as_unicode_11 = Unicode11(RECLASSIFIED_PUNCTUATION, kept_ranges=_CJK_BLOCKS)
 _UNUSED_TOKEN = re.compile(r"\[unused\d+\]")
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Characters
 
 
@@ -62,7 +62,7 @@ def _is_cjk_ideograph(char):
     return any(first <= code <= last for first, last in _CJK_BLOCKS)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Text and vocabulary
 
 
@@ -135,12 +135,12 @@ def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
     if (is_cased_model and do_lower_case) or (is_uncased_model and not do_lower_case):
         kind, fix = ("cased", "False") if is_cased_model else ("uncased", "True")
         raise ValueError(
-            f"--do_lower_case={do_lower_case} with --init_checkpoint={init_checkpoint}: {model} is {kind}; "
-            f"pass --do_lower_case={fix}, or rename the folder if this is your own model"
+            f"--do_lower_case={do_lower_case} with --init_checkpoint={init_checkpoint}: {model} is "
+            f"{kind}; pass --do_lower_case={fix}, or rename the folder if this is your own model"
         )
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Tokenizers
 
 

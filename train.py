@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """BERT pretraining with ColossalAI: masked LM and next-sentence prediction on MLPerf's examples.
 
-torchrun --nproc_per_node=8 train.py --bert_config_file=configs/bert_large.json --output_dir=runs/large \\
-    --tfrecord_train=tfrecord --idx_train=idx/train --tfrecord_eval=eval --idx_eval=idx/eval --optimizer=adamw \\
-    --train_batch_size=256 --learning_rate=1e-4 --num_warmup_steps=10000 --num_train_steps=1000000
+torchrun --nproc_per_node=8 train.py --bert_config_file=configs/bert_large.json \\
+    --output_dir=runs/large --tfrecord_train=tfrecord --idx_train=idx/train --tfrecord_eval=eval \\
+    --idx_eval=idx/eval --optimizer=adamw --train_batch_size=256 --learning_rate=1e-4 \\
+    --num_warmup_steps=10000 --num_train_steps=1000000
 
 Writes <output_dir>/metrics.jsonl (a line per step and per evaluation), tensorboard/, mlperf.log,
 checkpoints/, curves.png, and at the end model/, which Hugging Face's
@@ -57,8 +58,10 @@ def parse_flags(argv=None):
     )
     add(
         "--init_checkpoint",
-        help="weights to start from: a TensorFlow checkpoint such as MLPerf's model.ckpt-28252, or a Hugging Face folder such "
-        "as a run's model/; leave out for random weights",
+        help=(
+            "weights to start from: a TensorFlow checkpoint such as MLPerf's model.ckpt-28252, or "
+            "a Hugging Face folder such as a run's model/; leave out for random weights"
+        ),
     )
     add(
         "--vocab_file",
@@ -174,15 +177,19 @@ def parse_flags(argv=None):
         "--precision",
         choices=("auto", *DTYPES),
         default="auto",
-        help="auto: bf16 on CUDA, fp32 on the CPU; ddp keeps float32 weights, the other plugins weights of this precision and "
-        "float32 masters",
+        help=(
+            "auto: bf16 on CUDA, fp32 on the CPU; ddp keeps float32 weights, the other plugins "
+            "weights of this precision and float32 masters"
+        ),
     )
     add(
         "--plugin",
         choices=PLUGINS,
         default="ddp",
-        help="ddp: data parallelism; zero1: with the optimizer's state dealt out; hybrid: with layers cut over --tp_size "
-        "processes (default: %(default)s)",
+        help=(
+            "ddp: data parallelism; zero1: with the optimizer's state dealt out; "
+            "hybrid: with layers cut over --tp_size processes (default: %(default)s)"
+        ),
     )
     add(
         "--tp_size",

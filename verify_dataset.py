@@ -60,10 +60,14 @@ def parse_flags(argv=None):
         action="store_true",
         help="data of your own: no comparison with what MLPerf published",
     )
-    add("--md5_list", metavar="FILE", help="compare --results with this list too, as md5sum writes it; cleanup_scripts/download.py "
-        "--mlperf=text writes MLCommons' list, download/results4.md5")  # fmt: skip
-    add("--vocab_file", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt"),
-        help="the vocabulary that the examples were made with (default: vocab.txt beside this script)")  # fmt: skip
+    add("--md5_list", metavar="FILE",
+        help="compare --results with this list too, as md5sum writes it; "
+             "cleanup_scripts/download.py --mlperf=text writes MLCommons' list, "
+             "download/results4.md5")  # fmt: skip
+    add("--vocab_file",
+        default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt"),
+        help="the vocabulary that the examples were made with "
+             "(default: vocab.txt beside this script)")  # fmt: skip
     add(
         "--max_seq_length",
         type=int,
@@ -162,7 +166,8 @@ def inspect_all(inspect, paths, num_workers):
             seconds = time.monotonic() - started
             left = f", {time_left(done, total, seconds)}" if done else ""
             progress.show(
-                f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {done / seconds / 1e6:,.0f} MB/s{left}"
+                f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, "
+                f"{done / seconds / 1e6:,.0f} MB/s{left}"
             )
         return [job.result() for job in jobs]
 
@@ -232,9 +237,14 @@ def sentence(verdict, rows):
     count = {status: sum(row.status == status for row in rows) for status in (FAILED, DIFFERS)}
     return {
         "broken": f"BROKEN: {count[FAILED]} of {len(rows)} checks failed",
-        "not the published data": f"whole, but not what MLPerf published ({count[DIFFERS]} of {len(rows)} lines differ); "
-        "for data of your own add --own_data",
-        "whole": f"whole: all {len(rows)} checks passed; not compared with what MLPerf published (--own_data)",
+        "not the published data": (
+            "whole, but not what MLPerf published "
+            f"({count[DIFFERS]} of {len(rows)} lines differ); for data of your own add --own_data"
+        ),
+        "whole": (
+            f"whole: all {len(rows)} checks passed; "
+            "not compared with what MLPerf published (--own_data)"
+        ),
         "as published": f"whole and as published: all {len(rows)} checks passed",
     }[verdict]
 

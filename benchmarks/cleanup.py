@@ -140,7 +140,8 @@ def segmentation_speeds(folder):
 
 def print_table(once, often, xml_mb, times, num_workers, reading):
     print(
-        f"\n| step | MB/s, the excerpt | MB/s, {times} times | full dump, {CORES[0]} cores | full dump, {CORES[1]} cores | bound by |"
+        f"\n| step | MB/s, the excerpt | MB/s, {times} times | full dump, {CORES[0]} cores | "
+        f"full dump, {CORES[1]} cores | bound by |"
     )
     print("|---|---|---|---|---|---|")
     totals = dict.fromkeys(CORES, 0.0)
@@ -200,7 +201,8 @@ def main():
     print_table(*figures, xml_mb, args.times, args.num_workers, reading)
     print(f"\nreading the dump in one process: {xml_mb[1] / reading:.1f} MB/s of XML")
     print(
-        f"segmentation, one process: {ours:.1f} MB/s; NLTK's own tokenizer: {nltks:.1f} MB/s ({ours / nltks:.1f} times)"
+        f"segmentation, one process: {ours:.1f} MB/s; "
+        f"NLTK's own tokenizer: {nltks:.1f} MB/s ({ours / nltks:.1f} times)"
     )
 
 

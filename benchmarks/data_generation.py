@@ -23,7 +23,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 from bert.common.files import expand_patterns  # noqa: E402
 
-FLAGS = "--do_lower_case=True --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10"
+FLAGS = (
+    "--do_lower_case=True --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 "
+    "--random_seed=12345 --dupe_factor=10"
+)
 
 TOKENISE = """
 from transformers import BertTokenizerFast
@@ -69,7 +72,7 @@ def make_corpus(patterns, megabytes, path):
 
 
 def measure(command, **environment):
-    """Runs a command; returns (CPU seconds, wall seconds, peak megabytes) of it and its children."""
+    """Runs a command; returns its (CPU seconds, wall seconds, peak megabytes), with children."""
     started = time.monotonic()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment
@@ -85,7 +88,8 @@ def measure(command, **environment):
 def print_table(rows):
     """rows: [(name, what `measure` returns)]; ratios are to the first."""
     print(
-        "| program | CPU seconds | wall seconds | peak MB | CPU, first / this |\n|---|---|---|---|---|"
+        "| program | CPU seconds | wall seconds | peak MB | "
+        "CPU, first / this |\n|---|---|---|---|---|"
     )
     for name, (cpu, wall, megabytes) in rows:
         print(f"| {name} | {cpu:.2f} | {wall:.2f} | {megabytes:,.0f} | {rows[0][1][0] / cpu:.0f} |")
@@ -156,7 +160,8 @@ def main():
         rows.append(("floor: copying the records", median(inline(WRITE))))
         rows.append(("floor: checksums of the records", median(inline(CHECKSUM))))
         print(
-            f"{os.path.getsize(corpus):,} bytes of text, {os.path.getsize(records):,} bytes of records, equal"
+            f"{os.path.getsize(corpus):,} bytes of text, {os.path.getsize(records):,} bytes of "
+            "records, equal"
         )
     print()
     print_table(rows)

@@ -49,8 +49,10 @@ def random_example(generator):
         "input_ids": pad(ids, SEQUENCE), "input_mask": pad([1] * length, SEQUENCE),
         "segment_ids": pad([0] * (length // 2) + [1] * (length - length // 2), SEQUENCE),
         "masked_lm_positions": pad(sorted(generator.sample(range(length), masked)), PREDICTIONS),
-        "masked_lm_ids": pad([generator.randrange(1000, VOCAB) for _ in range(masked)], PREDICTIONS),
-        "masked_lm_weights": pad([1.0] * masked, PREDICTIONS), "next_sentence_labels": [generator.randrange(2)],
+        "masked_lm_ids": pad([generator.randrange(1000, VOCAB) for _ in range(masked)],
+                             PREDICTIONS),
+        "masked_lm_weights": pad([1.0] * masked, PREDICTIONS),
+        "next_sentence_labels": [generator.randrange(2)],
     }  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def write_records(path, count, seed):
     write_index(path, f"{path}.idx")
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The loaders. Each is a function (paths, batch size, threads) -> an iterable of one epoch, called
 # once an epoch.
 
@@ -110,10 +112,11 @@ def raw_dali(paths, batch_size, threads):
     @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=None)
     def read():
         columns = fn.readers.tfrecord(
-            name="reader", path=paths, index_path=[f"{path}.idx" for path in paths], random_shuffle=True, initial_fill=1 << 16,
-            pad_last_batch=True, prefetch_queue_depth=2,
+            name="reader", path=paths, index_path=[f"{path}.idx" for path in paths],
+            random_shuffle=True, initial_fill=1 << 16, pad_last_batch=True, prefetch_queue_depth=2,
             features={
-                feature.name: dali_tfrecord.FixedLenFeature([lengths[feature.length]], *types[feature.dtype])
+                feature.name: dali_tfrecord.FixedLenFeature([lengths[feature.length]],
+                                                            *types[feature.dtype])
                 for feature in FEATURES
             },
         )  # fmt: skip
@@ -218,7 +221,7 @@ def time_loader(name, paths, batch_size, threads, seconds):
     return samples / (time.monotonic() - started), (time.process_time() - cpu) / samples * 1e6
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Whole set, disk
 
 
@@ -246,8 +249,9 @@ def start_of_rank(paths, rank, ranks, batch_size, threads):
     for _ in range(200):
         next(batches)
     return {
-        "records": loader.num_records, "imports_mb": baseline, "made_s": made - started, "first_batch_s": first - started,
-        "next_200_s": time.monotonic() - first, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "records": loader.num_records, "imports_mb": baseline, "made_s": made - started,
+        "first_batch_s": first - started, "next_200_s": time.monotonic() - first,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
     }  # fmt: skip
 
 
@@ -268,7 +272,8 @@ def measure_full_set(args, folder):
         os.symlink(path, name)
         os.symlink(f"{path}.idx", f"{name}.idx")
     print(
-        f"{MLPERF_FILES} files of {os.path.getsize(path):,} bytes, indexes of {os.path.getsize(path + '.idx'):,} bytes"
+        f"{MLPERF_FILES} files of {os.path.getsize(path):,} bytes, "
+        f"indexes of {os.path.getsize(path + '.idx'):,} bytes"
     )
     ranks = [
         subprocess.Popen(
@@ -309,7 +314,8 @@ def measure_disk(path):
             for number in offsets:
                 os.pread(file.fileno(), step, number * step)
             print(
-                f"| {step:,} | {records} | {count * step / (time.monotonic() - started) / 1e6:,.0f} |"
+                f"| {step:,} | {records} | "
+                f"{count * step / (time.monotonic() - started) / 1e6:,.0f} |"
             )
 
 
@@ -330,9 +336,8 @@ def main():
         help="measure start and memory with MLPerf's number of records instead",
     )
     add("--disk", metavar="FILE", help="measure reads of several sizes instead")
-    add(
-        "--loader", choices=LOADERS, help=argparse.SUPPRESS
-    )  # these three: for the processes that this one starts
+    # These three: for the processes that this one starts.
+    add("--loader", choices=LOADERS, help=argparse.SUPPRESS)
     add("--rank", type=int, help=argparse.SUPPRESS)
     add("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -372,15 +377,18 @@ def main():
                     json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
                 )
     print(
-        f"{args.records:,} records, batch {args.batch_size}, {args.threads} threads, {len(os.sched_getaffinity(0))} cores\n"
+        f"{args.records:,} records, batch {args.batch_size}, {args.threads} threads, "
+        f"{len(os.sched_getaffinity(0))} cores\n"
     )
     print(
-        f"| loader | samples/s | CPU s per million samples | cores for {GPUS} GPUs at {SAMPLES_PER_GPU:,} samples/s |\n|---|---|---|---|"
+        "| loader | samples/s | CPU s per million samples | "
+        f"cores for {GPUS} GPUs at {SAMPLES_PER_GPU:,} samples/s |\n|---|---|---|---|"
     )
     for name, runs in results.items():
         rate, cpu = (sorted(values)[len(values) // 2] for values in zip(*runs))
         print(
-            f"| {LOADERS[name][1]} | {rate:,.0f} | {cpu:,.1f} | {cpu * GPUS * SAMPLES_PER_GPU / 1e6:.2f} |"
+            f"| {LOADERS[name][1]} | {rate:,.0f} | {cpu:,.1f} | "
+            f"{cpu * GPUS * SAMPLES_PER_GPU / 1e6:.2f} |"
         )
 
 

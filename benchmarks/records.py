@@ -25,9 +25,13 @@ from bert.examples.tfrecord import TFRecordFile  # noqa: E402
 
 EAGER_LOOP = """
 import tensorflow as tf
-features = {{name: tf.io.FixedLenFeature([length], tf.float32 if name == "masked_lm_weights" else tf.int64) for name, length in dict(
-    input_ids=512, input_mask=512, segment_ids=512, masked_lm_positions=76, masked_lm_ids=76, masked_lm_weights=76,
-    next_sentence_labels=1).items()}}
+lengths = dict(
+    input_ids=512, input_mask=512, segment_ids=512, masked_lm_positions=76, masked_lm_ids=76,
+    masked_lm_weights=76, next_sentence_labels=1)
+features = {{
+    name: tf.io.FixedLenFeature(
+        [length], tf.float32 if name == "masked_lm_weights" else tf.int64)
+    for name, length in lengths.items()}}
 dataset = tf.data.TFRecordDataset("{records}")
 total = sum(1 for _ in dataset)
 picked = 0
@@ -35,9 +39,13 @@ with tf.io.TFRecordWriter("{picked}") as writer:
     for number, record in enumerate(dataset):
         while picked < {number} and number == int(picked * (total / {number})):
             example = tf.io.parse_single_example(record, features)
-            lists = {{name: tf.train.Feature(float_list=tf.train.FloatList(value=value.numpy())) if value.dtype == tf.float32
-                     else tf.train.Feature(int64_list=tf.train.Int64List(value=value.numpy())) for name, value in example.items()}}
-            writer.write(tf.train.Example(features=tf.train.Features(feature=lists)).SerializeToString())
+            lists = {{
+                name: tf.train.Feature(float_list=tf.train.FloatList(value=value.numpy()))
+                if value.dtype == tf.float32
+                else tf.train.Feature(int64_list=tf.train.Int64List(value=value.numpy()))
+                for name, value in example.items()}}
+            copy = tf.train.Example(features=tf.train.Features(feature=lists))
+            writer.write(copy.SerializeToString())
             picked += 1
 """
 

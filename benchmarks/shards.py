@@ -27,8 +27,9 @@ from benchmarks.data_generation import FLAGS, make_corpus  # noqa: E402
 
 def run(num_workers, texts, output):
     """Runs the command; returns wall seconds."""
-    command = [sys.executable, f"{ROOT}/create_pretraining_shards.py", f"--input_dir={texts}", f"--output_dir={output}",
-               f"--vocab_file={ROOT}/vocab.txt", f"--num_workers={num_workers}", *FLAGS.split()]  # fmt: skip
+    command = [sys.executable, f"{ROOT}/create_pretraining_shards.py", f"--input_dir={texts}",
+               f"--output_dir={output}", f"--vocab_file={ROOT}/vocab.txt",
+               f"--num_workers={num_workers}", *FLAGS.split()]  # fmt: skip
     started = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - started
@@ -91,15 +92,16 @@ def main():
             )
     print(f"{args.parts} parts of {args.megabytes:.0f} MB, {size:,} bytes of records, equal")
     print(
-        "\n| workers | wall seconds | parts alone | times as fast | CPU a part | wall a part | peak MB of a worker |"
+        "\n| workers | wall seconds | parts alone | times as fast | CPU a part | wall a part | "
+        "peak MB of a worker |"
     )
     print("|---|---|---|---|---|---|---|")
     of_first = min(runs[args.workers[0]])[0]
     for num_workers, of_workers in runs.items():
         parts_wall, wall, cpu_of_part, wall_of_part, megabytes = min(of_workers)
         print(
-            f"| {num_workers} | {wall:.1f} | {parts_wall:.1f} | {of_first / parts_wall:.2f} | {cpu_of_part:.2f} | "
-            f"{wall_of_part:.2f} | {megabytes:,} |"
+            f"| {num_workers} | {wall:.1f} | {parts_wall:.1f} | {of_first / parts_wall:.2f} | "
+            f"{cpu_of_part:.2f} | {wall_of_part:.2f} | {megabytes:,} |"
         )
 
 

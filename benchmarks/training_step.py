@@ -30,9 +30,11 @@ from bert.training.optimization import Lamb, parameter_groups  # noqa: E402
 
 SEQ_LENGTH, PREDICTIONS, MEAN_LENGTH = 512, 76, 254
 SHAPES = {
-    "4 layers of 256": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024},
+    "4 layers of 256": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+                        "intermediate_size": 1024},
     "BERT-base shapes, 2 layers": {
-        "hidden_size": 768, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 3072,
+        "hidden_size": 768, "num_hidden_layers": 2, "num_attention_heads": 12,
+        "intermediate_size": 3072,
     },
 }  # fmt: skip
 
@@ -51,7 +53,8 @@ def make_batch(batch_size, config, generator):
     return {
         "input_ids": ids, "input_mask": mask, "segment_ids": mask * (places >= lengths // 2),
         "masked_lm_positions": positions, "masked_lm_ids": ids.gather(1, positions) * is_masked,
-        "masked_lm_weights": is_masked.float(), "next_sentence_labels": torch.arange(batch_size)[:, None] % 2,
+        "masked_lm_weights": is_masked.float(),
+        "next_sentence_labels": torch.arange(batch_size)[:, None] % 2,
     }  # fmt: skip
 
 
@@ -104,8 +107,8 @@ def main():
     )
     for name, shape in SHAPES.items():
         config = BertConfig(
-            **shape, vocab_size=30522, hidden_act="gelu_new", layer_norm_eps=1e-12, hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
+            **shape, vocab_size=30522, hidden_act="gelu_new", layer_norm_eps=1e-12,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         )  # fmt: skip
         batch = make_batch(args.batch_size, config, torch.Generator().manual_seed(1))
         rows = []
@@ -124,7 +127,10 @@ def main():
                 sys.exit(f"error: {name}, {program}: loss {loss}, expected {rows[0][1]}")
             tokens = batch["input_mask"].sum().item() / seconds
             print(
-                f"| {name} | {program} | {seconds:.2f} | {tokens:,.0f} | {rows[0][2] / seconds:.1f} |",
+                (
+                    f"| {name} | {program} | {seconds:.2f} | {tokens:,.0f} | "
+                    f"{rows[0][2] / seconds:.1f} |"
+                ),
                 flush=True,
             )
 

@@ -70,7 +70,10 @@ def step_parser(docstring, input_suffix, output_suffix=None):
     parser.add_argument(
         "--restart",
         action="store_true",
-        help="make every output again; without it, outputs that belong to their inputs stay as they are",
+        help=(
+            "make every output again; "
+            "without it, outputs that belong to their inputs stay as they are"
+        ),
     )
     return parser
 
@@ -97,11 +100,13 @@ def check_inputs(args):
         )
     elif output_suffix == args.input_suffix:
         problems.append(
-            f"--input_suffix and --output_suffix are both {output_suffix!r}: the step would overwrite its input"
+            f"--input_suffix and --output_suffix are both {output_suffix!r}: "
+            "the step would overwrite its input"
         )
     if args.num_workers < 1:
         problems.append(
-            f"--num_workers {args.num_workers}: expected at least 1 (leave the flag out for all cores)"
+            f"--num_workers {args.num_workers}: expected at least 1 "
+            "(leave the flag out for all cores)"
         )
     if not files:
         problems.append(
@@ -141,8 +146,8 @@ def read_text(path, universal_newlines=False):
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BrokenInput(
-            f"{path}: byte {error.start} is 0x{data[error.start]:02x}, expected UTF-8 ({error.reason}); "
-            "extract this file again, or repair or remove it"
+            f"{path}: byte {error.start} is 0x{data[error.start]:02x}, expected UTF-8 "
+            f"({error.reason}); extract this file again, or repair or remove it"
         ) from None
     if universal_newlines and "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -226,7 +231,7 @@ def report(errors, result_line, journal):
 
 
 def run_step(name, function, files, args):
-    """run_on_files and report, for a step whose function(file) returns (bytes read, bytes written)."""
+    """run_on_files and report, for a function(file) that returns (bytes read, bytes written)."""
     started = time.monotonic()
     journal = Journal(
         name,
@@ -278,7 +283,8 @@ def _result_of(future, path):
         return future.result()
     except concurrent.futures.process.BrokenProcessPool:
         return None, (
-            f"{path}: a worker process was killed (out of memory?); run the step again with a smaller --num_workers"
+            f"{path}: a worker process was killed (out of memory?); "
+            "run the step again with a smaller --num_workers"
         )
 
 
@@ -305,7 +311,10 @@ def _show_progress(done, total, seconds):
     rate = done / max(seconds, 1e-9)
     wipe = "\r\033[K" if done == total else ""
     print(
-        f"\r{done}/{total} files, {rate:.1f} files/s, {(total - done) / rate:.0f} s left\033[K{wipe}",
+        (
+            f"\r{done}/{total} files, {rate:.1f} files/s, "
+            f"{(total - done) / rate:.0f} s left\033[K{wipe}"
+        ),
         end="",
         file=sys.stderr,
         flush=True,

@@ -1,7 +1,8 @@
 """Step 5: gathers the training articles into parts of about equal size (wiki_00.4 ... ->
 part-00000-of-00500 ...).
 
-    python3 cleanup_scripts/do_gather.py --data 'extracted/*/wiki_*' --block_size 26.92 --out_dir results
+    python3 cleanup_scripts/do_gather.py --data 'extracted/*/wiki_*' --block_size 26.92 \\
+        --out_dir results
 
 Writes <out_dir>/part-XXXXX-of-YYYYY, XXXXX from 00000. YYYYY is --num_outputs and no more than a
 name: how many parts there are follows from --block_size. About 200 MB/s.
@@ -22,8 +23,10 @@ def parse_args():
         type=float,
         default=26.92,
         metavar="MB",
-        help="extracted text (files without suffix) per part at most, in units of 1024 * 1024 bytes; "
-        "a larger file is a part of its own (default: %(default)s)",
+        help=(
+            "extracted text (files without suffix) per part at most, in units of 1024 * 1024 "
+            "bytes; a larger file is a part of its own (default: %(default)s)"
+        ),
     )
     parser.add_argument(
         "--num_outputs",
@@ -57,7 +60,7 @@ def blocks_of(files, sizes, block_bytes):
 
 
 def gathered(text):
-    """The text as it goes into a part: no byte-order mark, and one newline less if it ends in two."""
+    """The text as it goes into a part: no byte-order mark, a final empty line removed."""
     text = text.removeprefix("\ufeff")
     return text[:-1] if text.endswith("\n\n") else text
 
@@ -78,7 +81,8 @@ def leftover_problems(out_dir, parts):
     """Parts of an earlier run with other settings, which would mix with the parts of this one."""
     leftovers = set(glob.glob(os.path.join(glob.escape(out_dir), "part-*-of-*"))) - set(parts)
     return [
-        f"{path}: left by a run with other settings, expected only the {len(parts)} parts of this run; remove it: rm {path}"
+        f"{path}: left by a run with other settings, expected only the {len(parts)} parts of this "
+        f"run; remove it: rm {path}"
         for path in sorted(leftovers)
     ]
 
@@ -117,7 +121,10 @@ def main():
     num_files = sum(len(sources) for _, sources in tasks)
     return cleanup_io.report(
         errors,
-        f"do_gather: {num_files} files into {cleanup_io.totals(results, 'parts')}, {time.monotonic() - started:.1f} s",
+        (
+            f"do_gather: {num_files} files into {cleanup_io.totals(results, 'parts')}, "
+            f"{time.monotonic() - started:.1f} s"
+        ),
         journal,
     )
 

@@ -9,16 +9,16 @@ download is resumed.
     python3 cleanup_scripts/download.py --list
 
 --mlperf writes, below --out_dir (download):
-    text     results4/part-00000-of-00500 ..., eval.txt, eval.md5 (an archive is kept and unpacked); results4.md5, their MD5s
+    text     results4/part-00000-of-00500 ..., eval.txt, eval.md5 (an archive is kept and unpacked);
+             results4.md5, their MD5s
     model    tf1_ckpt/model.ckpt-28252.*, bert_config.json, vocab.txt
     dump     enwiki-20200101-pages-articles-multistream.xml.bz2
 A dump by --date goes there too. The last lines printed are the commands to run next.
 
 Run the same command again after any interruption: finished files are verified, partial ones (hidden
 .part files) are resumed, what was unpacked is left alone. A file gets its name only when all of it
-is there and right. How long it takes is up to the
-network: the text is about 4 GB packed and 13 GB unpacked, the model 4 GB, a whole English dump
-about 20 GB.
+is there and right. How long it takes is up to the network: the text is about 4 GB packed and 13 GB
+unpacked, the model 4 GB, a whole English dump about 20 GB.
 
 MLPerf's files come from MLCommons' storage. Its list of MD5s is fetched at each call, and each file
 must match the list, and what MLPerf's README publishes. If MLCommons asks for a log-in, the error
@@ -63,18 +63,22 @@ def parse_args(argv=None):
     )
     add("--date", metavar="YYYYMMDD", help="the date of the dump; leave out for no dump")
     add("--file", default="pages-articles-multistream.xml.bz2", metavar="NAME",
-        help="which file of the dump: what follows '<wiki>-<date>-' in its name (default: %(default)s)")  # fmt: skip
+        help="which file of the dump: what follows '<wiki>-<date>-' in its name "
+             "(default: %(default)s)")  # fmt: skip
     add("--base_url", default=DEFAULT_BASE_URL, metavar="URL",
-        help="folder of the dump on a mirror, with {wiki} and {date} (default: %(default)s)")  # fmt: skip
+        help="folder of the dump on a mirror, with {wiki} and {date} "
+             "(default: %(default)s)")  # fmt: skip
     add(
         "--mlperf",
         metavar="GROUPS",
         help=f"MLPerf's files: any of {','.join(GROUPS)}, comma-separated; see --list",
     )
     add("--source", default="mlcommons", metavar="NAME",
-        help=f"where MLPerf's files come from: {' or '.join(SOURCES)} (default: %(default)s)")  # fmt: skip
+        help=f"where MLPerf's files come from: {' or '.join(SOURCES)} "
+             "(default: %(default)s)")  # fmt: skip
     add("--metadata_url", default=mlcommons.METADATA_URL, metavar="URL",
-        help="folder of MLCommons' .uri and .md5 files, e.g. on a mirror (default: %(default)s)")  # fmt: skip
+        help="folder of MLCommons' .uri and .md5 files, e.g. on a mirror "
+             "(default: %(default)s)")  # fmt: skip
     add(
         "--out_dir",
         default="download",
@@ -86,14 +90,20 @@ def parse_args(argv=None):
         action="append",
         default=[],
         metavar="FILE=URL",
-        help="take this file, by its name or by its path in MLCommons' list, from that address; may be repeated",
+        help=(
+            "take this file, by its name or by its path in MLCommons' list, from that address; "
+            "may be repeated"
+        ),
     )
     add("--md5", action="append", default=[], metavar="FILE=HEX",
-        help="expect this MD5 of that file, whatever is published; FILE=none: do not check; may be repeated")  # fmt: skip
+        help="expect this MD5 of that file, whatever is published; FILE=none: do not check; "
+             "may be repeated")  # fmt: skip
     add("--retries", type=int, default=8, metavar="N",
-        help="tries in a row that may bring nothing; 0 = give up at the first fault (default: %(default)s)")  # fmt: skip
+        help="tries in a row that may bring nothing; 0 = give up at the first fault "
+             "(default: %(default)s)")  # fmt: skip
     add("--first_wait", type=float, default=1.0, metavar="SECONDS",
-        help="before the second try; doubled each time, 60 at most (default: %(default)s)")  # fmt: skip
+        help="before the second try; doubled each time, 60 at most "
+             "(default: %(default)s)")  # fmt: skip
     add(
         "--timeout",
         type=float,
@@ -129,11 +139,13 @@ def check(args):
     urls, md5s = pairs(args.url, "url", problems), pairs(args.md5, "md5", problems)
     if args.date is None and not wanted_groups(args):
         problems.append(
-            "nothing to download: give --date=YYYYMMDD for a dump, or --mlperf=text; --help shows examples"
+            "nothing to download: give --date=YYYYMMDD for a dump, or --mlperf=text; "
+            "--help shows examples"
         )
     if args.date is not None and not re.fullmatch(r"\d{8}", args.date):
         problems.append(
-            f"--date {args.date!r}: expected YYYYMMDD; https://dumps.wikimedia.org/{args.wiki}/ lists the dates"
+            f"--date {args.date!r}: expected YYYYMMDD; "
+            f"https://dumps.wikimedia.org/{args.wiki}/ lists the dates"
         )
     for group in wanted_groups(args):
         if group not in GROUPS:
@@ -146,9 +158,8 @@ def check(args):
     for name, md5 in md5s.items():
         if not re.fullmatch(r"[0-9a-fA-F]{32}|none", md5):
             problems.append(f"--md5 {name}={md5}: expected 32 hexadecimal digits, or none")
-    if args.source == "drive" or not wanted_groups(
-        args
-    ):  # MLCommons' names are known when its lists are here
+    # MLCommons' names are known when its lists are here.
+    if args.source == "drive" or not wanted_groups(args):
         asked = [
             file.name
             for group in wanted_groups(args)
@@ -197,7 +208,8 @@ class Downloads:
         try:
             if chosen is None and file.listed_md5 not in (None, md5):
                 raise DownloadError(
-                    f"{file.name}: MLCommons lists the MD5 {file.listed_md5}, MLPerf's README publishes {md5}: it is another file; "
+                    f"{file.name}: MLCommons lists the MD5 {file.listed_md5}, MLPerf's README "
+                    f"publishes {md5}: it is another file; "
                     f"to take it all the same: --md5 {file.name}={file.listed_md5}"
                 )
             if os.path.exists(path):
@@ -239,9 +251,8 @@ class Downloads:
         """
         list_path = os.path.join(self.out_dir, os.path.basename(url))
         try:
-            if os.path.exists(
-                list_path
-            ):  # of an unfinished dump, perhaps: it grows until the dump is whole
+            # Of an unfinished dump, perhaps: it grows until the dump is whole.
+            if os.path.exists(list_path):
                 os.remove(list_path)
             fetch(url, list_path, if_missing=if_missing, **self.how)
             with open(list_path, encoding="utf-8", errors="replace") as file:
@@ -253,7 +264,8 @@ class Downloads:
             if name in listed:
                 return listed[name]
             raise DownloadError(
-                f"{url}: lists {len(listed)} files, but no {name}: the dump is not finished, or --file is wrong"
+                f"{url}: lists {len(listed)} files, but no {name}: "
+                "the dump is not finished, or --file is wrong"
             )
         except (DownloadError, OSError) as error:
             self.note_error(name, error)
@@ -271,12 +283,16 @@ def get_dump(downloads, args, md5s):
     name = dump_name(args)
     folder = args.base_url.replace("{wiki}", args.wiki).replace("{date}", args.date).rstrip("/")
     hint = (
-        f"Wikimedia removes old dumps: https://dumps.wikimedia.org/{args.wiki}/ lists those that are there. An older one may be at "
+        f"Wikimedia removes old dumps: https://dumps.wikimedia.org/{args.wiki}/ lists those that "
+        "are there. An older one may be at "
         "archive.org: --base_url='https://archive.org/download/{wiki}-{date}'"
     )
     size, md5 = BY_NAME[name][2:4] if name in BY_NAME else (None, None)
     if md5 is None and name not in md5s:
-        list_hint = f"{hint}. If only this list is missing, give the MD5 yourself: --md5 {name}=HEX (or =none, not to check)"
+        list_hint = (
+            f"{hint}. If only this list is missing, give the MD5 yourself: "
+            f"--md5 {name}=HEX (or =none, not to check)"
+        )
         md5 = downloads.md5_from_list(
             name, f"{folder}/{args.wiki}-{args.date}-md5sums.txt", list_hint
         )
@@ -351,7 +367,8 @@ def main(argv=None):
         get_group(downloads, args, group, files[group])
     if downloads.errors:
         print(
-            f"there: {len(downloads.got)}, FAILED: {len(downloads.errors)} ({', '.join(downloads.errors)})"
+            f"there: {len(downloads.got)}, FAILED: {len(downloads.errors)} "
+            f"({', '.join(downloads.errors)})"
         )
         return 1
     for command in next_commands.after(groups, downloads.got, downloads.out_dir):

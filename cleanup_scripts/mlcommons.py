@@ -65,19 +65,23 @@ def own_command(uri: str, out_dir: str) -> str:
 
 
 def read_data_set(uri: str, out_dir: str, how: dict) -> DataSet:
-    """Fetches both small files, anew at each call. how: retries, first_wait and timeout of fetch()."""
+    """Fetches both small files again. how: retries, first_wait and timeout of fetch()."""
     try:
         base = _fetch_text(uri, how).strip()
         if not re.fullmatch(r"https?://\S+", base):
             raise Refused(
-                f"{uri}: holds {base[:80]!r}, expected one address that begins with http:// or https://",
+                (
+                    f"{uri}: holds {base[:80]!r}, "
+                    "expected one address that begins with http:// or https://"
+                ),
                 "",
             )
         md5_url = f"{uri.removesuffix('.uri')}.md5"
         return DataSet(uri, base, parse_md5_list(_fetch_text(md5_url, how), md5_url))
     except DownloadError as error:
         raise DownloadError(
-            f"{getattr(error, 'fault', error)}. MLCommons' own downloader, which can log in, may get it: {own_command(uri, out_dir)}\n"
+            f"{getattr(error, 'fault', error)}. MLCommons' own downloader, which can log in, may "
+            f"get it: {own_command(uri, out_dir)}\n"
             "  Or take the files from MLPerf's Google Drive: the same command with --source=drive"
         ) from None
 
@@ -123,7 +127,7 @@ def safe_path(path: str, source: str) -> str:
 
 
 def files_of_group(group: str, data_set: DataSet) -> list[Wanted]:
-    """The files of --mlperf=<group> in a data set; DownloadError if it lacks what the group is for."""
+    """The files of --mlperf=<group> in a data set; DownloadError if the main ones are missing."""
     paths = [path for path in data_set.md5s if _belongs(group, path)]
     pattern, in_words = ESSENTIAL[group]
     if not any(pattern.fullmatch(os.path.basename(path)) for path in paths):
@@ -160,11 +164,13 @@ def print_list(metadata_url: str) -> None:
     """Prints the groups, their addresses, and what MLPerf publishes of their files."""
     for group, what in GROUPS.items():
         print(
-            f"--mlperf={group}: {what}\n  MLCommons: {uri_of(metadata_url, group)}\n  Google Drive (--source=drive):"
+            f"--mlperf={group}: {what}\n  MLCommons: {uri_of(metadata_url, group)}\n  Google Drive "
+            "(--source=drive):"
         )
         for file in PUBLISHED:
             if file.group == group:
                 size = f"{file.size:,}" if file.size is not None else "size not published"
                 print(
-                    f"  {file.name:52} {size:>18}  {file.md5 or 'MD5 not published'}\n    {DRIVE_URL.format(file.drive_id)}"
+                    f"  {file.name:52} {size:>18}  {file.md5 or 'MD5 not published'}\n    "
+                    f"{DRIVE_URL.format(file.drive_id)}"
                 )

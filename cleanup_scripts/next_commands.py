@@ -9,8 +9,8 @@ from mlperf_files import CHECKPOINT_FOLDER, DUMP, TEXT_FOLDER, TEXT_MD5_LIST
 
 # MLPerf's, of create_pretraining_data.py.
 EXAMPLE_FLAGS = (
-    "--vocab_file=vocab.txt --do_lower_case=True --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 "
-    "--random_seed=12345 --dupe_factor=10"
+    "--vocab_file=vocab.txt --do_lower_case=True --max_seq_length=512 --max_predictions_per_seq=76 "
+    "--masked_lm_prob=0.15 --random_seed=12345 --dupe_factor=10"
 )
 
 
@@ -25,14 +25,21 @@ def after(groups: Collection[str], paths: Collection[str], out_dir: str) -> Iter
             yield f"cleanup_scripts/process_wiki.sh {shlex.quote(path)} wiki"
         elif match := re.fullmatch(rf"(.*/{CHECKPOINT_FOLDER}/model\.ckpt-\d+)\.index", path):
             yield (
-                f"torchrun --nproc_per_node=8 train.py @configs/recipes/mlperf_256.args --init_checkpoint={shlex.quote(match[1])} "
-                "--output_dir=runs/large --tfrecord_train=tfrecord --idx_train=idx/train --tfrecord_eval=eval --idx_eval=idx/eval"
-                "   # when examples and indexes are made"
+                "torchrun --nproc_per_node=8 train.py @configs/recipes/mlperf_256.args "
+                f"--init_checkpoint={shlex.quote(match[1])} --output_dir=runs/large "
+                "--tfrecord_train=tfrecord --idx_train=idx/train --tfrecord_eval=eval "
+                "--idx_eval=idx/eval   # when examples and indexes are made"
             )
 
 
 def _after_text(text, md5_list):
     listed = f" --md5_list={shlex.quote(md5_list)}" if os.path.exists(md5_list) else ""
     yield f"python3 verify_dataset.py --results={text}{listed}"
-    yield f"python3 create_pretraining_shards.py --input_dir={text} --output_dir=tfrecord {EXAMPLE_FLAGS}"
-    yield f"python3 create_pretraining_data.py --input_file={text}/eval.txt --output_file=eval_intermediate {EXAMPLE_FLAGS}"
+    yield (
+        f"python3 create_pretraining_shards.py --input_dir={text} --output_dir=tfrecord "
+        f"{EXAMPLE_FLAGS}"
+    )
+    yield (
+        f"python3 create_pretraining_data.py --input_file={text}/eval.txt "
+        f"--output_file=eval_intermediate {EXAMPLE_FLAGS}"
+    )

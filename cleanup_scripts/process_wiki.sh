@@ -1,20 +1,27 @@
 #!/usr/bin/env bash
-# From a Wikipedia dump to the text files that create_pretraining_data.py reads. Every command is echoed before it runs.
-usage="usage: [SETTING=value ...] cleanup_scripts/process_wiki.sh <dump (.bz2, .xml) or extracted folder> <output folder>
+# From a Wikipedia dump to the text files that create_pretraining_data.py reads. Every command is
+# echoed before it runs.
+usage="usage: [SETTING=value ...] cleanup_scripts/process_wiki.sh \
+<dump (.bz2, .xml) or extracted folder> <output folder>
 
   cleanup_scripts/process_wiki.sh enwiki-20200101-pages-articles-multistream.xml.bz2 wiki
-  EXTRACTED_SIZE=256K NUM_TEST_ARTICLES=10 BLOCK_SIZE=0.5 cleanup_scripts/process_wiki.sh excerpt.xml.bz2 wiki
+  EXTRACTED_SIZE=256K NUM_TEST_ARTICLES=10 BLOCK_SIZE=0.5 \
+cleanup_scripts/process_wiki.sh excerpt.xml.bz2 wiki
 
-writes  <output folder>/extracted/AA/wiki_00 ...              extracted text, and the steps' files .1 to .4 beside it
+writes  <output folder>/extracted/AA/wiki_00 ...              \
+extracted text, and the steps' files .1 to .4 beside it
         <output folder>/results/part-00000-of-00500 ...       training text, one sentence per line
         <output folder>/results/eval.txt, eval.md5            held-out articles and their MD5s
 An extracted folder (wiki_00 ... or AA/wiki_00 ... of an earlier extraction) is used where it is.
 
-The same command again goes on where the last one stopped: an extraction that ended is not repeated (one that was cut short is),
-and each step makes only what is missing or no longer belongs to its input or settings. To start anew: rm -r <output folder>
+The same command again goes on where the last one stopped: an extraction that ended \
+is not repeated (one that was cut short is),
+and each step makes only what is missing or no longer belongs to its input or settings. \
+To start anew: rm -r <output folder>
 
 settings (environment variables), with MLPerf's values as defaults:
-  EXTRACTED_SIZE=1M         size of an extracted file; for an excerpt 256K, which gives more files to divide
+  EXTRACTED_SIZE=1M         size of an extracted file; for an excerpt 256K, \
+which gives more files to divide
   NUM_TEST_ARTICLES=10000   articles held out for evaluation, of all files together
   SEED=12345                of the choice of these articles
   BLOCK_SIZE=26.92          MB (1024 * 1024 bytes) of extracted text per part
@@ -39,52 +46,65 @@ problems=()
 [[ -d $input || $input == *.bz2 || $input == *.xml ]] ||
   problems+=("$input: expected a dump named *.bz2 or *.xml, or a folder")
 [[ $input$output != *[]*?[]* ]] ||
-  problems+=("the paths '$input' and '$output' may not hold any of * ? [ ]: the steps take glob patterns")
+  problems+=("the paths '$input' and '$output' may not hold any of * ? [ ]: \
+the steps take glob patterns")
 # What an extraction was made from: it is used again for the same only.
 source_mark=$output/extracted/.source
 origin=
-if [[ -f $input ]]; then origin="$(stat -c '%s bytes of %y' "$input"), EXTRACTED_SIZE=${EXTRACTED_SIZE:-1M}"; fi
+if [[ -f $input ]]; then
+  origin="$(stat -c '%s bytes of %y' "$input"), EXTRACTED_SIZE=${EXTRACTED_SIZE:-1M}"
+fi
 [[ -d $input || ! -e $output/extracted || $(cat "$source_mark" 2>/dev/null) == "$origin" ]] ||
   problems+=("$output/extracted: extracted from another dump or with another EXTRACTED_SIZE \
-($(cat "$source_mark" 2>/dev/null || echo unknown); now $origin); use it: $0 $output/extracted $output, or start anew: rm -r $output")
+($(cat "$source_mark" 2>/dev/null || echo unknown); now $origin); \
+use it: $0 $output/extracted $output, or start anew: rm -r $output")
 for setting in NUM_TEST_ARTICLES SEED NUM_OUTPUTS NUM_WORKERS; do
   [[ ${!setting:-0} =~ ^[0-9]+$ ]] || problems+=("$setting=${!setting}: expected a whole number")
 done
-[[ ${BLOCK_SIZE:-1} =~ ^[0-9]*\.?[0-9]+$ ]] || problems+=("BLOCK_SIZE=$BLOCK_SIZE: expected a number of MB")
-[[ ${EXTRACTED_SIZE:-1M} =~ ^[0-9]+[KMG]?$ ]] || problems+=("EXTRACTED_SIZE=$EXTRACTED_SIZE: expected a size like 256K or 1M")
+[[ ${BLOCK_SIZE:-1} =~ ^[0-9]*\.?[0-9]+$ ]] ||
+  problems+=("BLOCK_SIZE=$BLOCK_SIZE: expected a number of MB")
+[[ ${EXTRACTED_SIZE:-1M} =~ ^[0-9]+[KMG]?$ ]] ||
+  problems+=("EXTRACTED_SIZE=$EXTRACTED_SIZE: expected a size like 256K or 1M")
 (( ${#problems[@]} == 0 )) || fail "${problems[@]}"
 
 # Why WikiExtractor stopped, from the last lines of what it said (a file).
 why_it_stopped() {
   case $(tail -n 3 "$1") in
-    *"Compressed file ended"*) echo "the file is cut off: fetch it again (cleanup_scripts/download.py goes on where it stopped)" ;;
+    *"Compressed file ended"*)
+      echo "the file is cut off: fetch it again" \
+        "(cleanup_scripts/download.py goes on where it stopped)"
+      ;;
     *"Invalid data stream"*) echo "it is no bzip2 file, or damaged: fetch it again" ;;
     *UnicodeDecodeError*) echo "it holds bytes that are not UTF-8: it is damaged, fetch it again" ;;
     *) echo "the lines above say why" ;;
   esac
 }
 
-# WikiExtractor (AGPL-3.0) runs as a command of its own; its default of processes, cores - 1, is 0 on one core.
+# WikiExtractor (AGPL-3.0) runs as a command of its own; its default of processes, cores - 1, is 0
+# on one core.
 extract() {  # extract <dump> <folder>
   local partial=$2.partial log=$2.log
   rm -rf "$partial"
-  if ! run_echoed "$python" -m wikiextractor.WikiExtractor --quiet --processes "$num_workers" --bytes "${EXTRACTED_SIZE:-1M}" \
-    --output "$partial" "$1" 2> "$log"; then
+  if ! run_echoed "$python" -m wikiextractor.WikiExtractor --quiet --processes "$num_workers" \
+    --bytes "${EXTRACTED_SIZE:-1M}" --output "$partial" "$1" 2> "$log"; then
     tail -n 3 "$log" >&2
     local why; why=$(why_it_stopped "$log")
     rm -rf "$partial" "$log"
     fail "$1: WikiExtractor stopped with an error: $why"
   fi
   rm "$log"
-  grep -rq '<doc ' "$partial" ||
-    { rm -r "$partial"; fail "$1: WikiExtractor found no article in it; expected a pages-articles dump"; }
+  if ! grep -rq '<doc ' "$partial"; then
+    rm -r "$partial"
+    fail "$1: WikiExtractor found no article in it; expected a pages-articles dump"
+  fi
   echo "$origin" > "$partial/.source"
   run_echoed mv "$partial" "$2"
 }
 
 run_step() {
   run_echoed "$@" && return
-  printf 'error: %s\n' "stopped at this step: $(basename "$2"). Repair or remove the files named above, then type the same command again: \
+  printf 'error: %s\n' "stopped at this step: $(basename "$2"). \
+Repair or remove the files named above, then type the same command again: \
 what is done is not repeated" >&2
   exit 1
 }
@@ -113,4 +133,5 @@ run_step "$python" "$scripts/separate_test_set.py" "${step[@]}" --seed "${SEED:-
   --num_test_articles "${NUM_TEST_ARTICLES:-10000}" --test_output "$output/results/eval"
 run_step "$python" "$scripts/do_gather.py" "${step[@]}" --block_size "${BLOCK_SIZE:-26.92}" \
   --num_outputs "${NUM_OUTPUTS:-500}" --out_dir "$output/results"
-printf '\n%s\n' "done: $(find "$output/results" -name 'part-*-of-*' | wc -l) parts and eval.txt in $output/results"
+num_parts=$(find "$output/results" -name 'part-*-of-*' | wc -l)
+printf '\n%s\n' "done: $num_parts parts and eval.txt in $output/results"

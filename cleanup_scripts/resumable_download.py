@@ -54,8 +54,9 @@ def fetch(url, path, size=None, md5=None, retries=8, first_wait=1.0, timeout=60.
         if md5 is not None and found != md5:
             part.remove()
             raise DownloadError(
-                f"{url}: the MD5 of what arrived is {found}, expected {md5}; it was removed. Run the same command again; if that "
-                f"ends the same way, the server has another file than the published one: take another with --url {name}=..."
+                f"{url}: the MD5 of what arrived is {found}, expected {md5}; it was removed. Run "
+                "the same command again; if that ends the same way, the server has another file "
+                f"than the published one: take another with --url {name}=..."
             )
         part.rename_to(path)
         return found
@@ -210,8 +211,8 @@ def _check_total(total, size, md5, url, name, would_show_a_cut):
         )
     if total is None and md5 is None and not would_show_a_cut:
         raise DownloadError(
-            f"{url}: the server does not tell the file's size and no MD5 is known, so a cut transfer would not show; "
-            f"give its MD5 with --md5 {name}=..."
+            f"{url}: the server does not tell the file's size and no MD5 is known, so a cut "
+            f"transfer would not show; give its MD5 with --md5 {name}=..."
         )
 
 
@@ -219,13 +220,13 @@ def _check_disk_space(part, total):
     free = shutil.disk_usage(os.path.dirname(part.path)).free
     if total is not None and free < total - part.size:
         raise DownloadError(
-            f"{os.path.dirname(part.path)}: {free:,} bytes free, {total - part.size:,} more are needed; "
-            "make room or choose another --out_dir"
+            f"{os.path.dirname(part.path)}: {free:,} bytes free, {total - part.size:,} more are "
+            "needed; make room or choose another --out_dir"
         )
 
 
 def _redirection(url, final_url):
-    """Where the server sent us instead, without the query, which may be long; '' if nowhere else."""
+    """Where the server redirected to, without the query, which may be long; '' if nowhere."""
     return f" (redirected to {final_url.partition('?')[0]})" if final_url not in (None, url) else ""
 
 
@@ -233,8 +234,10 @@ def _web_page(url, name, what, final_url):
     return Refused(
         f"{url}: the server sent {what} instead of {name} (a log-in, a limit reached, a moved file)"
         f"{_redirection(url, final_url)}",
-        f"Open the address in a browser, save the file beside the others as {name} and run the same command again to have it "
-        f"checked, or name another source: --url {name}=...",
+        (
+            f"Open the address in a browser, save the file beside the others as {name} and run the "
+            f"same command again to have it checked, or name another source: --url {name}=..."
+        ),
     )
 
 
@@ -280,7 +283,10 @@ class Progress:
         line = f"{self._what} {done / 1e6:,.1f}"
         if self._total is not None:
             left = (self._total - done) / max(rate, 1.0)
-            line += f" of {self._total / 1e6:,.1f} MB ({100 * done // self._total} %), {_clock(left)} left"
+            line += (
+                f" of {self._total / 1e6:,.1f} MB ({100 * done // self._total} %), "
+                f"{_clock(left)} left"
+            )
         print(f"\r{line}, {rate / 1e6:.1f} MB/s\033[K", end="", file=sys.stderr, flush=True)
 
     def clear(self):

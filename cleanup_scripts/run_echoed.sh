@@ -1,4 +1,5 @@
-# run_echoed <command> [argument ...]: prints a command as one could type it, then runs it. For `source`.
+# run_echoed <command> [argument ...]: prints a command as one could type it, then runs it.
+# For `source`.
 run_echoed() {
   local word line='$'
   for word in "$@"; do

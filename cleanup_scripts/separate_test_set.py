@@ -1,7 +1,8 @@
 """Step 4: takes the evaluation articles out of the training text (wiki_00.3 -> wiki_00.4, eval.txt,
 eval.md5).
 
-    python3 cleanup_scripts/separate_test_set.py --data 'extracted/*/wiki_*' --num_test_articles 10000
+    python3 cleanup_scripts/separate_test_set.py --data 'extracted/*/wiki_*' \\
+        --num_test_articles 10000
 
 Writes beside each extracted file <file>.4 (the training articles) and <file>.4.test (its test
 articles, if it has any), and for all files together <test_output>.txt (the evaluation articles) and
@@ -148,10 +149,8 @@ def main():
 
     test_output = os.path.expanduser(args.test_output)
     if errors:
-        for suffix in (
-            ".txt",
-            ".md5",
-        ):  # of an earlier call: they would be taken for these articles
+        # Of an earlier call: they would be taken for these articles.
+        for suffix in (".txt", ".md5"):
             if os.path.exists(test_output + suffix):
                 os.remove(test_output + suffix)
         told = f"{test_output}.txt not written"
@@ -166,7 +165,10 @@ def main():
         told = f"{len(digests)} articles in {test_output}.txt"
     return cleanup_io.report(
         errors,
-        f"separate_test_set: {cleanup_io.totals(results)}, {told}, {time.monotonic() - started:.1f} s",
+        (
+            f"separate_test_set: {cleanup_io.totals(results)}, {told}, "
+            f"{time.monotonic() - started:.1f} s"
+        ),
         journal,
     )
 

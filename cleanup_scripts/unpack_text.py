@@ -33,7 +33,8 @@ def unpack_archive_of(files: list[Wanted], out_dir: str, md5s: dict[str, str]) -
     archives = [file.place for file in files if ARCHIVE.fullmatch(file.place)]
     if len(archives) > 1:
         raise DownloadError(
-            f"{out_dir}: several archives: {', '.join(archives[:5])}; expected one with the text; unpack it by hand"
+            f"{out_dir}: several archives: {', '.join(archives[:5])}; expected one with the text; "
+            "unpack it by hand"
         )
     archive = os.path.join(out_dir, archives[0])
     return unpack_text(archive, os.path.join(out_dir, TEXT_FOLDER), md5s[archive])
@@ -87,7 +88,8 @@ def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
             return _unpack(archive, folder, archive_md5)
         except _UNREADABLE as error:
             raise DownloadError(
-                f"{archive}: damaged, or no archive ({error}); remove it and run again: rm {archive}"
+                f"{archive}: damaged, or no archive ({error}); "
+                f"remove it and run again: rm {archive}"
             ) from None
 
 
@@ -109,12 +111,13 @@ def _check_unpacked(folder, archive, archive_md5):
         ) from None
     if record.get("archive_md5") != archive_md5:
         raise DownloadError(
-            f"{folder}: unpacked from another archive than {archive}; remove it and run again: rm -r {folder}"
+            f"{folder}: unpacked from another archive than {archive}; "
+            f"remove it and run again: rm -r {folder}"
         )
     if changed:
         raise DownloadError(
-            f"{folder}: {changed[0]} has changed since it was unpacked ({len(changed)} such files); "
-            f"remove the folder and run again: rm -r {folder}"
+            f"{folder}: {changed[0]} has changed since it was unpacked ({len(changed)} such "
+            f"files); remove the folder and run again: rm -r {folder}"
         )
 
 
@@ -158,7 +161,8 @@ def _text_files(archive):
         for member in tar:
             if not (member.isfile() or member.isdir()):
                 raise DownloadError(
-                    f"{archive}: {member.name[:80]!r} is a link or a device, expected files and folders only"
+                    f"{archive}: {member.name[:80]!r} is a link or a device, "
+                    "expected files and folders only"
                 )
             is_root = member.isdir() and member.name in ("", ".")
             path = "" if is_root else safe_path(member.name, archive)
@@ -168,7 +172,8 @@ def _text_files(archive):
     if len(folders) != 1 or len(set(map(os.path.basename, sizes))) != len(sizes):
         found = f"{len(folders)} folders with parts" if folders else "none"
         raise DownloadError(
-            f"{archive}: expected one folder with part-00000-of-00500 ..., found {found}; unpack it by hand"
+            f"{archive}: expected one folder with part-00000-of-00500 ..., found {found}; "
+            "unpack it by hand"
         )
     return sizes
 
@@ -177,7 +182,8 @@ def _check_disk_space(folder, needed):
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DownloadError(
-            f"{folder}: {free:,} bytes free, the unpacked text needs {needed:,}; make room and run again"
+            f"{folder}: {free:,} bytes free, the unpacked text needs {needed:,}; "
+            "make room and run again"
         )
 
 

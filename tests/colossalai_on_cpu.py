@@ -78,9 +78,8 @@ def main(runs):
     runs.
     """
     install()
-    if (
-        "BERT_TEST_NORMS_OF_PARTS" in os.environ
-    ):  # the mistake of an optimizer that does not know it has parts
+    # The mistake of an optimizer that does not know it has parts.
+    if "BERT_TEST_NORMS_OF_PARTS" in os.environ:
         AdamWeightDecay.split_over = lambda self, group, parameters: None
     if "BERT_TEST_REPLICAS" in os.environ:
         Run.finish = assert_replicas_are_alike

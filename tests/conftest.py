@@ -21,14 +21,12 @@ from tests.reference.example import encode_example
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
 MLPERF = DATA / "mlperf"  # recorded results of MLPerf's own programs
-WIKIPEDIA = (
-    ROOT.parent / "shared" / "golden" / "input"
-)  # texts that were recorded from, beside the checkout in development only
+# Texts that were recorded from, beside the checkout in development only.
+WIKIPEDIA = ROOT.parent / "shared" / "golden" / "input"
 UNICODE_TEXT = DATA / "unicode.txt"
 
-settings.register_profile(
-    "project", deadline=None
-)  # imports and compilation come within a test's time
+# Imports and compilation come within a test's time.
+settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 needs_wikipedia = pytest.mark.skipif(
@@ -111,8 +109,10 @@ def synthetic_example(number, seq_length=16, predictions=3, vocab_size=1000):
     lengths = {"sequence": seq_length, "predictions": predictions, "one": 1}
     values = {feature.name: [0] * lengths[feature.length] for feature in FEATURES}
     values |= {
-        "input_ids": ids, "input_mask": [1] * seq_length, "masked_lm_positions": list(range(1, predictions + 1)),
-        "masked_lm_ids": ids[1 : predictions + 1], "masked_lm_weights": [1.0] * predictions, "next_sentence_labels": [number % 2],
+        "input_ids": ids, "input_mask": [1] * seq_length,
+        "masked_lm_positions": list(range(1, predictions + 1)),
+        "masked_lm_ids": ids[1 : predictions + 1], "masked_lm_weights": [1.0] * predictions,
+        "next_sentence_labels": [number % 2],
     }  # fmt: skip
     return values
 

@@ -34,13 +34,21 @@ OUTPUT_BLOCKS = ("$ python3 verify_dataset.py --tfrecord=tfrecord", "A: the {[MA
 # --md5 FILE=none: the stand-ins are not the published files, with whose size and MD5 they would be
 # compared.
 ADDED = {
-    "python3 cleanup_scripts/download.py --mlperf=text,model": "--metadata_url={server}/metadata --md5=bert_config.json=none "
-    "--md5=model.ckpt-28252.index=none --md5=model.ckpt-28252.meta=none --md5=model.ckpt-28252.data-00000-of-00001=none",
-    "python3 cleanup_scripts/download.py --mlperf=dump": "--metadata_url={server}/metadata --md5=enwiki-20200101-pages-articles-"
-    "multistream.xml.bz2=none",
+    "python3 cleanup_scripts/download.py --mlperf=text,model": (
+        "--metadata_url={server}/metadata --md5=bert_config.json=none "
+        "--md5=model.ckpt-28252.index=none --md5=model.ckpt-28252.meta=none "
+        "--md5=model.ckpt-28252.data-00000-of-00001=none"
+    ),
+    "python3 cleanup_scripts/download.py --mlperf=dump": (
+        "--metadata_url={server}/metadata "
+        "--md5=enwiki-20200101-pages-articles-multistream.xml.bz2=none"
+    ),
     "python3 cleanup_scripts/download.py --wiki": "--base_url={server}/{{wiki}}/{{date}}",
     "python3 verify_dataset.py": "--own_data",
-    "torchrun": "--bert_config_file=download/bert_config.json --train_batch_size=4 --num_train_steps=2 --device=cpu",
+    "torchrun": (
+        "--bert_config_file=download/bert_config.json --train_batch_size=4 --num_train_steps=2 "
+        "--device=cpu"
+    ),
 }
 # {in a command: what stands there instead}
 REPLACED = {
@@ -63,9 +71,8 @@ def walk_blocks():
         readme.index("## The whole Wikipedia, step by step") : readme.index("## Published sizes")
     ]
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", walk, re.DOTALL | re.MULTILINE)
-    blocks = [
-        block.splitlines() for language, block in fenced if not language
-    ]  # the loader's block is Python
+    # The loader's block is Python.
+    blocks = [block.splitlines() for language, block in fenced if not language]
     return [lines for lines in blocks if lines[0] not in OUTPUT_BLOCKS]
 
 
@@ -118,7 +125,7 @@ def script_of(commands, server):
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------------------ the stand-ins
+# ------------------------------------------------------------------------------------ the stand-ins
 
 
 def text_files():

@@ -11,7 +11,10 @@ from conftest import ROOT
 
 
 def test_public_modules_are_importable_from_every_folder(tmp_path):
-    code = "import bert, tokenization; from bert_dali_dataloader import DaliDataloader; print(bert.__file__)"
+    code = (
+        "import bert, tokenization; from bert_dali_dataloader import DaliDataloader; "
+        "print(bert.__file__)"
+    )
     process = subprocess.run(
         [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True
     )

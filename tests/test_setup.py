@@ -181,7 +181,8 @@ def test_uv_fetches_itself_and_a_python_where_there_is_none(
         tmp_path / "stand-ins/uv",
         f'[ "$1" != --version ] || echo "uv {UV}"; echo "$*" >> {tmp_path}/asked; [ "$1" != venv ]',
     )
-    curl = f'echo "$*" >> {tmp_path}/fetched; echo \'mkdir -p "$UV_UNMANAGED_INSTALL"; ln -s {uv} "$UV_UNMANAGED_INSTALL/uv"\''
+    installer = f'mkdir -p "$UV_UNMANAGED_INSTALL"; ln -s {uv} "$UV_UNMANAGED_INSTALL/uv"'
+    curl = f"echo \"$*\" >> {tmp_path}/fetched; echo '{installer}'"
     (project / ".venv.uv").unlink(missing_ok=True)
     program(no_python / "curl", curl if has_network else "exit 6")
     (no_python / "ln").symlink_to(shutil.which("ln"))

@@ -18,8 +18,10 @@ TORCHRUN = os.path.join(os.path.dirname(sys.executable), "torchrun")
 def flags(data, output, *more):
     return [
         f"--bert_config_file={data}/config.json", f"--output_dir={output}",
-        f"--tfrecord_train={data}/train", f"--idx_train={data}/idx/train", f"--tfrecord_eval={data}/eval", f"--idx_eval={data}/idx/eval",
-        "--train_batch_size=16", "--learning_rate=1e-2", f"--num_train_steps={STEPS}", "--num_warmup_steps=2", "--num_threads=1", *more,
+        f"--tfrecord_train={data}/train", f"--idx_train={data}/idx/train",
+        f"--tfrecord_eval={data}/eval", f"--idx_eval={data}/idx/eval", "--train_batch_size=16",
+        "--learning_rate=1e-2", f"--num_train_steps={STEPS}", "--num_warmup_steps=2",
+        "--num_threads=1", *more,
     ]  # fmt: skip
 
 
@@ -43,7 +45,8 @@ def train(data, output, *more, processes=1):
 def start(data, output, *more, program=(sys.executable, "train.py"), **environment):
     return subprocess.Popen(
         [*program, *flags(data, output, *more)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | environment,
     )  # fmt: skip
 
 
@@ -55,7 +58,7 @@ def wait_for(condition):
 
 
 def train_several(data, runs, processes, **environment):
-    """Trains several runs, {output folder: its flags}, one after the other in one set of processes."""
+    """Trains several runs, {output folder: its flags}, in turn in one set of processes."""
     arguments = []
     for output, more in runs.items():
         arguments += [*flags(data, output, *more), "--"]

@@ -1,4 +1,4 @@
-"""What the commands share at their edge: boolean flags, errors without a stack trace, exit codes."""
+"""What all commands share: boolean flags, errors without a stack trace, exit codes."""
 
 import argparse
 import os
@@ -49,15 +49,9 @@ def add_boolean_flag(parser, name, default, help):
 
 def _boolean(text):
     words = {
-        "true": True,
-        "t": True,
-        "1": True,
-        "yes": True,
-        "false": False,
-        "f": False,
-        "0": False,
-        "no": False,
-    }
+        "true": True, "t": True, "1": True, "yes": True,
+        "false": False, "f": False, "0": False, "no": False,
+    }  # fmt: skip
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected True or False")
     return words[text.lower()]

@@ -27,7 +27,7 @@ def raise_all(problems):
         raise DataError("\n       ".join(problems))
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Paths with a scheme
 
 
@@ -84,9 +84,8 @@ def is_folder(path):
     if not is_remote(path):
         return os.path.isdir(path)
     with _gfile(path) as gfile:
-        return gfile.exists(path) and gfile.isdir(
-            path
-        )  # only `exists` complains of an unknown scheme
+        # Only `exists` complains of an unknown scheme.
+        return gfile.exists(path) and gfile.isdir(path)
 
 
 def _names(folder):
@@ -106,7 +105,7 @@ def make_parent_folder(path):
             gfile.makedirs(folder)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Whole files
 
 
@@ -234,7 +233,7 @@ def remove_leftovers(folder, names):
     return len(leftovers)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What a flag means, and what stands against it
 
 

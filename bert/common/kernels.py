@@ -32,7 +32,10 @@ def _choose_cache_folder():
         return
     folder = os.path.join(tempfile.gettempdir(), f"bert-kernels-{os.getuid()}")
     print(
-        f"note: {here} and {home} cannot be written to; compiled code goes to {folder} (or set NUMBA_CACHE_DIR)",
+        (
+            f"note: {here} and {home} cannot be written to; "
+            f"compiled code goes to {folder} (or set NUMBA_CACHE_DIR)"
+        ),
         file=sys.stderr,
     )
     numba.config.CACHE_DIR = folder

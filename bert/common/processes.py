@@ -22,7 +22,8 @@ def process_pool(num_workers, num_jobs):
             yield pool
         except BrokenProcessPool:
             raise DataError(
-                "a process that read the files was killed (out of memory?); try a smaller --num_workers"
+                "a process that read the files was killed (out of memory?); "
+                "try a smaller --num_workers"
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -23,9 +23,8 @@ class ProgressLine:
     def show(self, text):
         if self._is_shown:
             columns = shutil.get_terminal_size().columns
-            sys.stderr.write(
-                f"\r{text[: columns - 1]}\x1b[K"
-            )  # the code erases what an older, longer text left
+            # The code erases what an older, longer text left.
+            sys.stderr.write(f"\r{text[: columns - 1]}\x1b[K")
             sys.stderr.flush()
 
 

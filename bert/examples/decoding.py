@@ -109,12 +109,12 @@ class Decoder:
             ~have_checksums(records.data, records.starts[rows], records.ends[rows])
         )[:1]:
             raise DataError(
-                f"{place(records.numbers[rows][row])}: the record's data does not have its checksum; the file is damaged, make it again "
-                "with create_pretraining_data.py"
+                f"{place(records.numbers[rows][row])}: the record's data does not have its "
+                "checksum; the file is damaged, make it again with create_pretraining_data.py"
             )
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Kernels. Messages nest as Example { Features { entry { name, Feature { list { packed values } } }
 # ... } }.
 
@@ -214,9 +214,8 @@ def _decode_integers(data, values, limit):
     from 0 to below `limit`.
     """
     length, size = np.uint64(len(values)), np.uint64(len(data))
-    if (
-        size == length and limit > 0x7F
-    ):  # the usual case of flags and short positions, which the compiler turns into vectors
+    # The usual case of flags and short positions, which the compiler turns into vectors.
+    if size == length and limit > 0x7F:
         high_bits = np.uint8(0)
         for i in range(length):
             high_bits |= data[i]

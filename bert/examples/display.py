@@ -46,7 +46,8 @@ def example_words(example, pieces):
         _paragraph(f"A: {segments[0]}"), _paragraph(f"B: {segments[1]}"),
         *([_paragraph(f"to predict outside the text: {'; '.join(outside)}")] if outside else []),
         f"next_sentence_labels: {label}",
-        f"{length} of {len(example['input_ids'])} tokens, {len(counted)} of {len(example['masked_lm_ids'])} to predict",
+        f"{length} of {len(example['input_ids'])} tokens, "
+        f"{len(counted)} of {len(example['masked_lm_ids'])} to predict",
     ])  # fmt: skip
 
 

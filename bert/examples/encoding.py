@@ -13,11 +13,13 @@ from bert.examples.example import FEATURES, FLOAT_LIST, INT64_LIST, feature_leng
 from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES
 
 (
-    _INPUT_IDS, _INPUT_MASK, _MASKED_LM_IDS, _MASKED_LM_POSITIONS, _MASKED_LM_WEIGHTS, _NEXT_SENTENCE_LABELS, _SEGMENT_IDS,
+    _INPUT_IDS, _INPUT_MASK, _MASKED_LM_IDS, _MASKED_LM_POSITIONS, _MASKED_LM_WEIGHTS,
+    _NEXT_SENTENCE_LABELS, _SEGMENT_IDS,
 ) = range(7)  # fmt: skip
 _NAMES = [feature.name for feature in FEATURES]
 assert _NAMES == [
-    "input_ids", "input_mask", "masked_lm_ids", "masked_lm_positions", "masked_lm_weights", "next_sentence_labels", "segment_ids",
+    "input_ids", "input_mask", "masked_lm_ids", "masked_lm_positions", "masked_lm_weights",
+    "next_sentence_labels", "segment_ids",
 ]  # fmt: skip
 
 _NAME_LENGTHS = np.array([len(name) for name in _NAMES])
@@ -35,9 +37,8 @@ def encode_records(rows, tokens, changes, vocab, max_seq_length, max_predictions
     any order. tokens: uint16 [T]. A view is valid until the next one is asked for.
     """
     lengths = np.array(list(feature_lengths(max_seq_length, max_predictions_per_seq).values()))
-    largest = (
-        HEADER_BYTES + CHECKSUM_BYTES + 7 * 64 + 4 * lengths.sum()
-    )  # bytes; a value takes 4 at most
+    # In bytes; a value takes 4 at most.
+    largest = HEADER_BYTES + CHECKSUM_BYTES + 7 * 64 + 4 * lengths.sum()
     out = np.zeros(max(_BUFFER_BYTES, 2 * largest), np.uint8)
     out_fours = at_every_offset(out, np.uint32)
     ends = np.empty(len(out) // 64, np.int64)
@@ -50,8 +51,9 @@ def encode_records(rows, tokens, changes, vocab, max_seq_length, max_predictions
     first = 0
     while first < len(rows):
         count = _encode_records(
-            rows, first, tokens, changes, special_ids, lengths, names, varints, (ids, positions, labels), np.empty(7, np.int64),
-            out, out_fours, ends, len(out) - largest,
+            rows, first, tokens, changes, special_ids, lengths, names, varints,
+            (ids, positions, labels), np.empty(7, np.int64), out, out_fours, ends,
+            len(out) - largest,
         )  # fmt: skip
         seal_records(out, ends[:count])
         yield memoryview(out)[: ends[count - 1]], count

@@ -40,7 +40,7 @@ def feature_lengths(max_seq_length, max_predictions_per_seq):
     return {feature.name: lengths[feature.length] for feature in FEATURES}
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Protocol buffers, as far as this message needs them. Field numbers: TensorFlow,
 # core/example/{example,feature}.proto
 
@@ -77,12 +77,13 @@ def decode_example(payload, place):
 
 
 def check_lengths(example, max_seq_length, max_predictions_per_seq, place):
-    """DataError if a feature of a decoded example does not have the length that the two flags mean."""
+    """DataError if a feature of a decoded example is not as long as the two flags say."""
     for name, expected in feature_lengths(max_seq_length, max_predictions_per_seq).items():
         if len(example[name]) != expected:
             raise DataError(
                 f"{place}: {name} has {len(example[name])} values, expected {expected} "
-                f"(--max_seq_length={max_seq_length} --max_predictions_per_seq={max_predictions_per_seq})"
+                f"(--max_seq_length={max_seq_length} "
+                f"--max_predictions_per_seq={max_predictions_per_seq})"
             )
 
 
@@ -94,8 +95,9 @@ def check_values(example, lengths, vocab_size, place):
     for name, expected in lengths.items():
         if len(example[name]) != expected:
             raise DataError(
-                f"{place}: {name} has {len(example[name])} values, expected {expected}: examples that are read together have "
-                "one max_seq_length and one max_predictions_per_seq, those of the first record"
+                f"{place}: {name} has {len(example[name])} values, expected {expected}: examples "
+                "that are read together have one max_seq_length and one max_predictions_per_seq, "
+                "those of the first record"
             )
     for name, values in example.items():
         is_id = name in ("input_ids", "masked_lm_ids")
@@ -104,10 +106,13 @@ def check_values(example, lengths, vocab_size, place):
         )
         if values.dtype == np.int64 and (wrong := values[(values < 0) | (values >= limit)]).size:
             raise DataError(
-                f"{place}: {name} holds token id {wrong[0]}, expected 0 to below vocab_size {limit}; use the vocabulary and "
-                "configuration that made the examples"
+                f"{place}: {name} holds token id {wrong[0]}, expected 0 to below vocab_size "
+                f"{limit}; use the vocabulary and configuration that made the examples"
                 if is_id
-                else f"{place}: {name} holds {wrong[0]}, expected 0 to below {limit}; make the file again with create_pretraining_data.py"
+                else (
+                    f"{place}: {name} holds {wrong[0]}, expected 0 to below {limit}; "
+                    "make the file again with create_pretraining_data.py"
+                )
             )
 
 

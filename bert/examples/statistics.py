@@ -10,9 +10,8 @@ class Census(NamedTuple):
 
     lengths: np.ndarray  # [S + 1], records by number of tokens
     masks: np.ndarray  # [P + 1], records by number of predictions
-    changes: (
-        np.ndarray
-    )  # [3], predictions whose piece was replaced by [MASK], by another piece, or left as it was
+    # [3], predictions whose piece was replaced by [MASK], by another piece, or left as it was.
+    changes: np.ndarray
     labels: np.ndarray  # [2], records by next-sentence label; 1: from another place
     pieces: np.ndarray  # [V], how often each piece stands in the text, before masking
 

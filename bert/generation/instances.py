@@ -37,12 +37,11 @@ CHANGE = np.dtype([("position", "u2"), ("new_id", "u2")])
 
 WORDS = 624  # of the generator's state, and of a block of its output
 _HALF = np.uint32(1 << 31)  # random() < 0.5 looks at the top bit of the first of its two words
-_EIGHT_TENTHS = np.uint64(
-    0.8 * (1 << 53)
-)  # random() is k / 2**53, and 0.8 is a whole multiple of that
+# random() is k / 2**53, and 0.8 is a whole multiple of that.
+_EIGHT_TENTHS = np.uint64(0.8 * (1 << 53))
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # MT19937, as CPython's `random` runs it. A generator is (state, words, cursor): uint32 [624],
 # uint32 [624] of output, int64 [1], the next word to hand out.
 
@@ -68,9 +67,8 @@ def _refill(state, words):
 
     Source: Matsumoto and Nishimura 1998.
     """
-    for k in range(
-        WORDS - 397
-    ):  # three loops of plain index arithmetic, which the compiler turns into vector instructions
+    # Three loops of plain index arithmetic, which the compiler turns into vector instructions.
+    for k in range(WORDS - 397):
         state[k] = state[k + 397] ^ _twist(state[k], state[k + 1])
     for k in range(WORDS - 397, WORDS - 1):
         state[k] = state[k + 397 - WORDS] ^ _twist(state[k], state[k + 1])
@@ -144,9 +142,8 @@ def shuffle_head(values, length, head, generator):
     while i > 0:
         bits = _bit_length(np.int64(i) + 1)
         shift = np.uint32(32 - bits)
-        smallest = np.uint64(
-            max((1 << (bits - 1)) - 1, 1)
-        )  # down to this i, as many bits are drawn
+        # Down to this i, as many bits are drawn.
+        smallest = np.uint64(max((1 << (bits - 1)) - 1, 1))
         while i >= smallest:
             if at == WORDS:
                 _refill(state, words)
@@ -163,7 +160,7 @@ def shuffle_head(values, length, head, generator):
     cursor[0] = at
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Instances
 
 
@@ -201,8 +198,8 @@ def make_instances(
         place = 0
         while True:
             place = instances_of_documents(
-                *corpus, order, place, max_seq_length, short_seq_prob, num_predictions, len(vocab), np.uint16(vocab["[MASK]"]),
-                generator, scratch, instances, changes, counts,
+                *corpus, order, place, max_seq_length, short_seq_prob, num_predictions, len(vocab),
+                np.uint16(vocab["[MASK]"]), generator, scratch, instances, changes, counts,
             )  # fmt: skip
             if place == len(order):
                 break
@@ -225,8 +222,8 @@ def _with_room(array, used, needed):
 
 @kernel
 def instances_of_documents(
-    tokens, sentence_starts, document_starts, order, first, max_seq_length, short_seq_prob, num_predictions, vocab_size, mask_id,
-    generator, scratch, instances, changes, counts,
+    tokens, sentence_starts, document_starts, order, first, max_seq_length, short_seq_prob,
+    num_predictions, vocab_size, mask_id, generator, scratch, instances, changes, counts,
 ):  # fmt: skip
     """Makes the instances of one pass over the documents, in `order` (int64 [D]) from order[first]
     on.
@@ -279,8 +276,8 @@ def instances_of_documents(
                 )
                 row.is_random_next, row.first_change = is_random_next, counts[1]
                 row.num_changes = _mask(
-                    tokens, row, num_predictions[a_length + b_length + 3], vocab_size, mask_id, generator,
-                    scratch, changes, counts,
+                    tokens, row, num_predictions[a_length + b_length + 3], vocab_size, mask_id,
+                    generator, scratch, changes, counts,
                 )  # fmt: skip
                 counts[0] += 1
                 chunk = i + 1
@@ -353,9 +350,8 @@ def _mask(tokens, row, wanted, vocab_size, mask_id, generator, scratch, changes,
         replacement[position] = new_id
         changed_bits[position >> six] |= one << (position & np.uint64(63))
     at = np.uint64(counts[1])
-    for k in range(
-        np.uint64(len(changed_bits))
-    ):  # positions in ascending order: the lowest bit, again and again
+    # Positions in ascending order: the lowest bit, again and again.
+    for k in range(np.uint64(len(changed_bits))):
         bits = changed_bits[k]
         changed_bits[k] = 0
         while bits != 0:

@@ -133,7 +133,8 @@ def read_corpus(paths, tokenizer, report=lambda text: None):
     corpus = wordpiece.join(sentences)
     if len(corpus.document_starts) == 1:
         raise DataError(
-            f"{', '.join(map(str, paths))}: no text; expected one sentence a line, empty lines between documents"
+            f"{', '.join(map(str, paths))}: no text; "
+            "expected one sentence a line, empty lines between documents"
         )
     return corpus
 
@@ -158,8 +159,8 @@ def write_records(paths, rows, encode, wants_checksums, report):
                 done += count
                 seconds = time.monotonic() - started
                 report(
-                    f"writing {done:,} of {len(rows):,} records, {done / max(seconds, 1e-3):,.0f} records/s, "
-                    f"{time_left(done, len(rows), seconds)}"
+                    f"writing {done:,} of {len(rows):,} records, {done / max(seconds, 1e-3):,.0f} "
+                    f"records/s, {time_left(done, len(rows), seconds)}"
                 )
         report("waiting for the disk")
     return written, checksums if wants_checksums else []

@@ -38,7 +38,8 @@ def address_problems(address):
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         return [
-            f"{address}: nothing answers there ({error}); start a cluster with: ray start --head --port={port}"
+            f"{address}: nothing answers there ({error}); "
+            f"start a cluster with: ray start --head --port={port}"
         ]
     return []
 
@@ -52,9 +53,8 @@ def started(address, num_workers):
     however it does, all that was started here ends too, and its files are removed.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would send statistics home
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # else Ray warns of its own next version
+    # Else Ray warns of its own next version.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options, folder = {"address": address}, None
     if address is None:
         # Sockets lie in this folder, and their paths may have 107 bytes only.
@@ -65,14 +65,12 @@ def started(address, num_workers):
     on_term = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR")
-        signal.signal(
-            signal.SIGTERM, on_term
-        )  # Ray has put its own in the place of bert/common/cli.py's
+        # Ray has put its own in the place of bert/common/cli.py's.
+        signal.signal(signal.SIGTERM, on_term)
         yield num_workers or int(ray.cluster_resources()["CPU"])
     finally:
-        on_interrupt = signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # a second Ctrl-C would leave processes behind
+        # A second Ctrl-C would leave processes behind.
+        on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
@@ -84,9 +82,8 @@ def _alone(folder, num_cpus):
     os.environ |= {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray stay on 127.0.0.1, on Linux too
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(
-            32
-        ),  # for this run alone; else Ray would write one into the home folder
+        # For this run alone; else Ray would write one into the home folder.
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         # Large arrays go back to the system; else a process is 34 MB larger after a part of 27 MB.
         "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
         "PYTHONPATH": os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")])),
@@ -142,5 +139,8 @@ def _outcome(item, job):
         return Outcome(
             item,
             None,
-            f"its process was killed {TRIES} times (out of memory?): {type(error).__name__}: {reason}",
+            (
+                f"its process was killed {TRIES} times (out of memory?): {type(error).__name__}: "
+                f"{reason}"
+            ),
         )

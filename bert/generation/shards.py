@@ -25,7 +25,8 @@ from bert.generation.part import Settings, generate
 from tokenization import FullTokenizer
 
 MANIFEST_FOLDER = ".manifest"
-_UNICODE = "11.0.0"  # of tokenization.py; earlier versions of this project took that of the Python they ran on
+# Of tokenization.py; earlier versions of this project took that of the Python they ran on.
+_UNICODE = "11.0.0"
 
 
 class Shard(NamedTuple):
@@ -67,7 +68,7 @@ def _conditions(recipe):
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Locks: one run at a time works on a folder. A killed run's processes finish the part that they are
 # at; the next run waits.
 
@@ -94,7 +95,7 @@ def _lock_of_part(shard):
     return _lock(shard.output.rpartition("/")[0], "parts.lock", fcntl.LOCK_SH)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Making
 
 
@@ -169,7 +170,7 @@ def strangers(output_dir, shards):
     return sorted({path.rpartition("/")[2] for path in paths} - {shard.name for shard in shards})
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Whether a shard is done
 
 
@@ -212,7 +213,10 @@ def _difference(manifest, shard, recipe, size, reads_output):
     if manifest["vocabulary"] != conditions["vocabulary"]:
         return "the vocabulary changed"
     if manifest["unicode"] != conditions["unicode"]:
-        return f"an earlier version made it, with Unicode {manifest['unicode']}; MLPerf's is {conditions['unicode']}"
+        return (
+            f"an earlier version made it, with Unicode {manifest['unicode']}; "
+            f"MLPerf's is {conditions['unicode']}"
+        )
     output = manifest["output"]
     if size != output["bytes"]:
         return f"its TFRecord file has {size:,} bytes, {output['bytes']:,} were written"

@@ -90,9 +90,8 @@ class TextTokenizer:
         self._char_kinds = np.zeros(0x110000, np.uint8)
         self._char_is_space = np.zeros(0x110000, np.bool_)
         self._char_ids = np.zeros(0x110000, np.uint16)  # of those that stand alone
-        self._char_starts = np.zeros(
-            0x110000, np.int32
-        )  # in self._texts, where what it becomes in a word stands in UTF-8
+        # In self._texts, where what it becomes in a word stands in UTF-8.
+        self._char_starts = np.zeros(0x110000, np.int32)
         self._char_lengths = np.zeros(0x110000, np.uint8)
         self._texts = bytearray()
         self._known = np.zeros(0x110000, np.bool_)
@@ -126,9 +125,11 @@ class TextTokenizer:
         texts, word = _as_array(bytes(self._texts)), np.zeros(_WORD_BUFFER, np.uint8)
         lower_case_bits = np.uint64(0x2020202020202020 if self._do_lower_case else 0)
         while not _tokenize(
-            data, at_every_offset(data, np.uint64), lower_case_bits, self._byte_kinds, self._char_kinds, self._char_is_space,
-            self._char_ids, self._char_starts, self._char_lengths, texts, self._trie, self._continuation, self._unknown_id,
-            self._cached_words, word, at_every_offset(word, np.uint64), tokens, at_every_offset(tokens, np.uint64), ends, documents, progress,
+            data, at_every_offset(data, np.uint64), lower_case_bits, self._byte_kinds,
+            self._char_kinds, self._char_is_space, self._char_ids, self._char_starts,
+            self._char_lengths, texts, self._trie, self._continuation, self._unknown_id,
+            self._cached_words, word, at_every_offset(word, np.uint64), tokens,
+            at_every_offset(tokens, np.uint64), ends, documents, progress,
         ):  # fmt: skip
             self._tokenize_chunk(text, tokens, progress)
         num_sentences = progress[_NUM_SENTENCES]
@@ -218,7 +219,7 @@ def _as_array(data):
     return np.frombuffer(data, np.uint8)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The vocabulary as a trie over bytes, in a hash table: (node, byte) -> (child, piece that ends here
 # or -1). Node 0 is the root.
 
@@ -350,7 +351,7 @@ def _append_word(
     return end
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The text
 
 
@@ -394,13 +395,11 @@ def _is_utf8(data, eights):
         for k in range(at + one, at + size):
             if data[k] & 0xC0 != 0x80:
                 return False
-        if (
-            lead == 0xE0 and data[at + one] < 0xA0 or lead == 0xF0 and data[at + one] < 0x90
-        ):  # longer than need be
+        # Longer than need be.
+        if lead == 0xE0 and data[at + one] < 0xA0 or lead == 0xF0 and data[at + one] < 0x90:
             return False
-        if (
-            lead == 0xED and data[at + one] >= 0xA0 or lead == 0xF4 and data[at + one] >= 0x90
-        ):  # a surrogate, or too large
+        # A surrogate, or too large.
+        if lead == 0xED and data[at + one] >= 0xA0 or lead == 0xF4 and data[at + one] >= 0x90:
             return False
         at = _skip_ascii(data, eights, at + size)
     return True
@@ -418,8 +417,9 @@ def _mark_characters(data, eights, occurs):
 
 @kernel
 def _tokenize(
-    data, eights, lower_case_bits, byte_kinds, char_kinds, char_is_space, char_ids, char_starts, char_lengths, texts,
-    trie, continuation, unknown_id, cached_words, word, word_eights, tokens, tokens_in_fours, ends, documents, progress,
+    data, eights, lower_case_bits, byte_kinds, char_kinds, char_is_space, char_ids, char_starts,
+    char_lengths, texts, trie, continuation, unknown_id, cached_words, word, word_eights, tokens,
+    tokens_in_fours, ends, documents, progress,
 ):  # fmt: skip
     """Tokenises from progress[_POSITION] on, to the end (returns True) or to a chunk for
     tokenization.py (False).
@@ -480,7 +480,8 @@ def _tokenize(
         else:
             if size > zero:
                 num_tokens = _append_word(
-                    word, word_eights, size, num_chars, trie, continuation, unknown_id, cached_words, tokens, tokens_in_fours, num_tokens
+                    word, word_eights, size, num_chars, trie, continuation, unknown_id,
+                    cached_words, tokens, tokens_in_fours, num_tokens
                 )  # fmt: skip
                 size, num_chars, is_blank = zero, zero, False
             if kind == ALONE:

@@ -12,7 +12,7 @@ _BLOCKS_AHEAD = 1  # read while the batches of the block before are decoded
 
 
 def rank_positions(start, end, shard_id, num_shards):
-    """Returns the range of positions of an epoch, from `start` to below `end`, that one rank takes."""
+    """Returns the range of an epoch's positions, `start` to below `end`, that one rank takes."""
     return range(start + shard_id, end, num_shards)
 
 

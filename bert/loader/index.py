@@ -48,8 +48,8 @@ class RecordIndex(NamedTuple):
         ):
             digest.update(f"{os.path.basename(path)}\0{size}\0{count}\n".encode())
         return {
-            "files": len(self.paths), "bytes": int(self.first_bytes[-1]), "records": self.num_records,
-            "names_and_sizes": digest.hexdigest()[:16],
+            "files": len(self.paths), "bytes": int(self.first_bytes[-1]),
+            "records": self.num_records, "names_and_sizes": digest.hexdigest()[:16],
         }  # fmt: skip
 
     def file_of_record(self, record):
@@ -74,18 +74,21 @@ def pair_by_name(paths, index_paths):
     indexes = {_file_name(path): path for path in index_paths}
     names = [os.path.basename(path) for path in paths]
     problems = [
-        f"{path}: no index {name}.idx among the indexes; {_REPAIR}, or let the loader do it: build_missing_indexes=True"
+        f"{path}: no index {name}.idx among the indexes; "
+        f"{_REPAIR}, or let the loader do it: build_missing_indexes=True"
         for path, name in zip(paths, names)
         if name not in indexes
     ]
     problems += [
-        f"{path}: the index of no file among the TFRecords; if its file is gone on purpose: rm '{path}'"
+        f"{path}: the index of no file among the TFRecords; "
+        f"if its file is gone on purpose: rm '{path}'"
         for name, path in indexes.items()
         if name not in names
     ]
     if len(set(names)) < len(names) or len(indexes) < len(index_paths):
         problems.append(
-            "two files of the same name: indexes are told apart by name; rename one, or give it once"
+            "two files of the same name: indexes are told apart by name; "
+            "rename one, or give it once"
         )
     if not paths:
         problems.append("no TFRecord files were given")
@@ -179,15 +182,17 @@ def _read_index(path, index_path, file_start, first_record, num_records, chunk_r
             if place < len(text):
                 line = block[place : block.index(b"\n", place)][:60].decode(errors="replace")
                 raise DataError(
-                    f"{index_path}: not an index (a line `offset size` for each record, without gaps): "
-                    f"line {progress[0] - first_record + 1} is {line!r}, expected `{progress[1]} <size>`; {_REPAIR}"
+                    f"{index_path}: not an index (a line `offset size` for each record, without "
+                    f"gaps): line {progress[0] - first_record + 1} is {line!r}, "
+                    f"expected `{progress[1]} <size>`; {_REPAIR}"
                 )
             rest = block[len(text) :]
     if rest or num_records == 0:
         raise DataError(f"{index_path}: not an index: it is empty or ends inside a line; {_REPAIR}")
     if progress[1] != size:
         raise DataError(
-            f"{index_path}: its last record ends at byte {progress[1]}, but {path} has {size} bytes; {_REPAIR}"
+            f"{index_path}: its last record ends at byte {progress[1]}, "
+            f"but {path} has {size} bytes; {_REPAIR}"
         )
     return int(progress[2])
 

@@ -76,7 +76,8 @@ class RecordReader:
                 count = os.preadv(self._open(path), [data[:size]], offset)
                 if count == 0:
                     raise DataError(
-                        f"{path}: ends at byte {offset}, shorter than when the loader was made; make it again"
+                        f"{path}: ends at byte {offset}, shorter than when the loader was made; "
+                        "make it again"
                     )
                 data, offset, size = data[count:], offset + count, size - count
 
@@ -118,7 +119,8 @@ class RecordReader:
         except DataError as error:
             return error
         return DataError(
-            f"{path}: about byte {offset}: the file has changed since the loader was made; start again"
+            f"{path}: about byte {offset}: the file has changed since the loader was made; "
+            "start again"
         )
 
     def _walk(self, chunk):

@@ -30,9 +30,8 @@ FILE_ORDER_BLOCK_RECORDS = 4096  # without a shuffle nothing is gained by more
 # 160 kB of MLPerf's records: random reads of this size come at nine tenths of the speed of long
 # ones (benchmarks/loader.py --disk).
 MAX_CHUNK_RECORDS = 64
-_MIN_CHUNKS = (
-    1 << 16
-)  # chunks get shorter for small sets, so that these are permuted record by record
+# Chunks get shorter for small sets, so that these are permuted record by record.
+_MIN_CHUNKS = 1 << 16
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -113,7 +112,7 @@ def _stream(key, number):
     return np.uint64(_derive(np.uint64(key), np.uint64(number)))
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Kernels. In numba, unsigned 64-bit numbers wrap around as they do in C.
 
 

@@ -1,9 +1,10 @@
 """Checkpoints of a run: whole or not there, checked when they are read, the newest valid one found
 without help.
 
-    <folder>/step-00001200/shared.pt       what all ranks share: weights, optimizer, step, loader position
-    <folder>/step-00001200/rank-00000.pt   what is a rank's own: random number generators
-    <folder>/step-00001200/manifest.json   size and SHA-256 of the files above, written last
+    <folder>/step-00001200/
+        shared.pt       what all ranks share: weights, optimizer, step, loader position
+        rank-00000.pt   what is a rank's own: random number generators
+        manifest.json   size and SHA-256 of the files above, written last
 
 All ranks must see the same folder. `save` and `newest_valid` are collective: every rank calls them.
 """
@@ -44,9 +45,8 @@ def save(folder, step, shared, own, keep_max):
     try:
         with shared_errors():
             if rank == 0:
-                for unfinished in glob.glob(
-                    os.path.join(glob.escape(folder), ".step-*.tmp")
-                ):  # of a run that was killed
+                # Of a run that was killed.
+                for unfinished in glob.glob(os.path.join(glob.escape(folder), ".step-*.tmp")):
                     shutil.rmtree(unfinished, ignore_errors=True)
                 os.makedirs(temporary)
         with shared_errors():
@@ -62,8 +62,8 @@ def save(folder, step, shared, own, keep_max):
         if rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
-            f"{path}: the checkpoint could not be written: {error}; earlier checkpoints are as they were: make room, then give "
-            "the same command again"
+            f"{path}: the checkpoint could not be written: {error}; earlier checkpoints are as "
+            "they were: make room, then give the same command again"
         ) from None
     if rank == 0:
         _tidy(folder, step, keep_max)
@@ -99,7 +99,8 @@ def find_newest_valid(folder):
         )
     if steps:
         raise DataError(
-            f"{folder}: none of the {len(steps)} checkpoints can be used; put one back, or choose another --output_dir for a new run"
+            f"{folder}: none of the {len(steps)} checkpoints can be used; "
+            "put one back, or choose another --output_dir for a new run"
         )
     return None
 
@@ -120,13 +121,12 @@ def load_weights(path):
 
 def load_shared(path):
     """Returns the dict that all ranks share, on the CPU."""
-    shared = _read(
-        os.path.join(path, _SHARED), mmap=True
-    )  # one copy in memory for all processes of a machine
+    # One copy in memory for all processes of a machine.
+    shared = _read(os.path.join(path, _SHARED), mmap=True)
     if "flags" not in shared:
         raise DataError(
-            f"{path}: an earlier train.py wrote it and kept less in it; go on with that version of the project, or take its "
-            "model/ as --init_checkpoint for another --output_dir"
+            f"{path}: an earlier train.py wrote it and kept less in it; go on with that version of "
+            "the project, or take its model/ as --init_checkpoint for another --output_dir"
         )
     return shared
 
@@ -146,13 +146,12 @@ def random_state(device):
 
 def restore_random_state(state, device):
     torch.set_rng_state(state["cpu"])
-    if (
-        device.type == "cuda" and "cuda" in state
-    ):  # it is not in a checkpoint that was written on the CPU
+    # It is not in a checkpoint that was written on the CPU.
+    if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _name(step):
@@ -229,8 +228,9 @@ def _problem_of(path):
         return f"{type(error).__name__}: {error}"
     except OSError as error:
         raise DataError(
-            f"{path}: the checkpoint cannot be read, which does not mean that it is damaged: {error}; give the same command "
-            "again when the storage is well, or move this folder away to go on from the checkpoint before it"
+            f"{path}: the checkpoint cannot be read, which does not mean that it is damaged: "
+            f"{error}; give the same command again when the storage is well, "
+            "or move this folder away to go on from the checkpoint before it"
         ) from None
     return None
 
@@ -271,9 +271,8 @@ def _tidy(folder, newest, keep_max):
         for step in steps[len(kept) :]:
             _set_aside(os.path.join(folder, _name(step)))
         for step in kept[: max(0, len(kept) - keep_max)] if keep_max else []:
-            os.rename(
-                os.path.join(folder, _name(step)), _hidden(folder, step)
-            )  # so that half of it never bears the name
+            # So that half of it never bears the name.
+            os.rename(os.path.join(folder, _name(step)), _hidden(folder, step))
             shutil.rmtree(_hidden(folder, step))
     except OSError as error:
         print(

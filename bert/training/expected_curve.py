@@ -20,12 +20,12 @@ TOLERANCE_BELOW = 0.03
 TOLERANCE_ABOVE = 0.05
 
 CHECK_BELOW = (
-    "check that --init_checkpoint is the one of the curve, that --learning_rate, --train_batch_size and warm-up are its "
-    "recipe's, and the data with verify_dataset.py"
+    "check that --init_checkpoint is the one of the curve, that --learning_rate, "
+    "--train_batch_size and warm-up are its recipe's, and the data with verify_dataset.py"
 )
 CHECK_ABOVE = (
-    "check that --tfrecord_train does not hold the evaluation examples, that --tfrecord_eval is the curve's evaluation set, and "
-    "that --init_checkpoint has not been trained further"
+    "check that --tfrecord_train does not hold the evaluation examples, that --tfrecord_eval is "
+    "the curve's evaluation set, and that --init_checkpoint has not been trained further"
 )
 
 
@@ -67,7 +67,7 @@ class ExpectedCurve:
         return y0 + (y1 - y0) * (samples - x0) / (x1 - x0)
 
     def warning(self, samples, accuracy):
-        """Returns what to tell the user of an accuracy that is off the curve, None if it is near."""
+        """Returns a warning for an accuracy that is off the curve, None if it is near."""
         expected = self.expected(samples)
         if expected is None:
             return None
@@ -79,8 +79,8 @@ class ExpectedCurve:
         else:
             return None
         return (
-            f"after {samples:,} samples masked_lm_accuracy is {accuracy:.4f}, expected {expected:.4f} ({limit}) by {self.path}; "
-            f"{advice}"
+            f"after {samples:,} samples masked_lm_accuracy is {accuracy:.4f}, expected "
+            f"{expected:.4f} ({limit}) by {self.path}; {advice}"
         )
 
 
@@ -94,7 +94,8 @@ def _parse(path, text):
             [],
             [],
             [
-                f"{path}: line {number}: found {found[:60]!r}, expected the header {HEADER}; put it above the numbers"
+                f"{path}: line {number}: found {found[:60]!r}, expected the header {HEADER}; "
+                "put it above the numbers"
             ],
         )
     samples, accuracies, problems = [], [], []
@@ -108,7 +109,8 @@ def _parse(path, text):
             accuracies.append(point[1])
     if len(lines) - 1 < MIN_POINTS:
         problems.append(
-            f"{path}: {len(lines) - 1} points, expected {MIN_POINTS} or more; add evaluations of a run that went well"
+            f"{path}: {len(lines) - 1} points, expected {MIN_POINTS} or more; "
+            "add evaluations of a run that went well"
         )
     return samples, accuracies, problems
 

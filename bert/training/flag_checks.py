@@ -29,16 +29,17 @@ _PROCESS_VARIABLES = (
 # What may differ when a run goes on. Training data are compared by the names and sizes of the
 # files, wherever they lie, --init_checkpoint by its last name, configurations by what is in them.
 CHANGEABLE_FLAGS = {
-    "output_dir", "bert_config_file", "vocab_file", "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval",
-    "max_seq_length", "max_predictions_per_seq", "num_threads", "steps_per_update", "device", "precision", "plugin", "tp_size", "unpad",
-    "compile", "gradient_checkpointing", "collective_timeout", "save_checkpoints_steps", "keep_checkpoint_max", "export",
+    "output_dir", "bert_config_file", "vocab_file", "tfrecord_train", "idx_train", "tfrecord_eval",
+    "idx_eval", "max_seq_length", "max_predictions_per_seq", "num_threads", "steps_per_update",
+    "device", "precision", "plugin", "tp_size", "unpad", "compile", "gradient_checkpointing",
+    "collective_timeout", "save_checkpoints_steps", "keep_checkpoint_max", "export",
     "eval_batch_size", "eval_every_samples", "eval_at_start", "target_accuracy", "expected_curve",
 }  # fmt: skip
 
 # What may differ from rank to rank of a run: where files lie on a machine, and what it has.
 FLAGS_OF_A_RANK = {
-    "output_dir", "bert_config_file", "vocab_file", "init_checkpoint", "expected_curve", "tfrecord_train", "idx_train",
-    "tfrecord_eval", "idx_eval", "num_threads", "collective_timeout",
+    "output_dir", "bert_config_file", "vocab_file", "init_checkpoint", "expected_curve",
+    "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval", "num_threads", "collective_timeout",
 }  # fmt: skip
 
 
@@ -46,8 +47,9 @@ def check(flags, world_size):
     """Raises DataError with everything that is wrong. `world_size`: processes of the run."""
     config_problems, config = _attempt("--bert_config_file", load_config, flags.bert_config_file)
     raise_all([
-        *_wrong_numbers(flags), *_wrong_combinations(flags, world_size), *_wrong_devices(flags), *config_problems,
-        *(_against_config(flags, config) if config else []), *_wrong_files(flags, config), *_other_than_before(flags, config),
+        *_wrong_numbers(flags), *_wrong_combinations(flags, world_size), *_wrong_devices(flags),
+        *config_problems, *(_against_config(flags, config) if config else []),
+        *_wrong_files(flags, config), *_other_than_before(flags, config),
     ])  # fmt: skip
 
 
@@ -63,16 +65,22 @@ def _wrong_numbers(flags):
     ranges = {
         "1 or more": (
             lambda value: value >= 1,
-            ("train_batch_size", "eval_batch_size", "steps_per_update", "num_threads", "tp_size", "eval_every_samples", "max_seq_length"),
+            (
+                "train_batch_size", "eval_batch_size", "steps_per_update", "num_threads",
+                "tp_size", "eval_every_samples", "max_seq_length",
+            ),
         ),
         "0 or more": (
             lambda value: 0 <= value < math.inf,
             (
-                "num_train_steps", "num_warmup_steps", "lamb_weight_decay_rate", "max_grad_norm", "save_checkpoints_steps",
-                "keep_checkpoint_max", "learning_rate", "max_predictions_per_seq", "poly_power",
+                "num_train_steps", "num_warmup_steps", "lamb_weight_decay_rate", "max_grad_norm",
+                "save_checkpoints_steps", "keep_checkpoint_max", "learning_rate",
+                "max_predictions_per_seq", "poly_power",
             ),
         ),
-        "0 or less, as a positive start means negative rates": (lambda value: value <= 0, ("start_warmup_step",)),
+        "0 or less, as a positive start means negative rates": (
+            lambda value: value <= 0, ("start_warmup_step",),
+        ),
         "0 to below 1": (lambda value: 0 <= value < 1, ("lamb_beta_1", "lamb_beta_2")),
         "above 0, to 1": (lambda value: 0 < value <= 1, ("target_accuracy",)),
         "above 0": (lambda value: 0 < value < math.inf, ("collective_timeout",)),
@@ -91,7 +99,8 @@ def _wrong_combinations(flags, world_size):
     problems = []
     if flags.tp_size > 1 and flags.plugin != "hybrid":
         problems.append(
-            f"--tp_size={flags.tp_size} is tensor parallelism: it needs --plugin=hybrid, found --plugin={flags.plugin}"
+            f"--tp_size={flags.tp_size} is tensor parallelism: "
+            f"it needs --plugin=hybrid, found --plugin={flags.plugin}"
         )
     if flags.tp_size >= 1 and world_size % flags.tp_size:
         problems.append(f"--tp_size={flags.tp_size} does not divide the {world_size} processes")
@@ -122,17 +131,20 @@ def _wrong_devices(flags):
         and "SLURM_PROCID" in os.environ
     ):
         problems.append(
-            "srun starts several processes, but RANK is not set for each: see configs/train.sbatch, or use torchrun"
+            "srun starts several processes, but RANK is not set for each: "
+            "see configs/train.sbatch, or use torchrun"
         )
     absent = [name for name in _PROCESS_VARIABLES if name not in os.environ]
     if "RANK" in os.environ and absent:
         problems.append(
-            f"RANK is set, but not {', '.join(absent)}: use torchrun, or set them as configs/train.sbatch does"
+            f"RANK is set, but not {', '.join(absent)}: use torchrun, "
+            "or set them as configs/train.sbatch does"
         )
     use_cuda = flags.device != "cpu" and gpus > 0
     if use_cuda and gpus < local_processes:
         problems.append(
-            f"{local_processes} processes on this machine, but {gpus} GPUs; use torchrun --nproc_per_node={gpus}"
+            f"{local_processes} processes on this machine, but {gpus} GPUs; "
+            f"use torchrun --nproc_per_node={gpus}"
         )
     if flags.device == "cuda" and not gpus:
         problems.append(
@@ -140,7 +152,8 @@ def _wrong_devices(flags):
         )
     if not use_cuda and flags.plugin not in CPU_PLUGINS:
         problems.append(
-            f"--plugin={flags.plugin}: ColossalAI has it for CUDA GPUs only; on the CPU leave the flag out"
+            f"--plugin={flags.plugin}: ColossalAI has it for CUDA GPUs only; "
+            "on the CPU leave the flag out"
         )
     return problems
 
@@ -152,7 +165,8 @@ def _against_config(flags, config):
     for name in ("num_attention_heads", "hidden_size", "intermediate_size"):
         if flags.tp_size > 1 and getattr(config, name) % flags.tp_size:
             problems.append(
-                f"{flags.bert_config_file}: {name} {getattr(config, name)} is not divisible by --tp_size={flags.tp_size}"
+                f"{flags.bert_config_file}: {name} {getattr(config, name)} is not divisible by "
+                f"--tp_size={flags.tp_size}"
             )
     return problems
 
@@ -204,13 +218,14 @@ def _wrong_shape(flags, config, place, example):
     ]
     if config and seq_length > config.max_position_embeddings:
         problems.append(
-            f"{place}: examples of {seq_length} tokens, but {flags.bert_config_file} has max_position_embeddings "
-            f"{config.max_position_embeddings}; make shorter examples or use another configuration"
+            f"{place}: examples of {seq_length} tokens, but {flags.bert_config_file} has "
+            f"max_position_embeddings {config.max_position_embeddings}; "
+            "make shorter examples or use another configuration"
         )
     return problems
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The run that is there already
 
 
@@ -237,7 +252,8 @@ def _other_than_before(flags, config):
     if not os.path.exists(path):
         if os.path.exists(os.path.join(flags.output_dir, "metrics.jsonl")):
             return [
-                f"--output_dir: {flags.output_dir} holds a metrics.jsonl but no flags.json; choose another folder"
+                f"--output_dir: {flags.output_dir} holds a metrics.jsonl but no flags.json; "
+                "choose another folder"
             ]
         return []
     try:
@@ -246,7 +262,8 @@ def _other_than_before(flags, config):
         earlier, earlier_config = recorded["flags"], recorded["bert_config"]
     except (ValueError, KeyError, TypeError) as error:
         return [
-            f"{path}: not the flags of a run ({type(error).__name__}: {error}); choose another --output_dir"
+            f"{path}: not the flags of a run ({type(error).__name__}: {error}); "
+            "choose another --output_dir"
         ]
     problems = [
         _changed(flags, f"--{name}={value}", earlier.get(name))
@@ -256,8 +273,9 @@ def _other_than_before(flags, config):
     ]
     if os.path.isdir(os.path.join(flags.output_dir, "model")) and not checkpoints:
         problems.append(
-            f"--output_dir: the run in {flags.output_dir} has ended and its checkpoints are gone; choose another --output_dir, with "
-            f"--init_checkpoint={flags.output_dir}/model to train on from its model"
+            f"--output_dir: the run in {flags.output_dir} has ended and its checkpoints are gone; "
+            f"choose another --output_dir, with --init_checkpoint={flags.output_dir}/model to "
+            "train on from its model"
         )
     if config:
         problems += [
@@ -273,10 +291,13 @@ def _comparable(name, value):
 
 
 def _changed(flags, what, earlier):
-    return f"{what}: the run in {flags.output_dir} was begun with {earlier}; choose another --output_dir for another run"
+    return (
+        f"{what}: the run in {flags.output_dir} was begun with {earlier}; "
+        "choose another --output_dir for another run"
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Where indexes are
 
 

@@ -6,8 +6,8 @@ utilisation).
 # torch.cuda.get_device_name() contains, of which the first counts; without an addition the SXM
 # module is meant. Source: NVIDIA's data sheets.
 _PEAKS = {
-    "H200 NVL": 836e12, "H100 NVL": 836e12, "H100 PCIe": 756e12, "H200": 989e12, "H100": 989e12, "A100": 312e12,
-    "NVIDIA A30": 165e12, "V100-SXM2": 125e12, "V100-PCIE": 112e12,
+    "H200 NVL": 836e12, "H100 NVL": 836e12, "H100 PCIe": 756e12, "H200": 989e12, "H100": 989e12,
+    "A100": 312e12, "NVIDIA A30": 165e12, "V100-SXM2": 125e12, "V100-PCIE": 112e12,
 }  # fmt: skip
 
 

@@ -39,7 +39,8 @@ def join_processes(device, seed, timeout):
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         alone = {
-            "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1,
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
         }  # fmt: skip
         os.environ.update({name: str(value) for name, value in alone.items()})
     use_cuda = device != "cpu" and torch.cuda.is_available()
@@ -81,7 +82,8 @@ def only_run_in(folder):
                     )
                 except BlockingIOError:
                     raise DataError(
-                        f"{folder}: another run is at work there; wait for it, or choose another --output_dir"
+                        f"{folder}: another run is at work there; "
+                        "wait for it, or choose another --output_dir"
                     ) from None
         _check_that_all_see(folder)
         yield
@@ -91,9 +93,8 @@ def _check_that_all_see(folder):
     """DataError if a rank has another folder of that name: else the first checkpoint would fail,
     long after the start.
     """
-    token = gathered(secrets.token_hex(4))[
-        0
-    ]  # a new name, of which no machine has cached that it is not there
+    # A new name, of which no machine has cached that it is not there.
+    token = gathered(secrets.token_hex(4))[0]
     mark = os.path.join(folder, f".seen-by-all-{token}")
     with shared_errors():
         if dist.get_rank() == 0:
@@ -102,8 +103,8 @@ def _check_that_all_see(folder):
         with shared_errors():
             if not os.path.exists(mark):
                 raise DataError(
-                    f"{folder}: on {socket.gethostname()} this is not the folder that rank 0 writes to; choose an --output_dir "
-                    "that all machines share, as an absolute path"
+                    f"{folder}: on {socket.gethostname()} this is not the folder that rank 0 "
+                    "writes to; choose an --output_dir that all machines share, as an absolute path"
                 )
     finally:
         if dist.get_rank() == 0:
@@ -119,8 +120,8 @@ def plain_errors():
         yield
     except torch.OutOfMemoryError as error:
         raise DataError(
-            f"the GPU's memory is too small: {str(error).splitlines()[0]}; raise --steps_per_update, or use --unpad, "
-            "--gradient_checkpointing or --plugin=zero1"
+            f"the GPU's memory is too small: {str(error).splitlines()[0]}; raise "
+            "--steps_per_update, or use --unpad, --gradient_checkpointing or --plugin=zero1"
         ) from None
     except RuntimeError as error:  # gloo has no class of its own
         words = str(error).lower()
@@ -128,8 +129,8 @@ def plain_errors():
             isinstance(error, dist.DistError) and ("timeout" in words or "timed out" in words)
         ):
             raise DataError(
-                "waited longer than --collective_timeout for another rank, which hangs or is gone; look at the machines' other "
-                "output, then give the same command again"
+                "waited longer than --collective_timeout for another rank, which hangs or is gone; "
+                "look at the machines' other output, then give the same command again"
             ) from None
         if any(
             sign in words

@@ -89,8 +89,8 @@ class Recorder:
     """
 
     def __init__(
-        self, output_dir, num_steps, samples_per_step, seq_length, utilisation, records_between, expected_curve=None,
-        first_step=1, kept_bytes=0,
+        self, output_dir, num_steps, samples_per_step, seq_length, utilisation, records_between,
+        expected_curve=None, first_step=1, kept_bytes=0,
     ):  # fmt: skip
         """A run that goes on gives its first step, and how much of metrics.jsonl belongs to the
         steps before it.
@@ -168,7 +168,8 @@ class Recorder:
         self._last_accuracy = metrics["masked_lm_accuracy"]
         self.say(
             f"step {step:,} | evaluation: masked_lm_accuracy {metrics['masked_lm_accuracy']:.4f}, "
-            f"loss {metrics['masked_lm_loss']:.4f} | next_sentence_accuracy {metrics['next_sentence_accuracy']:.4f} | "
+            f"loss {metrics['masked_lm_loss']:.4f} | "
+            f"next_sentence_accuracy {metrics['next_sentence_accuracy']:.4f} | "
             f"{metrics['examples']:,} examples, {seconds:.1f} s"
         )
         samples = step * self.samples_per_step
@@ -213,8 +214,8 @@ class Recorder:
             # Usual in fp16: the scale is halved until nothing overflows.
             self._write_row(_finite(row) | {"skipped": True})
             self.say(
-                f"step {step.number}: gradients too large for fp16, the update is left out and the loss scale lowered to "
-                f"{values['loss_scale']:g}"
+                f"step {step.number}: gradients too large for fp16, the update is left out and the "
+                f"loss scale lowered to {values['loss_scale']:g}"
             )
         else:
             examples = self._records_between(*step.positions)
@@ -235,18 +236,22 @@ class Recorder:
         )
         others = len(examples) - _NAMED_EXAMPLES
         what = (
-            f"step {step.number}: masked LM loss {values['mlm_loss']}, next-sentence loss {values['nsp_loss']}, "
-            f"gradient norm {values['grad_norm']}, rate {step.learning_rate:.3e}, examples (see inspect_tfrecord.py) {named}"
-            f"{f' and {others} more, named in metrics.jsonl' if others > 0 else ''}"
+            f"step {step.number}: masked LM loss {values['mlm_loss']}, next-sentence loss "
+            f"{values['nsp_loss']}, gradient norm {values['grad_norm']}, rate "
+            f"{step.learning_rate:.3e}, examples (see inspect_tfrecord.py) "
+            f"{named}{f' and {others} more, named in metrics.jsonl' if others > 0 else ''}"
         )
-        advice = "training has diverged; lower --learning_rate, lengthen --num_warmup_steps, or try --precision=fp32"
+        advice = (
+            "training has diverged; lower --learning_rate, lengthen --num_warmup_steps, "
+            "or try --precision=fp32"
+        )
         if 0 < values["loss_scale"] < MIN_LOSS_SCALE:
             raise DataError(f"{what}; the loss scale has fallen under {MIN_LOSS_SCALE:g}: {advice}")
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise DataError(
-                f"{what}; {self._skipped_in_a_row} updates in a row were not finite: {advice}; the weights are those of step "
-                f"{step.number - self._skipped_in_a_row}"
+                f"{what}; {self._skipped_in_a_row} updates in a row were not finite: {advice}; "
+                f"the weights are those of step {step.number - self._skipped_in_a_row}"
             )
         self.say(f"warning: {what}: the update is not finite and left out")
 
@@ -274,12 +279,17 @@ class Recorder:
         self._tokens_since_last_line = 0.0
         evaluated = "" if self._last_accuracy is None else f" (evaluated {self._last_accuracy:.4f})"
         self.say(
-            f"step {number:,}/{self.num_steps:,} | {number * self.samples_per_step:,} samples | "
-            f"loss {values['mlm_loss'] + values['nsp_loss']:.4f} (mlm {values['mlm_loss']:.4f}, nsp {values['nsp_loss']:.4f}) | "
-            f"accuracy {values['mlm_accuracy']:.4f}{evaluated} | lr {step.learning_rate:.3e} | grad norm {values['grad_norm']:.2f} | "
-            f"{sequences / seconds:,.1f} seq/s, {tokens / seconds:,.0f} tokens/s, "
-            f"padding {1 - tokens / sequences / self.seq_length:.0%} | "
-            f"{'' if utilisation is None else f'MFU {utilisation:.1%} | '}{left}",
+            (
+                f"step {number:,}/{self.num_steps:,} | "
+                f"{number * self.samples_per_step:,} samples | "
+                f"loss {values['mlm_loss'] + values['nsp_loss']:.4f} "
+                f"(mlm {values['mlm_loss']:.4f}, nsp {values['nsp_loss']:.4f}) | "
+                f"accuracy {values['mlm_accuracy']:.4f}{evaluated} | "
+                f"lr {step.learning_rate:.3e} | grad norm {values['grad_norm']:.2f} | "
+                f"{sequences / seconds:,.1f} seq/s, {tokens / seconds:,.0f} tokens/s, "
+                f"padding {1 - tokens / sequences / self.seq_length:.0%} | "
+                f"{'' if utilisation is None else f'MFU {utilisation:.1%} | '}{left}"
+            ),
             end="" if self._is_terminal and number < self.num_steps else "\n",
         )
 
@@ -290,13 +300,14 @@ def _finite(values):
 
 
 def _open_at(path, kept_bytes):
-    """Opens a text file to be continued behind its first `kept_bytes`; DataError if it has fewer."""
+    """Opens a text file to append after its first `kept_bytes`; DataError if it has fewer."""
     file = open(path, "a", buffering=1)
     size = os.fstat(file.fileno()).st_size
     if size < kept_bytes:
         raise DataError(
-            f"{path}: {size:,} bytes, expected at least the {kept_bytes:,} that belong to the checkpoint; put the whole file back, "
-            "or go on in another --output_dir with --init_checkpoint=<the checkpoint>"
+            f"{path}: {size:,} bytes, expected at least the {kept_bytes:,} that belong to the "
+            "checkpoint; put the whole file back, or go on in another --output_dir with "
+            "--init_checkpoint=<the checkpoint>"
         )
     file.truncate(kept_bytes)
     return file

@@ -43,9 +43,9 @@ def division(
 
 
 def hyper_parameters(
-    *, optimizer, learning_rate, beta_1, beta_2, epsilon, weight_decay, max_grad_norm, poly_power, training_steps, warmup_steps,
-    start_warmup_step, global_batch_size, gradient_accumulation_steps, max_sequence_length, max_predictions_per_seq, seed,
-    train_samples, eval_samples,
+    *, optimizer, learning_rate, beta_1, beta_2, epsilon, weight_decay, max_grad_norm, poly_power,
+    training_steps, warmup_steps, start_warmup_step, global_batch_size, gradient_accumulation_steps,
+    max_sequence_length, max_predictions_per_seq, seed, train_samples, eval_samples,
 ):  # fmt: skip
     """Returns the settings of a run, a dict by MLPerf's keys, in the order of the log.
 
@@ -111,8 +111,9 @@ class MLPerfLog:
             content = file.read()
         if len(content) < kept_bytes:
             raise DataError(
-                f"{path}: {len(content):,} bytes, expected at least the {kept_bytes:,} that belong to the checkpoint; put the "
-                "whole file back, or remove it: the log then begins at the checkpoint"
+                f"{path}: {len(content):,} bytes, expected at least the {kept_bytes:,} that belong "
+                "to the checkpoint; put the whole file back, or remove it: "
+                "the log then begins at the checkpoint"
             )
         for event in _events(path, content[:kept_bytes]):
             if event["key"] == "block_start":
@@ -241,9 +242,8 @@ class MLPerfLog:
             "key": key,
             "value": value,
         }
-        self._write(
-            f"{PREFIX}{json.dumps(event | {'metadata': metadata or {}}, allow_nan=False)}\n".encode()
-        )
+        event["metadata"] = metadata or {}
+        self._write(f"{PREFIX}{json.dumps(event, allow_nan=False)}\n".encode())
 
     def _write(self, data):
         self._dropped = b""
@@ -265,8 +265,9 @@ def _events(path, content):
             events.append(json.loads(line[len(PREFIX) :]))
         except ValueError:
             raise DataError(
-                f"{path}: line {number}: found {line[:60]!r}, expected {PREFIX}{{...}}; put back the file that belongs to the "
-                "checkpoint, or remove it: the log then begins at the checkpoint"
+                f"{path}: line {number}: found {line[:60]!r}, expected {PREFIX}{{...}}; "
+                "put back the file that belongs to the checkpoint, or remove it: "
+                "the log then begins at the checkpoint"
             ) from None
     return events
 

@@ -26,9 +26,10 @@ from bert.training.tensorflow_checkpoint import is_tensorflow_checkpoint, load_t
 _HIDDEN_ACTIVATIONS = {"gelu": "gelu_new", "gelu_new": "gelu_new"}
 
 _CONFIG_TYPES = {
-    "vocab_size": int, "hidden_size": int, "num_hidden_layers": int, "num_attention_heads": int, "intermediate_size": int,
-    "max_position_embeddings": int, "type_vocab_size": int, "hidden_act": str,
-    "hidden_dropout_prob": float, "attention_probs_dropout_prob": float, "initializer_range": float,
+    "vocab_size": int, "hidden_size": int, "num_hidden_layers": int, "num_attention_heads": int,
+    "intermediate_size": int, "max_position_embeddings": int, "type_vocab_size": int,
+    "hidden_act": str, "hidden_dropout_prob": float, "attention_probs_dropout_prob": float,
+    "initializer_range": float,
 }  # fmt: skip
 _SHAPE_KEYS = [key for key, kind in _CONFIG_TYPES.items() if kind is int] + ["hidden_act"]
 
@@ -48,7 +49,8 @@ def load_config(path):
         found = values.keys() if isinstance(values, dict) else set()
         missing, unknown = _CONFIG_TYPES.keys() - found, found - _CONFIG_TYPES.keys()
         raise DataError(
-            f"{path}: missing keys: {', '.join(sorted(missing)) or 'none'}, unknown keys: {', '.join(sorted(unknown)) or 'none'}"
+            f"{path}: missing keys: {', '.join(sorted(missing)) or 'none'}, unknown keys: "
+            f"{', '.join(sorted(unknown)) or 'none'}"
         )
     for key, kind in _CONFIG_TYPES.items():
         if not isinstance(values[key], (int, float) if kind is float else kind):
@@ -58,7 +60,8 @@ def load_config(path):
     values["hidden_act"] = _HIDDEN_ACTIVATIONS[values["hidden_act"]]
     if values["hidden_size"] % values["num_attention_heads"]:
         raise DataError(
-            f"{path}: hidden_size {values['hidden_size']} is not divisible by num_attention_heads {values['num_attention_heads']}"
+            f"{path}: hidden_size {values['hidden_size']} is not divisible by num_attention_heads "
+            f"{values['num_attention_heads']}"
         )
     return BertConfig(**values, layer_norm_eps=1e-12)
 
@@ -109,9 +112,8 @@ def _load_own(path, config):
         raise DataError(
             f"{path}: another model: {differences[0]} (and {len(differences) - 1} more)"
         )
-    model.load_state_dict(
-        weights, strict=False
-    )  # the tied output weights have no name of their own
+    # The tied output weights have no name of their own.
+    model.load_state_dict(weights, strict=False)
     return model
 
 
@@ -119,13 +121,15 @@ def _load_folder(folder, config):
     try:
         saved = BertConfig.from_pretrained(folder, local_files_only=True)
         differences = [
-            f"{key} is {getattr(saved, key)!r} there and {getattr(config, key)!r} in the configuration"
+            f"{key} is {getattr(saved, key)!r} there and {getattr(config, key)!r} in the "
+            "configuration"
             for key in _SHAPE_KEYS
             if getattr(saved, key) != getattr(config, key)
         ]
         if differences:
             raise DataError(
-                f"{folder}: another model: {'; '.join(differences)} ('gelu_new' is GELU's tanh form, 'gelu' its erf form)"
+                f"{folder}: another model: {'; '.join(differences)} ('gelu_new' is GELU's tanh "
+                "form, 'gelu' its erf form)"
             )
         return _bind_forward(
             BertForPreTraining.from_pretrained(folder, config=config, local_files_only=True)
@@ -143,9 +147,8 @@ def missing_model(where):
         return (
             is_tensorflow_checkpoint(path)
             or checkpoint.is_checkpoint(path)
-            or os.path.isfile(
-                os.path.join(path, "config.json")
-            )  # without it Hugging Face assumes BERT-base
+            # Without it Hugging Face assumes BERT-base.
+            or os.path.isfile(os.path.join(path, "config.json"))
         )
 
     if is_there(where):
@@ -158,8 +161,9 @@ def missing_model(where):
     )
     meant = sorted(filter(is_there, (prefix, *inside)))
     return (
-        f"{where}: no TensorFlow checkpoint (no {where}.index), no Hugging Face folder (no config.json in it) and no checkpoint "
-        f"of train.py (no manifest.json){f'; perhaps {meant[-1]} is meant' if meant else ''}"
+        f"{where}: no TensorFlow checkpoint (no {where}.index), no Hugging Face folder (no "
+        "config.json in it) and no checkpoint of train.py (no "
+        f"manifest.json){f'; perhaps {meant[-1]} is meant' if meant else ''}"
     )
 
 
@@ -179,9 +183,8 @@ def compile_layers(model):
     """Has torch.compile translate the encoder's layers, all alike and so in one go, and the masked
     LM head.
     """
-    torch._inductor.config.compile_threads = min(
-        32, len(os.sched_getaffinity(0))
-    )  # 1 since bert/common/quiet_imports.py
+    # 1 since bert/common/quiet_imports.py.
+    torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))
     for layer in model.bert.encoder.layer:
         layer.compile()
     model.cls.predictions.compile()
@@ -277,8 +280,8 @@ def load_tokenizer(vocab_file, do_lower_case, config):
         raise DataError(f"{vocab_file}: no vocabulary, one token a line: {error}") from None
     if num_tokens != config.vocab_size:
         raise DataError(
-            f"{vocab_file} has {num_tokens} tokens, the configuration has vocab_size {config.vocab_size}; use the vocabulary that "
-            "made the examples, and its configuration"
+            f"{vocab_file} has {num_tokens} tokens, the configuration has vocab_size "
+            f"{config.vocab_size}; use the vocabulary that made the examples, and its configuration"
         )
     return tokenizer
 
@@ -316,7 +319,6 @@ def _open_weights_to_readers(folder):
     temporary file, mode 600.
     """
     for path in glob.glob(f"{glob.escape(folder)}/*.safetensors"):
-        with contextlib.suppress(
-            OSError
-        ):  # a file system without modes is no reason to lose a model
+        # A file system without modes is no reason to lose a model.
+        with contextlib.suppress(OSError):
             shutil.copymode(f"{folder}/config.json", path)

@@ -248,9 +248,8 @@ class Zero1(_CastModel):
 
     def _make_parts(self):
         self.optimizer.mixed_precision_mixin = None  # its loss scale
-        self.optimizer._compute_grad_norm = lambda **_: (
-            0.0
-        )  # would wait for the GPU; only its own clipping uses it
+        # Would wait for the GPU; only its own clipping uses it.
+        self.optimizer._compute_grad_norm = lambda **_: 0.0
         masters = self.optimizer.get_working_to_master_map()
         self.inner_optimizer.split_over(self.data_group, masters.values())
         return [

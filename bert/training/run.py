@@ -71,9 +71,8 @@ class Run:
             if device.type == "cuda"
             else "fp32"
         )
-        module = self._build_module(
-            None if found else flags.init_checkpoint
-        )  # the same on every rank, then dropout of its own
+        # The same on every rank, then dropout of its own.
+        module = self._build_module(None if found else flags.init_checkpoint)
         torch.manual_seed(flags.seed + 1 + self._shard_id)
         self.parallel = parallelize(
             flags.plugin,
@@ -87,14 +86,15 @@ class Run:
         self.step, self.best_accuracy = 0, -1.0
         self._begin(found)
 
-    # -----------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # Its parts
 
     def _build_loaders(self):
         flags = self.flags
         common = {
-            "shard_id": self._shard_id, "num_shards": self._num_shards, "num_threads": flags.num_threads,
-            "cuda": self.device.type == "cuda", "device_id": self.device.index, "seed": flags.seed,
+            "shard_id": self._shard_id, "num_shards": self._num_shards,
+            "num_threads": flags.num_threads, "cuda": self.device.type == "cuda",
+            "device_id": self.device.index, "seed": flags.seed,
             "vocab_size": self.config.vocab_size,
         }  # fmt: skip
 
@@ -145,7 +145,8 @@ class Run:
     def _build_optimizer(self, module):
         flags = self.flags
         options = {
-            "betas": (flags.lamb_beta_1, flags.lamb_beta_2), "eps": 10**flags.log_epsilon, "max_grad_norm": flags.max_grad_norm,
+            "betas": (flags.lamb_beta_1, flags.lamb_beta_2), "eps": 10**flags.log_epsilon,
+            "max_grad_norm": flags.max_grad_norm,
             "loss_scale": LossScale(self.device) if self.precision == "fp16" else None,
         }  # fmt: skip
         groups = parameter_groups(module, flags.lamb_weight_decay_rate)
@@ -153,7 +154,7 @@ class Run:
             return Lamb(groups, **options)
         return AdamWeightDecay(groups, bias_correction=flags.adam_bias_correction, **options)
 
-    # -----------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # Going on
 
     def _begin(self, found):
@@ -189,15 +190,16 @@ class Run:
             self.recorder.say(f"goes on from {path}, after step {self.step:,}")
             if not are_evaluations_comparable:
                 self.recorder.say(
-                    "warning: the evaluation examples are others than before, and so are accuracies; best/ begins anew"
+                    "warning: the evaluation examples are others than before, "
+                    "and so are accuracies; best/ begins anew"
                 )
 
     def _open_logs(self, kept_bytes):
-        """kept_bytes: {log: how much of it belongs to the checkpoint from which the run goes on}."""
+        """kept_bytes: {log: how much of it belongs to the checkpoint that the run resumes from}."""
         flags = self.flags
         self.recorder = Recorder(
-            flags.output_dir, flags.num_train_steps, flags.train_batch_size, self.seq_length, self._utilisation,
-            self.train_loader.records_between,
+            flags.output_dir, flags.num_train_steps, flags.train_batch_size, self.seq_length,
+            self._utilisation, self.train_loader.records_between,
             ExpectedCurve.read(flags.expected_curve) if flags.expected_curve else None,
             self.step + 1, kept_bytes.get("metrics", 0),
         )  # fmt: skip
@@ -209,12 +211,15 @@ class Run:
         )
         self.mlperf_log.hyper_parameters(
             hyper_parameters(
-                optimizer=flags.optimizer, learning_rate=flags.learning_rate, beta_1=flags.lamb_beta_1, beta_2=flags.lamb_beta_2,
-                epsilon=10**flags.log_epsilon, weight_decay=flags.lamb_weight_decay_rate, max_grad_norm=flags.max_grad_norm,
-                poly_power=flags.poly_power, training_steps=flags.num_train_steps, warmup_steps=flags.num_warmup_steps,
-                start_warmup_step=flags.start_warmup_step, global_batch_size=flags.train_batch_size,
-                gradient_accumulation_steps=flags.steps_per_update, max_sequence_length=self.seq_length,
-                max_predictions_per_seq=self._num_predictions, seed=flags.seed, train_samples=self.train_loader.num_records,
+                optimizer=flags.optimizer, learning_rate=flags.learning_rate,
+                beta_1=flags.lamb_beta_1, beta_2=flags.lamb_beta_2, epsilon=10**flags.log_epsilon,
+                weight_decay=flags.lamb_weight_decay_rate, max_grad_norm=flags.max_grad_norm,
+                poly_power=flags.poly_power, training_steps=flags.num_train_steps,
+                warmup_steps=flags.num_warmup_steps, start_warmup_step=flags.start_warmup_step,
+                global_batch_size=flags.train_batch_size,
+                gradient_accumulation_steps=flags.steps_per_update,
+                max_sequence_length=self.seq_length, max_predictions_per_seq=self._num_predictions,
+                seed=flags.seed, train_samples=self.train_loader.num_records,
                 eval_samples=self.eval_loader.num_records,
             )
         )  # fmt: skip
@@ -240,7 +245,7 @@ class Run:
             self.parallel.backward(sum(loss_sums(logits, batch)))
             self.optimizer.zero_grad()
 
-    # -----------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # Derived values
 
     @property
@@ -293,16 +298,20 @@ class Run:
         shares = "processes" if flags.tp_size == 1 else f"groups of {flags.tp_size} processes"
         lasting, in_update = (size / 1e9 for size in self.parallel.bytes_per_process)
         return (
-            f"{self.parallel.num_parameters:,} parameters, {lasting:.1f} GB a process with gradients and optimizer; besides, "
-            f"activations, and after them {in_update:.1f} GB for the update | {flags.train_batch_size * flops / 1e12:,.3g} TFLOPs a step | "
-            f"{world_size} x {self.device.type}, {flags.plugin}, {self.precision} | batch {flags.train_batch_size} = "
-            f"{self._num_shards} {shares} x {flags.steps_per_update} micro-batches x {self._micro_batch_size} examples\n"
+            f"{self.parallel.num_parameters:,} parameters, "
+            f"{lasting:.1f} GB a process with gradients and optimizer; besides, activations, "
+            f"and after them {in_update:.1f} GB for the update | "
+            f"{flags.train_batch_size * flops / 1e12:,.3g} TFLOPs a step | "
+            f"{world_size} x {self.device.type}, {flags.plugin}, {self.precision} | "
+            f"batch {flags.train_batch_size} = {self._num_shards} {shares} x "
+            f"{flags.steps_per_update} micro-batches x {self._micro_batch_size} examples\n"
             f"{train_examples:,} training examples | {flags.num_train_steps:,} steps = "
             f"{flags.num_train_steps * flags.train_batch_size / train_examples:.2f} epochs | "
-            f"{eval_examples:,} evaluation examples, evaluated every {self.eval_every_samples:,} samples"
+            f"{eval_examples:,} evaluation examples, "
+            f"evaluated every {self.eval_every_samples:,} samples"
         )
 
-    # -----------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # What it does beside steps
 
     @property
@@ -333,8 +342,9 @@ class Run:
         """
         inner = self.parallel.inner_optimizer
         self.recorder.step(
-            self.step, results, inner.gradient_norm, rate, num_tokens, inner.loss_scale and inner.loss_scale.value,
-            self._update_start, self.train_loader.position,
+            self.step, results, inner.gradient_norm, rate, num_tokens,
+            inner.loss_scale and inner.loss_scale.value, self._update_start,
+            self.train_loader.position,
         )  # fmt: skip
 
     def evaluate(self):
@@ -346,7 +356,8 @@ class Run:
             )
         if metrics["examples"] != self.eval_loader.num_records:
             raise DataError(
-                f"{metrics['examples']} examples were evaluated, there are {self.eval_loader.num_records}"
+                f"{metrics['examples']} examples were evaluated, "
+                f"there are {self.eval_loader.num_records}"
             )
         self.mlperf_log.eval_accuracy(self.samples, metrics["masked_lm_accuracy"])
         self.mlperf_log.eval_stop(self.samples)
@@ -370,8 +381,9 @@ class Run:
         }
         started = time.monotonic()
         shared = {
-            "model": self.parallel.state_dict(), "loader": self.train_loader.state_dict(), "step": self.step,
-            "best_accuracy": self.best_accuracy, "eval_files": self._eval_files, "flags": vars(self.flags), "log_bytes": log_bytes,
+            "model": self.parallel.state_dict(), "loader": self.train_loader.state_dict(),
+            "step": self.step, "best_accuracy": self.best_accuracy, "eval_files": self._eval_files,
+            "flags": vars(self.flags), "log_bytes": log_bytes,
         }  # fmt: skip
         own = {"random": checkpoint.random_state(self.device)}
         checkpoint.save(self.checkpoints, self.step, shared, own, self.flags.keep_checkpoint_max)
@@ -391,6 +403,5 @@ class Run:
             self.recorder.say(
                 f"reached the target accuracy {self.flags.target_accuracy} at step {self.step:,}"
             )
-        self.recorder.say(
-            f"done: {', '.join(os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name[0] != '.')}"
-        )
+        names = sorted(name for name in os.listdir(folder) if name[0] != ".")
+        self.recorder.say(f"done: {', '.join(os.path.join(folder, name) for name in names)}")

@@ -17,8 +17,11 @@ _NOT_A_WEIGHT = re.compile(
 )
 
 _RENAMED = (
-    ("encoder/layer_", "encoder/layer."), ("predictions/output_bias", "predictions/bias"), ("output_weights", "weight"),
-    ("output_bias", "bias"), ("gamma", "weight"), ("beta", "bias"), ("kernel", "weight"), ("_embeddings", "_embeddings/weight"),
+    ("encoder/layer_", "encoder/layer."),
+    ("predictions/output_bias", "predictions/bias"),
+    ("output_weights", "weight"), ("output_bias", "bias"),
+    ("gamma", "weight"), ("beta", "bias"), ("kernel", "weight"),
+    ("_embeddings", "_embeddings/weight"),
 )  # fmt: skip
 
 
@@ -67,7 +70,8 @@ def load_tensorflow_checkpoint(prefix, model):
         for name in found.keys() - parameters.keys()
     ]
     problems += [
-        f"{name} of shape {list(found[name].shape)}, the configuration has {list(parameters[name].shape)}"
+        f"{name} of shape {list(found[name].shape)}, the configuration has "
+        f"{list(parameters[name].shape)}"
         for name in parameters.keys() & found.keys()
         if found[name].shape != parameters[name].shape
     ]

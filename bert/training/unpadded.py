@@ -18,9 +18,8 @@ def encode(bert, input_ids, input_mask, segment_ids):
     nothing.
     """
     places = (input_mask.flatten().cumsum(0) - 1).view_as(input_ids)
-    tokens = (
-        input_mask.flatten().nonzero().squeeze(1)
-    )  # int64 [T]; on a GPU the one thing that is waited for
+    # int64 [T]; on a GPU the one thing that is waited for.
+    tokens = input_mask.flatten().nonzero().squeeze(1)
     hidden = bert.embeddings(
         input_ids=input_ids.flatten()[tokens][None],
         token_type_ids=segment_ids.flatten()[tokens][None],

@@ -39,7 +39,8 @@ def names_row(section, names, own_data, others=()):
     totals = sorted({total for _, total in parts})
     if len(totals) > 1:
         notes.append(
-            f"parts of several sets in one folder: {', '.join(f'-of-{total:05d}' for total in totals)}; keep one of them"
+            "parts of several sets in one folder: "
+            f"{', '.join(f'-of-{total:05d}' for total in totals)}; keep one of them"
         )
     total = totals[-1] if totals else published.NUM_PARTS
     numbers = {number for number, _ in parts}
@@ -186,15 +187,16 @@ def example_rows(section, reports, rules):
     )
     num_checked = sum(report.content[0] for report in reports)
     rows = [
-        judged(section, "records", not broken and not damaged, f"{records:,} in {size:,} bytes", "both checksums of each right",
-               broken + damaged),
+        judged(section, "records", not broken and not damaged, f"{records:,} in {size:,} bytes",
+               "both checksums of each right", broken + damaged),
     ]  # fmt: skip
     expected = {
         "features": f"the seven, {rules.max_seq_length} and {rules.max_predictions_per_seq} values",
         "ids": f"below {rules.vocab_size:,}, [CLS] A [SEP] B [SEP]",
         "masks": "counts, positions and padding right",
     }
-    cut_short = [f"{report.path}: after {len(report.problems)} bad examples the others were not looked at"
+    cut_short = [f"{report.path}: after {len(report.problems)} bad examples "
+                 "the others were not looked at"
                  for report in reports if not report.is_all_checked]  # fmt: skip
     for kind in _KINDS:
         # One of each file, in the order of files, so that the few that are shown tell how far it
@@ -225,7 +227,10 @@ def _found(kind, reports, num_checked):
     return {
         "features": f"{100 * random_next / num_checked:.1f} % random next",
         "ids": f"0 to {largest:,}, {100 * unknown / tokens:.2f} % [UNK]",
-        "masks": f"{masked / num_checked:.1f} a record, {100 * shown_as_mask / max(1, masked):.1f} % [MASK]",
+        "masks": (
+            f"{masked / num_checked:.1f} a record, "
+            f"{100 * shown_as_mask / max(1, masked):.1f} % [MASK]"
+        ),
     }[kind]
 
 
@@ -245,7 +250,8 @@ def copies_row(section, reports):
             by_content[report.content].append(name)
         if report.num_repeated > _SHARED_TOO_MUCH * report.num_records:
             notes.append(
-                f"{name}: {report.num_repeated:,} of its {report.num_records:,} examples are repeated; make it again"
+                f"{name}: {report.num_repeated:,} of its {report.num_records:,} examples are "
+                "repeated; make it again"
             )
         for value in report.sketch.tolist():
             by_hash[value].append(number)
@@ -262,7 +268,8 @@ def copies_row(section, reports):
         if part > _SHARED_TOO_MUCH and reports[a].content != reports[b].content:
             names = " and ".join(os.path.basename(reports[number].path) for number in (a, b))
             notes.append(
-                f"{names} share about {100 * part:.0f} % of the smaller one's examples; make them again"
+                f"{names} share about {100 * part:.0f} % of the smaller one's examples; "
+                "make them again"
             )
     return judged(
         section,
@@ -285,12 +292,15 @@ def published_tfrecord_rows(reports, vocab_md5):
         f"{count:,} ({source})" for source, count in published.TFRECORD_RECORDS.items()
     )
     rows = [
-        judged(section, "files", len(sizes) == published.NUM_PARTS, len(sizes), published.NUM_PARTS, otherwise=DIFFERS),
-        judged(section, "bytes", size == published.TFRECORD_BYTES, f"{size:,}", f"{published.TFRECORD_BYTES:,}", otherwise=DIFFERS),
-        judged(section, "records", sources, f"{records:,}" + "".join(f" ({source}'s count)" for source in sources),
-               f"one of {counts}", otherwise=DIFFERS),
-        judged(section, "vocabulary", vocab_md5 == published.VOCAB_MD5, f"MD5 {vocab_md5}", f"MD5 {published.VOCAB_MD5}",
+        judged(section, "files", len(sizes) == published.NUM_PARTS, len(sizes), published.NUM_PARTS,
                otherwise=DIFFERS),
+        judged(section, "bytes", size == published.TFRECORD_BYTES, f"{size:,}",
+               f"{published.TFRECORD_BYTES:,}", otherwise=DIFFERS),
+        judged(section, "records", sources,
+               f"{records:,}" + "".join(f" ({source}'s count)" for source in sources),
+               f"one of {counts}", otherwise=DIFFERS),
+        judged(section, "vocabulary", vocab_md5 == published.VOCAB_MD5, f"MD5 {vocab_md5}",
+               f"MD5 {published.VOCAB_MD5}", otherwise=DIFFERS),
     ]  # fmt: skip
     for name, expected in published.TFRECORD_PART_BYTES.items():
         found = f"{sizes[name]:,} bytes" if name in sizes else "missing"
@@ -314,20 +324,26 @@ def published_eval_rows(report, digest):
     note = []
     if digest != published.EVAL_10K_DIGEST:
         note.append(
-            "the bytes are right: likely other examples of the same lengths in another order; nothing published tells more"
+            "the bytes are right: likely other examples of the same lengths in another order; "
+            "nothing published tells more"
             if size_right
-            else "the input_ids are other ones: other text, vocabulary, flags or seed, or not picked by pick_eval_samples.py"
+            else (
+                "the input_ids are other ones: other text, vocabulary, flags or seed, "
+                "or not picked by pick_eval_samples.py"
+            )
         )
     elif not size_right:
         note.append(
-            "the input_ids are the published ones; the digest does not cover the other six features, compare those"
+            "the input_ids are the published ones; "
+            "the digest does not cover the other six features, compare those"
         )
     return [
-        judged(section, "records", report.num_records == published.EVAL_10K_RECORDS, f"{report.num_records:,}",
-               f"{published.EVAL_10K_RECORDS:,}", otherwise=DIFFERS),
-        judged(section, "bytes", size_right, f"{report.num_bytes:,}", f"{published.EVAL_10K_BYTES:,}", otherwise=DIFFERS),
-        judged(section, "digest of input_ids", digest == published.EVAL_10K_DIGEST, digest or "not computed",
-               published.EVAL_10K_DIGEST, note, DIFFERS),
+        judged(section, "records", report.num_records == published.EVAL_10K_RECORDS,
+               f"{report.num_records:,}", f"{published.EVAL_10K_RECORDS:,}", otherwise=DIFFERS),
+        judged(section, "bytes", size_right, f"{report.num_bytes:,}",
+               f"{published.EVAL_10K_BYTES:,}", otherwise=DIFFERS),
+        judged(section, "digest of input_ids", digest == published.EVAL_10K_DIGEST,
+               digest or "not computed", published.EVAL_10K_DIGEST, note, DIFFERS),
     ]  # fmt: skip
 
 
@@ -336,7 +352,8 @@ def likely_causes(reports, rules):
     causes = []
     if len(reports) < published.NUM_PARTS:
         causes.append(
-            f"{published.NUM_PARTS - len(reports):,} of the {published.NUM_PARTS} files are not there, so the totals cannot match"
+            f"{published.NUM_PARTS - len(reports):,} of the {published.NUM_PARTS} files are not "
+            "there, so the totals cannot match"
         )
     sizes = {os.path.basename(report.path): report.num_bytes for report in reports}
     compared = {name: size for name, size in published.TFRECORD_PART_BYTES.items() if name in sizes}
@@ -354,19 +371,22 @@ def likely_causes(reports, rules):
     tokens, unknown, masked, shown_as_mask, _, largest = summed_totals(reports)
     if unknown > 0.03 * tokens:
         causes.append(
-            f"{100 * unknown / tokens:.0f} % of the tokens are [UNK]: made with --do_lower_case=False from text with capitals and an "
-            "uncased vocabulary, or with another vocabulary than the text's language needs"
+            f"{100 * unknown / tokens:.0f} % of the tokens are [UNK]: made with "
+            "--do_lower_case=False from text with capitals and an uncased vocabulary, "
+            "or with another vocabulary than the text's language needs"
         )
     # One masked token in ten shows a random one, any of the vocabulary: so many leave out the last
     # ones by chance never.
     if masked > 1000 * rules.vocab_size and largest < rules.vocab_size - 1:
         cased = " (BERT's cased one has 28,996)" if largest == 28_995 else ""
         causes.append(
-            f"no id over {largest:,} occurs: made with a vocabulary of {largest + 1:,} tokens{cased}; give it as --vocab_file"
+            f"no id over {largest:,} occurs: made with a vocabulary of {largest + 1:,} "
+            f"tokens{cased}; give it as --vocab_file"
         )
     if masked > 1000 and not 0.7 < shown_as_mask / masked < 0.9:
         causes.append(
-            f"{100 * shown_as_mask / masked:.0f} % of the masked tokens show [MASK], expected 80 %: another vocabulary, or other masking"
+            f"{100 * shown_as_mask / masked:.0f} % of the masked tokens show [MASK], "
+            "expected 80 %: another vocabulary, or other masking"
         )
     return causes
 
@@ -375,14 +395,26 @@ def _cause_by_ratio(ratio, what, rules):
     percent = f"{what}: {100 * ratio:.1f} % of the published bytes"
     copies = round(ratio * published.DUPE_FACTOR)
     if rules.max_seq_length != published.MAX_SEQ_LENGTH:
-        return f"{percent}: --max_seq_length is {rules.max_seq_length}, published {published.MAX_SEQ_LENGTH}"
+        return (
+            f"{percent}: --max_seq_length is {rules.max_seq_length}, "
+            f"published {published.MAX_SEQ_LENGTH}"
+        )
     if abs(ratio - 1) < 0.01:
-        return f"{percent}: close, not equal: another --random_seed than 12345, or text that differs a little (extracted anew)"
+        return (
+            f"{percent}: close, not equal: another --random_seed than 12345, "
+            "or text that differs a little (extracted anew)"
+        )
     if (
         copies >= 1
         and copies != published.DUPE_FACTOR
         and abs(ratio * published.DUPE_FACTOR - copies) < 0.1
     ):
         gigabytes = " (365 GiB become 109)" if copies == 3 else ""
-        return f"{percent}: about {copies}/10: --dupe_factor={copies} instead of 10 gives this{gigabytes}, or a part of the text is missing"
-    return f"{percent}: no --dupe_factor gives this ratio: other text, vocabulary (cased?), --max_seq_length or --short_seq_prob"
+        return (
+            f"{percent}: about {copies}/10: --dupe_factor={copies} instead of 10 gives "
+            f"this{gigabytes}, or a part of the text is missing"
+        )
+    return (
+        f"{percent}: no --dupe_factor gives this ratio: "
+        "other text, vocabulary (cased?), --max_seq_length or --short_seq_prob"
+    )

@@ -33,9 +33,8 @@ class Rules(NamedTuple):
     lengths: np.ndarray  # int64 [7]: number of values of each feature, in the order of FEATURES
     vocab_size: int
     special_ids: np.ndarray  # int64 [4]: [CLS], [SEP], [UNK], [MASK]
-    num_masked: (
-        np.ndarray
-    )  # int64 [max_seq_length + 1]: predictions of an example of so many tokens; -1: not checked
+    # int64 [max_seq_length + 1]: predictions of an example of so many tokens; -1: not checked.
+    num_masked: np.ndarray
     multipliers: np.ndarray  # uint64 [7, longest feature + 1], odd: of the hash
 
     @property
@@ -117,7 +116,10 @@ def problem_of(example, rules, place):
         bad = ids[(ids < 0) | (ids >= rules.vocab_size)][0]
         return (
             "ids",
-            f"{place}: input_ids holds {bad}, the vocabulary has {rules.vocab_size:,} tokens (0 to {rules.vocab_size - 1:,})",
+            (
+                f"{place}: input_ids holds {bad}, the vocabulary has {rules.vocab_size:,} tokens "
+                f"(0 to {rules.vocab_size - 1:,})"
+            ),
         )
     if ids[length:].any():
         return "ids", f"{place}: input_ids is not 0 where input_mask is"
@@ -140,12 +142,18 @@ def problem_of(example, rules, place):
     ):
         return (
             "ids",
-            f"{place}: expected [CLS] A [SEP] B [SEP] ({cls_id} ... {sep_id} ... {sep_id}) as segment_ids divides it",
+            (
+                f"{place}: expected [CLS] A [SEP] B [SEP] ({cls_id} ... {sep_id} ... {sep_id}) as "
+                "segment_ids divides it"
+            ),
         )
     if example["next_sentence_labels"][0] not in (0, 1):
         return (
             "features",
-            f"{place}: next_sentence_labels is {example['next_sentence_labels'][0]}, expected 0 or 1",
+            (
+                f"{place}: next_sentence_labels is {example['next_sentence_labels'][0]}, "
+                "expected 0 or 1"
+            ),
         )
     return _problem_of_predictions(example, rules, place, length, second)
 
@@ -159,8 +167,8 @@ def _problem_of_predictions(example, rules, place, length, second):
         return "masks", f"{place}: masked_lm_weights is not 1.0s followed by 0.0s"
     if rules.num_masked[length] not in (-1, count):
         return "masks", (
-            f"{place}: {count} of {length} tokens are masked, expected {rules.num_masked[length]}: another --masked_lm_prob or "
-            "--max_predictions_per_seq"
+            f"{place}: {count} of {length} tokens are masked, expected {rules.num_masked[length]}: "
+            "another --masked_lm_prob or --max_predictions_per_seq"
         )
     if labels[count:].any() or positions[count:].any():
         return (
@@ -182,7 +190,10 @@ def _problem_of_predictions(example, rules, place, length, second):
     ):
         return (
             "masks",
-            f"{place}: masked_lm_positions is not ascending within the two texts (1 to {length - 2}, not {second - 1})",
+            (
+                f"{place}: masked_lm_positions is not ascending within the two texts (1 to "
+                f"{length - 2}, not {second - 1})"
+            ),
         )
     return None
 
@@ -196,11 +207,8 @@ def hash_of(example, rules):
     for name in ("input_ids", "masked_lm_ids", "masked_lm_positions", "next_sentence_labels"):
         values = example[name].astype(np.uint64)
         terms.append(values * rules.multipliers[_INDEX[name], : len(values)])
-    for name in (
-        "input_mask",
-        "segment_ids",
-        "masked_lm_weights",
-    ):  # zeros and a run of ones: their number tells all
+    # Zeros and a run of ones: their number tells all.
+    for name in ("input_mask", "segment_ids", "masked_lm_weights"):
         count = np.array([np.count_nonzero(example[name])], np.uint64)
         terms.append(count * rules.multipliers[_INDEX[name], 0])
     total = np.concatenate(terms).sum(dtype=np.uint64)

@@ -12,7 +12,8 @@ from bert.common.kernels import inlined_kernel, kernel
 from bert.examples.example import FEATURES, FLOAT_LIST, INT64_LIST
 
 (
-    _INPUT_IDS, _INPUT_MASK, _MASKED_LM_IDS, _MASKED_LM_POSITIONS, _MASKED_LM_WEIGHTS, _NEXT_SENTENCE_LABELS, _SEGMENT_IDS,
+    _INPUT_IDS, _INPUT_MASK, _MASKED_LM_IDS, _MASKED_LM_POSITIONS, _MASKED_LM_WEIGHTS,
+    _NEXT_SENTENCE_LABELS, _SEGMENT_IDS,
 ) = range(7)  # fmt: skip
 _NAMES = [feature.name for feature in FEATURES]
 NAMES_IN_ONE = np.frombuffer("".join(_NAMES).encode(), np.uint8)
@@ -145,9 +146,11 @@ def _pass_example(
     if places[2 * _NEXT_SENTENCE_LABELS + 1] - label_at != 1 or data[label_at] > 1:
         return False
     total = (
-        np.uint64(length) * multipliers[_INPUT_MASK, 0] + np.uint64(b_length) * multipliers[_SEGMENT_IDS, 0]
-        + np.uint64(count) * multipliers[_MASKED_LM_WEIGHTS, 0] + np.uint64(data[label_at]) * multipliers[_NEXT_SENTENCE_LABELS, 0]
-    )  # fmt: skip
+        np.uint64(length) * multipliers[_INPUT_MASK, 0]
+        + np.uint64(b_length) * multipliers[_SEGMENT_IDS, 0]
+        + np.uint64(count) * multipliers[_MASKED_LM_WEIGHTS, 0]
+        + np.uint64(data[label_at]) * multipliers[_NEXT_SENTENCE_LABELS, 0]
+    )
     ids, others = values[0], values[1]
     if not _decode(data, places, _INPUT_IDS, lengths, length, vocab_size, ids):
         return False

@@ -51,7 +51,10 @@ def inspect_text(path):
     if num_bytes == 0:
         problem = f"{path}: 0 bytes; make it again"
     elif problem is None and not block.endswith(b"\n"):
-        problem = f"{path}: its last line has no end: the file is cut off at byte {num_bytes:,}; make or fetch it again"
+        problem = (
+            f"{path}: its last line has no end: the file is cut off at byte {num_bytes:,}; "
+            "make or fetch it again"
+        )
     return TextReport(path, num_bytes, digest.hexdigest(), problem)
 
 
@@ -60,7 +63,10 @@ def _utf8_problem(decoder, block, path, offset):
     try:
         decoder.decode(block)
     except UnicodeDecodeError as error:
-        return f"{path}: byte {offset - held_back + error.start:,} is not UTF-8; make or fetch the file again"
+        return (
+            f"{path}: byte {offset - held_back + error.start:,} is not UTF-8; "
+            "make or fetch the file again"
+        )
     return None
 
 
@@ -77,15 +83,11 @@ class TFRecordReport:
         True  # False: after so many problems, the remaining examples were not looked at
     )
     totals: list = field(default_factory=lambda: [0] * len(Totals._fields))
-    content: tuple = (
-        0,
-        0,
-        0,
-    )  # number, sum and exclusive or of the examples' hashes: the same in any order
+    # Number, sum and exclusive or of the examples' hashes: the same in any order.
+    content: tuple = (0, 0, 0)
     num_repeated: int = 0  # examples that are in the file before
-    sketch: np.ndarray = field(
-        default_factory=lambda: np.empty(0, np.uint64)
-    )  # the smallest distinct hashes, sorted
+    # The smallest distinct hashes, sorted.
+    sketch: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
 class CheckedBlock(NamedTuple):
@@ -109,7 +111,8 @@ def checked_blocks(records):
         data = records.read(wanted, offset)
         if len(data) < min(wanted, records.size - offset):
             raise DataError(
-                f"{records.path}: byte {offset}: the file became shorter while it was read; make it again"
+                f"{records.path}: byte {offset}: the file became shorter while it was read; "
+                "make it again"
             )
         data = np.frombuffer(data, np.uint8)
         block = CheckedBlock(data, offset, *check_records(data))
@@ -120,7 +123,8 @@ def checked_blocks(records):
             _, wanted = next(records.extents(offset))
             if wanted <= len(data):
                 raise DataError(
-                    f"{records.path}: byte {offset}: the file changed while it was read; read it again"
+                    f"{records.path}: byte {offset}: the file changed while it was read; "
+                    "read it again"
                 )
 
 
@@ -158,7 +162,8 @@ def _add_block(report, block, rules, hashes):
     report.num_damaged += len(damaged)
     for k in damaged[: _MAX_PROBLEMS - len(report.damaged)]:
         report.damaged.append(
-            f"{place(first + k, block.starts[k])}: its data do not have their checksum; make the file again"
+            f"{place(first + k, block.starts[k])}: its data do not have their checksum; "
+            "make the file again"
         )
     if not report.is_all_checked:
         return
@@ -213,7 +218,10 @@ def eval_articles_problem(folder):
         return f"eval.txt has {len(articles):,} articles, eval.md5 has {len(expected):,} lines"
     for number, (article, md5) in enumerate(zip(articles, expected)):
         if hashlib.md5(article.rstrip()).hexdigest() != md5:
-            return f"eval.txt: article {number:,} does not have the MD5 of line {number + 1:,} of eval.md5"
+            return (
+                f"eval.txt: article {number:,} does not have the MD5 "
+                f"of line {number + 1:,} of eval.md5"
+            )
     return None
 
 

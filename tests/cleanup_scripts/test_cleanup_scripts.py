@@ -46,7 +46,7 @@ def files_in(folder):
     )
 
 
-# ---------------------------------------------------------------------------------------------- step 1, cleanup_file
+# ----------------------------------------------------------------------------- step 1, cleanup_file
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_remove_tags_and_titles(text, expected):
     assert cleanup_file.remove_tags_and_titles(text) == expected
 
 
-# ---------------------------------------------------------------------------------------------- step 2, clean_markup
+# ----------------------------------------------------------------------------- step 2, clean_markup
 
 
 @pytest.mark.parametrize(
@@ -149,36 +149,10 @@ def test_remove_markup_line_by_line(text, expected):
 
 
 FRAGMENTS = [
-    "[[",
-    "]]",
-    "[",
-    "]",
-    "|",
-    ":",
-    "File:",
-    "Category:",
-    "al",
-    "t=",
-    "alt=",
-    "<",
-    ">",
-    "/>",
-    "\\",
-    "</doc>",
-    "<ref",
-    "</ref>",
-    "<graph>",
-    "{",
-    "}</graph>",
-    "<sup>",
-    "<br",
-    "<chem",
-    "</chem>",
-    "x",
-    "é",
-    "\r",
-    " ",
-]
+    "[[", "]]", "[", "]", "|", ":", "File:", "Category:", "al", "t=", "alt=", "<", ">", "/>", "\\",
+    "</doc>", "<ref", "</ref>", "<graph>", "{", "}</graph>", "<sup>", "<br", "<chem", "</chem>",
+    "x", "é", "\r", " ",
+]  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)
@@ -195,7 +169,7 @@ def test_skipping_rules_by_sign_changes_nothing(line):
     assert clean_markup.remove_markup(line + "\n") == expected
 
 
-# ------------------------------------------------------------------------------------ step 3, do_sentence_segmentation
+# ----------------------------------------------------------------- step 3, do_sentence_segmentation
 
 # Results recorded from NLTK 3.4.5 itself, with the English parameters.
 RECORDED_FROM_NLTK_3_4_5 = [
@@ -269,25 +243,9 @@ SLOW_CANDIDATE = re.compile(
     r"""\S*[.?!](?=(?P<after_tok>[?!)";}\]*:@'({\[]|\s+(?P<next_tok>\S+)))"""
 )
 PIECES = [
-    "The",
-    "Dr",
-    "U.S",
-    "3",
-    ".",
-    ".",
-    "?",
-    "!",
-    '"',
-    "\u201d",
-    ")",
-    "(",
-    "-",
-    "a.b",
-    "é",
-    " ",
-    " ",
+    "The", "Dr", "U.S", "3", ".", ".", "?", "!", '"', "\u201d", ")", "(", "-", "a.b", "é", " ", " ",
     "\xa0",
-]
+]  # fmt: skip
 
 
 @settings(max_examples=500, deadline=None)
@@ -300,27 +258,9 @@ def test_candidates_equal_their_definition(text):
 
 
 WORDS = [
-    "The",
-    "dr",
-    "Dr",
-    "mr",
-    "D",
-    "U.S",
-    "3",
-    "co",
-    "Inc",
-    "abc",
-    "ab",
-    "a",
-    "is",
-    "J",
-    "no",
-    "\u00e9t",
-    "st",
-    "louis",
-    "--",
-    "x-co",
-]
+    "The", "dr", "Dr", "mr", "D", "U.S", "3", "co", "Inc", "abc", "ab", "a", "is", "J", "no",
+    "\u00e9t", "st", "louis", "--", "x-co",
+]  # fmt: skip
 
 
 @settings(max_examples=1000, deadline=None)
@@ -382,7 +322,7 @@ def test_segment(text, expected):
     assert do_sentence_segmentation.segment(text) == expected
 
 
-# ------------------------------------------------------------------------------------------- step 4, separate_test_set
+# ------------------------------------------------------------------------ step 4, separate_test_set
 
 
 def test_test_articles_are_spread_over_the_files():
@@ -450,7 +390,7 @@ def test_the_evaluation_articles_of_an_earlier_call_go_with_an_error(tmp_path):
     assert files_in(tmp_path) == ["wiki_00", "wiki_00.3"]
 
 
-# --------------------------------------------------------------------------------------------------- step 5, do_gather
+# -------------------------------------------------------------------------------- step 5, do_gather
 
 
 @pytest.mark.parametrize(
@@ -519,7 +459,7 @@ def test_do_gather_refuses_to_mix_with_the_parts_of_an_earlier_run(tmp_path):
     assert not (tmp_path / "part-00000-of-00500").exists()
 
 
-# ----------------------------------------------------------------------------------------- files, flags, broken inputs
+# ---------------------------------------------------------------------- files, flags, broken inputs
 
 
 def test_data_means_the_extracted_files_only(tmp_path, monkeypatch):
@@ -682,7 +622,7 @@ def test_carriage_returns_end_a_line_where_the_original_read_text(
     assert (tmp_path / output).read_bytes() == after
 
 
-# ---------------------------------------------------------------------------------------------- going on where it stopped
+# ------------------------------------------------------------------------ going on where it stopped
 
 STEPS = [
     ("cleanup_file.py", []),
@@ -743,10 +683,8 @@ def test_a_second_call_does_nothing_twice(tmp_path):
         (lambda folder: (folder / "wiki_01.1").unlink(), [2, 2, 2, 2, 2]),
         (lambda folder: (folder / "wiki_01.2").write_text("half"), [3, 2, 2, 2, 2]),
         (lambda folder: os.utime(folder / "wiki_01.3"), [3, 3, 2, 2, 2]),
-        (
-            lambda folder: os.utime(folder / "wiki_01", (1, 1)),
-            [2, 2, 2, 2, 2],
-        ),  # another file, although it is older
+        # Another file, although it is older.
+        (lambda folder: os.utime(folder / "wiki_01", (1, 1)), [2, 2, 2, 2, 2]),
         (lambda folder: next(folder.glob("*.test")).unlink(), [3, 3, 3, 2, 2]),
         (lambda folder: (folder / "results/part-00002-of-00500").unlink(), [3, 3, 3, 3, 2]),
         (lambda folder: (folder / "results/eval.txt").unlink(), [3, 3, 3, 3, 3]),
@@ -821,7 +759,7 @@ def test_fixed_folder(pattern, folder):
     assert fixed_folder(pattern) == folder
 
 
-# ------------------------------------------------------------------------------------------------------ the whole chain
+# ---------------------------------------------------------------------------------- the whole chain
 
 
 def process_wiki(*arguments, folder, **environment):
@@ -969,14 +907,14 @@ def test_process_wiki_tells_what_is_wrong(tmp_path):
     assert process_wiki("--help", folder=tmp_path).stdout.startswith("usage: ")
 
 
-# ----------------------------------------------------------------------------- MLPerf's recorded results, byte for byte
+# --------------------------------------------------------- MLPerf's recorded results, byte for byte
 
 RECORDED = json.loads((MLPERF / "cleanup.json").read_text())["files"]
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """The folder in which the chain has run over the recorded inputs, with the recorded settings."""
+    """The folder in which the chain has run, with the recorded inputs and settings."""
     folder = tmp_path_factory.mktemp("chain")
     (folder / "sample_data").mkdir()
     for name in ("wiki_00", "wiki_01"):

@@ -211,7 +211,7 @@ def test_a_full_disk_is_told_before_the_transfer(server, tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
-# ------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def run(*flags, folder):
@@ -227,7 +227,10 @@ def run(*flags, folder):
 
 def serve_dump(server, listed=MD5):
     server.files["/testwiki/20240101/testwiki-20240101-pages-articles-multistream.xml.bz2"] = DATA
-    lines = f"{'0' * 32}  testwiki-20240101-other.gz\n{listed}  testwiki-20240101-pages-articles-multistream.xml.bz2\n"
+    lines = (
+        f"{'0' * 32}  testwiki-20240101-other.gz\n"
+        f"{listed}  testwiki-20240101-pages-articles-multistream.xml.bz2\n"
+    )
     server.files["/testwiki/20240101/testwiki-20240101-md5sums.txt"] = lines.encode()
     return ["--wiki=testwiki", "--date=20240101", f"--base_url={server.url}/{{wiki}}/{{date}}"]
 
@@ -258,7 +261,10 @@ def test_a_dump_that_is_gone(server, tmp_path):
     result = run("--date=20200201", f"--base_url={server.url}/{{wiki}}/{{date}}", folder=tmp_path)
     assert result.returncode == 1
     assert re.search(
-        r"enwiki-20200201-md5sums.txt: there is no such file .* Wikimedia removes old dumps: .*archive\.org",
+        (
+            r"enwiki-20200201-md5sums.txt: there is no such file .* Wikimedia removes old dumps: "
+            r".*archive\.org"
+        ),
         result.stderr,
     )
     assert names(tmp_path / "download") == []
@@ -319,7 +325,7 @@ def test_list_shows_what_is_known(tmp_path):
         )
 
 
-# --------------------------------------------------------------------------------------------------- MLPerf's files
+# ----------------------------------------------------------------------------------- MLPerf's files
 
 PARTS = {
     "part-00000-of-00500": b"One.\n\n",
@@ -347,7 +353,10 @@ PUBLISHED_OTHERWISE = (
     *(f"tf1_ckpt/model.ckpt-28252.{end}" for end in ("data-00000-of-00001", "index", "meta")),
 )
 AS_LISTED = [f"--md5={name}=none" for name in PUBLISHED_OTHERWISE]
-COMMAND = "bash <(curl -s https://raw.githubusercontent.com/mlcommons/r2-downloader/refs/heads/main/mlc-r2-downloader.sh) -d download"
+COMMAND = (
+    "bash <(curl -s https://raw.githubusercontent.com/mlcommons/r2-downloader/refs/heads/main/"
+    "mlc-r2-downloader.sh) -d download"
+)
 
 
 def archive(files, **changes):
@@ -377,12 +386,15 @@ def test_text_as_files(server, tmp_path):
     assert result.returncode == 0, result.stderr
     listed = "".join(f"{hashlib.md5(PARTS[name]).hexdigest()}  {name}\n" for name in sorted(PARTS))
     assert files_below(tmp_path / "download") == LOOSE | {"results4.md5": listed.encode()}
-    first = "next: python3 verify_dataset.py --results=download/results4 --md5_list=download/results4.md5\n"
+    first = (
+        "next: python3 verify_dataset.py --results=download/results4 "
+        "--md5_list=download/results4.md5\n"
+    )
     assert first in result.stdout
     assert (
-        "next: python3 create_pretraining_shards.py --input_dir=download/results4 --output_dir=tfrecord "
-        in result.stdout
-    )
+        "next: python3 create_pretraining_shards.py --input_dir=download/results4 "
+        "--output_dir=tfrecord "
+    ) in result.stdout
 
 
 @pytest.mark.parametrize("path", ["./{}", "results/{}"])
@@ -407,9 +419,8 @@ def serve_archive(server, **changes):
 
 def test_text_as_an_archive_is_unpacked_once(server, tmp_path):
     flags = ["--mlperf=text", f"--metadata_url={serve_archive(server)}"]
-    (tmp_path / "download/.results4.unpacking").mkdir(
-        parents=True
-    )  # left by a call that was killed
+    # Left by a call that was killed.
+    (tmp_path / "download/.results4.unpacking").mkdir(parents=True)
     result = run(*flags, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (
@@ -446,8 +457,10 @@ def test_a_folder_that_was_not_unpacked_here_is_left_alone(server, tmp_path):
     [
         (archive({"../part-00000-of-00500": b"x"}), "leads out of the folder"),
         (archive({"/part-00000-of-00500": b"x"}), "leads out of the folder"),
-        (archive({"part-00000-of-00500": b""}, type=tarfile.SYMTYPE, linkname="/etc/passwd"), "is a link or a device"),
-        (archive({"notes.txt": b"x"}), "expected one folder with part-00000-of-00500 ..., found none"),
+        (archive({"part-00000-of-00500": b""}, type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+         "is a link or a device"),
+        (archive({"notes.txt": b"x"}),
+         "expected one folder with part-00000-of-00500 ..., found none"),
         (archive({"a/part-00000-of-00500": b"x", "b/eval.txt": b"x"}), "found 2 folders"),
         (archive(LOOSE)[:-20], "damaged, or no archive"),
         (b"no archive", "damaged, or no archive"),
@@ -494,10 +507,11 @@ def test_model_and_dump(server, tmp_path):
     server.requests.clear()
     again = run(*flags, folder=tmp_path)
     assert again.returncode == 0 and again.stdout.count("was there") == 7
+    # These, at each call.
     assert [path for path, _ in server.requests] == [
         f"/metadata/{INPUTS}.uri",
         f"/metadata/{INPUTS}.md5",
-    ]  # these, at each call
+    ]
 
 
 def test_a_download_from_mlcommons_is_resumed(server, tmp_path):
@@ -600,8 +614,10 @@ def test_no_connection_to_mlcommons(tmp_path):
         ("md5", f"{MD5}  ./a/../../b\n".encode(), "the path './a/../../b' leads out of the folder"),
         ("md5", f"{MD5}  /etc/part-00000-of-00500\n".encode(), "leads out of the folder"),
         ("md5", f"{MD5}  ./a\n{MD5[::-1]}  a\n".encode(), "a is listed twice"),
-        ("md5", f"{MD5}  ./readme\n".encode(), "no part-00000-of-00500 and no archive of them; it begins with: readme"),
-        ("md5", f"{MD5}  ./a/eval.txt\n{MD5}  ./b/eval.txt\n{MD5}  ./part-1\n".encode(), "several files for one place: results4/eval.txt"),
+        ("md5", f"{MD5}  ./readme\n".encode(),
+         "no part-00000-of-00500 and no archive of them; it begins with: readme"),
+        ("md5", f"{MD5}  ./a/eval.txt\n{MD5}  ./b/eval.txt\n{MD5}  ./part-1\n".encode(),
+         "several files for one place: results4/eval.txt"),
     ],
 )  # fmt: skip
 def test_metadata_that_make_no_sense(server, tmp_path, ending, content, message):

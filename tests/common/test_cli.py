@@ -35,7 +35,10 @@ cli.run(main)
 
 
 def test_other_errors_in_finalizers_are_told():
-    program = "from bert.common import cli; Lost = type('Lost', (), {'__del__': lambda self: 1 / 0}); cli.run(lambda: Lost() and None)"
+    program = (
+        "from bert.common import cli; Lost = type('Lost', (), {'__del__': lambda self: 1 / 0}); "
+        "cli.run(lambda: Lost() and None)"
+    )
     process = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
@@ -45,8 +48,10 @@ def test_other_errors_in_finalizers_are_told():
 @pytest.mark.parametrize(
     "end, code, told",
     [
-        ("raise DataError('wrong')", 1, "error: wrong\n"), ("raise OSError('wrong')", 1, "error: wrong\n"),
-        ("raise KeyboardInterrupt", 130, ""), ("1 / 0", 1, "ZeroDivisionError"), ("sys.exit(3)", 3, ""),
+        ("raise DataError('wrong')", 1, "error: wrong\n"),
+        ("raise OSError('wrong')", 1, "error: wrong\n"),
+        ("raise KeyboardInterrupt", 130, ""), ("1 / 0", 1, "ZeroDivisionError"),
+        ("sys.exit(3)", 3, ""),
     ],
 )  # fmt: skip
 def test_error_of_a_rank_ends_it_at_once(end, code, told):
@@ -71,7 +76,10 @@ cli.run_as_rank(main)
 
 
 def test_rank_that_has_done_its_work_tidies_up():
-    program = "import atexit; from bert.common import cli; atexit.register(print, 'tidied up'); cli.run_as_rank(lambda: None)"
+    program = (
+        "import atexit; from bert.common import cli; atexit.register(print, 'tidied up'); "
+        "cli.run_as_rank(lambda: None)"
+    )
     process = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
     )

@@ -38,7 +38,10 @@ def test_local_paths_do_not_import_tensorflow(tmp_path):
         "--show_examples=1",
         *FLAGS,
     ]
-    code = f"import sys, create_pretraining_data as c; c.main({flags}); print('tensorflow' in sys.modules)"
+    code = (
+        f"import sys, create_pretraining_data as c; c.main({flags}); "
+        "print('tensorflow' in sys.modules)"
+    )
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -102,8 +105,9 @@ class TestRemote:
         (tmp_path / "text-0").write_bytes(UNICODE_TEXT.read_bytes())
         create(UNICODE_TEXT, tmp_path / "local", "--dupe_factor=2")
         process = run_script(
-            "create_pretraining_data.py", f"--input_file=file://{tmp_path}/text-*", f"--output_file=file://{tmp_path}/remote",
-            f"--vocab_file=file://{ROOT}/vocab.txt", "--dupe_factor=2",
+            "create_pretraining_data.py", f"--input_file=file://{tmp_path}/text-*",
+            f"--output_file=file://{tmp_path}/remote", f"--vocab_file=file://{ROOT}/vocab.txt",
+            "--dupe_factor=2",
         )  # fmt: skip
         assert process.stderr == "", "TensorFlow's banners are not shown"
         assert (tmp_path / "remote").read_bytes() == (tmp_path / "local").read_bytes()
@@ -111,7 +115,8 @@ class TestRemote:
 
     def test_refusals(self, tmp_path):
         process = run_script(
-            "create_pretraining_data.py", "--input_file=nosuch://bucket/text", f"--output_file=file://{tmp_path}/out", "--show_examples=1",
+            "create_pretraining_data.py", "--input_file=nosuch://bucket/text",
+            f"--output_file=file://{tmp_path}/out", "--show_examples=1",
             "--vocab_file=file:///absent/vocab", check=False,
         )  # fmt: skip
         assert_refused(

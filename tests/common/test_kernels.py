@@ -46,8 +46,9 @@ def test_read_only_install_without_a_home(read_only_install, tmp_path):
         "HOME": f"{tmp_path}/home",
         "TMPDIR": f"{tmp_path}/open",
     }
-    command = [sys.executable, "create_pretraining_data.py", "--input_file=text", f"--output_file={tmp_path}/open/out",
-               "--vocab_file=vocab.txt", "--dupe_factor=2"]  # fmt: skip
+    command = [sys.executable, "create_pretraining_data.py", "--input_file=text",
+               f"--output_file={tmp_path}/open/out", "--vocab_file=vocab.txt",
+               "--dupe_factor=2"]  # fmt: skip
     options = {"cwd": read_only_install, "env": environment, "preexec_fn": obey_permissions}
     touch = subprocess.run(["touch", "bert/new"], capture_output=True, **options)
     assert touch.returncode, "the install is read-only indeed"

@@ -47,7 +47,8 @@ def run_on_a_terminal(*command):
 
 def test_stages_on_a_terminal_are_wiped(tmp_path):
     stdout, stages = run_on_a_terminal(
-        "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out", f"--vocab_file={ROOT}/vocab.txt"
+        "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}",
+        f"--output_file={tmp_path}/out", f"--vocab_file={ROOT}/vocab.txt"
     )  # fmt: skip
     for stage in (
         "reading ",
@@ -79,9 +80,8 @@ def test_commands_that_read_many_files_tell_how_far_they_are(tmp_path):
         re.fullmatch(r"1 of 2 files, [\d,]+ records/s, \d+ s left", text) for text in shown
     ), shown
     lengths = ("--max_seq_length=128", "--max_predictions_per_seq=20")
-    run_script(
-        "verify_dataset.py", f"--tfrecord={tmp_path}/tfrecord", "--own_data", *lengths
-    )  # may tell that it compiles
+    # May tell that it compiles.
+    run_script("verify_dataset.py", f"--tfrecord={tmp_path}/tfrecord", "--own_data", *lengths)
     _, shown = run_on_a_terminal(
         "verify_dataset.py", f"--tfrecord={tmp_path}/tfrecord", "--own_data", *lengths
     )

@@ -125,9 +125,8 @@ def test_features_in_any_order(names):
 def test_what_only_the_readable_decoder_takes_is_decoded_too():
     examples = [random_example(random.Random(n)) for n in range(3)]
     unpacked = message(examples[1], is_packed=False)
-    long_varint = (
-        encode_example(examples[2]) + b"\x10\x01"
-    )  # a field that tf.train.Example does not have
+    # A field that tf.train.Example does not have.
+    long_varint = encode_example(examples[2]) + b"\x10\x01"
     payloads = [encode_example(examples[0]), unpacked, long_varint]
     assert [takes(payload) for payload in payloads] == [True, False, False]
     batch = decode(payloads)

@@ -42,7 +42,8 @@ def test_ids_beyond_the_vocabulary_and_positions_without_text():
 def test_long_segments_are_wrapped():
     size = 200
     text = words(
-        input_ids=[MAT] * size, input_mask=[1] * size, segment_ids=[0] * size, masked_lm_weights=[0.0] * 4
+        input_ids=[MAT] * size, input_mask=[1] * size, segment_ids=[0] * size,
+        masked_lm_weights=[0.0] * 4
     ).split("\n")  # fmt: skip
     assert max(map(len, text)) <= 120 and text[1].startswith("    mat mat")
     assert " ".join(text).count("mat") == size

@@ -23,8 +23,9 @@ from bert.examples.tfrecord import TFRecordFile, frame
 
 def pick(source, output, number, seq_length=16, predictions=3, **options):
     return run_script(
-        "pick_eval_samples.py", f"--input_tfrecord={source}", f"--output_tfrecord={output}", f"--num_examples_to_pick={number}",
-        f"--max_seq_length={seq_length}", f"--max_predictions_per_seq={predictions}", **options,
+        "pick_eval_samples.py", f"--input_tfrecord={source}", f"--output_tfrecord={output}",
+        f"--num_examples_to_pick={number}", f"--max_seq_length={seq_length}",
+        f"--max_predictions_per_seq={predictions}", **options,
     )  # fmt: skip
 
 

@@ -81,10 +81,8 @@ def test_several_files_are_one_corpus_and_outputs_take_turns(tmp_path):
     "data, expected",
     [
         (b"foo\rbar\r\n", ["foobar"]),  # every \r goes, wherever it stands
-        (
-            b"a\x0bb\x0cc\xc2\x85d\xe2\x80\xa8e\n",
-            ["a\x0bb\x0cc\x85d\u2028e"],
-        ),  # only \n ends a line
+        # Only \n ends a line.
+        (b"a\x0bb\x0cc\xc2\x85d\xe2\x80\xa8e\n", ["a\x0bb\x0cc\x85d\u2028e"]),
         (b" \t\xc2\xa0\n x \nlast", ["", "x", "last"]),
         (b"\xc3\r\xa9\n", ["\xe9"]),  # dropped before decoding
     ],
@@ -120,8 +118,9 @@ class TestRefusals:
     def test_everything_wrong_is_told_at_once(self, tmp_path):
         (tmp_path / "vocab").write_text("[CLS]\n[UNK]\n")
         process = run_script(
-            "create_pretraining_data.py", f"--input_file={tmp_path}/absent-*", f"--output_file={tmp_path}/out", f"--vocab_file={tmp_path}/vocab",
-            "--max_seq_length=4", "--dupe_factor=0", "--masked_lm_prob=15", check=False,
+            "create_pretraining_data.py", f"--input_file={tmp_path}/absent-*",
+            f"--output_file={tmp_path}/out", f"--vocab_file={tmp_path}/vocab", "--max_seq_length=4",
+            "--dupe_factor=0", "--masked_lm_prob=15", check=False,
         )  # fmt: skip
         assert_refused(
             process,
@@ -199,7 +198,8 @@ class TestRefusals:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_ended_while_writing(self, tmp_path, number):
-        command = [sys.executable, ROOT / "create_pretraining_data.py", f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out",
+        command = [sys.executable, ROOT / "create_pretraining_data.py",
+                   f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out",
                    f"--vocab_file={ROOT}/vocab.txt", "--dupe_factor=300"]  # fmt: skip
         # A shell starts background jobs with Ctrl-C ignored, and the suite may be one.
         process = subprocess.Popen(
@@ -227,14 +227,20 @@ def test_full_disk_leaves_nothing(tmp_path):
         f"--vocab_file={ROOT}/vocab.txt",
     ]
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
-    code = f"{limit}; from bert.common import cli; import create_pretraining_data as c; cli.run(lambda: c.main({flags}))"
+    code = (
+        f"{limit}; from bert.common import cli; import create_pretraining_data as c; "
+        f"cli.run(lambda: c.main({flags}))"
+    )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert_refused(process, "File too large")
     assert os.listdir(tmp_path) == []
 
 
 def test_importing_does_nothing():
-    code = "import sys, create_pretraining_data as c; print(sorted({'tensorflow', 'torch', 'absl'} & sys.modules.keys()))"
+    code = (
+        "import sys, create_pretraining_data as c; "
+        "print(sorted({'tensorflow', 'torch', 'absl'} & sys.modules.keys()))"
+    )
     process = subprocess.run(
         [sys.executable, "-c", code, "--unknown"],
         cwd=ROOT,
@@ -245,14 +251,13 @@ def test_importing_does_nothing():
     assert (process.stdout, process.stderr) == ("[]\n", "")
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The fast program against its readable twin
 
 words = st.sampled_from(
-    "a b the of unaffable Na\u00efve \u4e2d\u56fd \u03a3\u03a3 caf\u00e9. it's ###x [MASK] 12,5 \x01 \u00ad".split(
-        " "
-    )
-)
+    "a b the of unaffable Na\u00efve \u4e2d\u56fd \u03a3\u03a3 caf\u00e9. it's ###x [MASK] "
+    "12,5 \x01 \u00ad".split(" ")
+)  # fmt: skip
 lines = st.lists(words, max_size=12).map(" ".join)
 texts = (
     st.lists(st.lists(lines, min_size=1, max_size=6).map("\n".join), min_size=1, max_size=8)
@@ -310,8 +315,8 @@ def test_room_for_instances_grows(monkeypatch):
         lambda *args, real=instances._with_room: sizes.append(1) or real(*args),
     )
     rows, changes = instances.make_instances(
-        corpus, {"[MASK]": 103, "x": 1}, instances.new_generator(1), max_seq_length=300, max_predictions_per_seq=40,
-        masked_lm_prob=0.15, short_seq_prob=1.0, dupe_factor=3,
+        corpus, {"[MASK]": 103, "x": 1}, instances.new_generator(1), max_seq_length=300,
+        max_predictions_per_seq=40, masked_lm_prob=0.15, short_seq_prob=1.0, dupe_factor=3,
     )  # fmt: skip
     assert sizes and rows["num_changes"].sum() == len(changes) and (rows["num_changes"] > 0).all()
 

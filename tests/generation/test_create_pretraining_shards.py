@@ -99,7 +99,8 @@ def test_first_run(first_run):
     names = [name for name in os.listdir(output) if name.startswith(".")]
     assert sorted(names) == [".manifest", ".part-00000-of-00004.notes.tmp"]
     assert sorted(os.listdir(output / ".manifest")) == [
-        "part-00000-of-00004.json", "part-00001-of-00004.json", "part-00003-of-00004.json", "parts.lock", "run.lock",
+        "part-00000-of-00004.json", "part-00001-of-00004.json", "part-00003-of-00004.json",
+        "parts.lock", "run.lock",
     ]  # fmt: skip
 
 
@@ -231,9 +232,8 @@ class Run:
     def __init__(self, *flags):
         def prepare():
             os.setsid()
-            signal.signal(
-                signal.SIGINT, signal.SIG_DFL
-            )  # a shell starts background jobs with Ctrl-C ignored
+            # A shell starts background jobs with Ctrl-C ignored.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
         script = [sys.executable, ROOT / "create_pretraining_shards.py", *flags]
         self.process = subprocess.Popen(
@@ -343,7 +343,10 @@ class TestRefusals:
 
 
 def test_importing_does_nothing():
-    code = "import sys, create_pretraining_shards; print(sorted({'tensorflow', 'ray'} & sys.modules.keys()))"
+    code = (
+        "import sys, create_pretraining_shards; "
+        "print(sorted({'tensorflow', 'ray'} & sys.modules.keys()))"
+    )
     process = subprocess.run(
         [sys.executable, "-c", code, "--unknown"],
         cwd=ROOT,

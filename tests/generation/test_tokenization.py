@@ -31,10 +31,8 @@ def cased():
         ("[MASK]", ["[", "mask", "]"]),  # special tokens in running text are ordinary text
         ("t\u0000h\ufffde\u200dm", ["them"]),  # dropped characters join their neighbours
         ("a\u00a0b\u3000c", ["a", "b", "c"]),  # category Zs is white space
-        (
-            "a\u2028b\x1cc",
-            ["a", "bc"],
-        ),  # str.split() knows U+2028; U+001C is a control character first
+        # str.split() knows U+2028; U+001C is a control character first.
+        ("a\u2028b\x1cc", ["a", "bc"]),
         ("\u4e2d\u56fd", ["\u4e2d", "\u56fd"]),  # each ideograph stands alone
         ("\u00c5ngstr\u00f6m", ["ang", "##strom"]),
         ("$5^2", ["$", "5", "^", "2"]),
@@ -89,13 +87,8 @@ def test_ids_and_tokens_are_inverse(uncased):
 def test_vocabulary_lines(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_bytes("[UNK]\r\n a\u2028\r\nb\n[UNK]\nc\x85\nlast".encode())
-    assert tokenization.load_vocab(path) == {
-        "[UNK]": 0,
-        "a": 1,
-        "b": 2,
-        "c": 3,
-        "last": 4,
-    }  # a repeated line takes no id
+    # A repeated line takes no id.
+    assert tokenization.load_vocab(path) == {"[UNK]": 0, "a": 1, "b": 2, "c": 3, "last": 4}
     path.write_bytes(b"ok\n\xff\n")
     with pytest.raises(ValueError, match="byte 3 is not UTF-8"):
         tokenization.load_vocab(path)

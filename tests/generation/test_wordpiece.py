@@ -78,7 +78,10 @@ def test_every_character_alone_on_a_line(tokenizers):
     assert found(fast, text) == expected(full, text)
 
 
-hard = "\u03a3\u0345\u302e\u1d165\u0130\u037e\u1fef\uac01\uf900\u2028\u0085\u00a0\u200b\u0000\ufffd\U0001d15e"
+hard = (
+    "\u03a3\u0345\u302e\u1d165\u0130\u037e\u1fef\uac01\uf900"
+    "\u2028\u0085\u00a0\u200b\u0000\ufffd\U0001d15e"
+)
 characters = st.one_of(
     st.sampled_from("aeT .,-[]#\t\n0" + hard),
     st.characters(exclude_categories=["Cs"], exclude_characters="\r"),
@@ -94,25 +97,10 @@ def test_any_text(tokenizers, text):
 words = st.text("abcXYZ059", min_size=1, max_size=20)
 separators = st.sampled_from(
     [
-        " ",
-        " ",
-        "\n",
-        ", ",
-        "-",
-        "[",
-        "\t",
-        "\u00e9",
-        "\u4e2d",
-        "\u0301",
-        "\u200b",
-        "\u03a3",
-        "@",
-        "`",
-        "{",
-        "/",
-        ":",
+        " ", " ", "\n", ", ", "-", "[", "\t", "\u00e9", "\u4e2d", "\u0301", "\u200b", "\u03a3",
+        "@", "`", "{", "/", ":",
     ]
-)
+)  # fmt: skip
 
 
 @given(st.lists(st.tuples(words, separators), max_size=30))
@@ -154,8 +142,10 @@ def test_utf8_of_every_start():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "\n", "x", " \n x", "[unused7] [unused99999]x [unused1]", "un" * 99 + "aa", "un" * 100 + "a", "\u00e9" * 200, "\u00e9" * 201 + " b",
-     "\u4e2d" * 300, "a" * 5000 + "\u03a3 b", "\u03a3" * 201, "abcdefghijklmnop abcdefghijklmnopq" * 3, "no line end\n "],
+    ["", "\n", "x", " \n x", "[unused7] [unused99999]x [unused1]", "un" * 99 + "aa",
+     "un" * 100 + "a", "\u00e9" * 200, "\u00e9" * 201 + " b",
+     "\u4e2d" * 300, "a" * 5000 + "\u03a3 b", "\u03a3" * 201,
+     "abcdefghijklmnop abcdefghijklmnopq" * 3, "no line end\n "],
 )  # fmt: skip
 def test_edges(tokenizers, text):
     full, fast = tokenizers

@@ -290,7 +290,7 @@ def test_files_are_only_read(tfrecord_folder, tmp_path):
     assert sorted(os.listdir(tmp_path)) == before
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Position
 
 
@@ -396,8 +396,9 @@ def test_another_number_of_ranks_goes_on_in_the_same_order(
     for shard in resumed:
         shard.load_state_dict(states[0])
     assert capfd.readouterr().err == (
-        f"note: batch_size {after[1]} instead of {before[1]}, num_shards {after[0]} instead of {before[0]}: epoch 0 goes on "
-        f"behind its {3 * before[0] * before[1]} records that were given out, none twice\n"
+        f"note: batch_size {after[1]} instead of {before[1]}, num_shards {after[0]} instead of "
+        f"{before[0]}: epoch 0 goes on behind its {3 * before[0] * before[1]} records that were "
+        "given out, none twice\n"
     )
     start = 3 * before[0] * before[1]
     end = start + (153 - start) // (after[0] * after[1]) * after[0] * after[1]
@@ -433,17 +434,16 @@ def test_state_of_another_order_is_refused(tfrecord_folder):
     for wrong in ({"epoch": -1}, {"position": -1}, {"position": 42}):
         with pytest.raises(DataError, match="expected 0 to 41"):
             loader.load_state_dict(state | wrong)
-    assert numbers(loader) == numbers(
-        loaders(paths, index_paths, 1, batch_size=2)[0]
-    )  # a refused state changes nothing
+    # A refused state changes nothing.
+    assert numbers(loader) == numbers(loaders(paths, index_paths, 1, batch_size=2)[0])
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Input that is wrong
 
 
 def rewrite(path, change):
-    """Changes the values of some examples of a file: change(number in the file, values) -> values."""
+    """Changes values of a file's examples: change(number in the file, values) -> values."""
     count = sum(1 for _ in open(f"{path}.idx"))
     with open(path, "wb") as file:
         file.writelines(
@@ -491,7 +491,9 @@ def test_damaged_data_is_named_when_it_is_read(tfrecord_folder):
         file.write(b"\0\1\2")
     with pytest.raises(
         DataError,
-        match=f"{paths[1]}: record 7 at byte {offset}: the record's data does not have its checksum",
+        match=(
+            f"{paths[1]}: record 7 at byte {offset}: the record's data does not have its checksum"
+        ),
     ):
         numbers(loader)
     for epoch in range(2):  # the loader itself is whole: it says so again
@@ -548,7 +550,7 @@ def test_builders_build_indexes_in_a_folder(tfrecord_folder, tmp_path):
     assert sorted(os.listdir(tmp_path / "idx")) == [os.path.basename(path) for path in index_paths]
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Threads
 
 

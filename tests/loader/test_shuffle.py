@@ -20,7 +20,8 @@ def whole(num_records, seed=12345, epoch=0, shuffle=True):
 
 
 @given(
-    st.integers(1, 3000), st.integers(-(2**70), 2**70), st.integers(0, 1000), st.integers(1, 300), st.integers(1, 2000)
+    st.integers(1, 3000), st.integers(-(2**70), 2**70), st.integers(0, 1000), st.integers(1, 300),
+    st.integers(1, 2000)
 )  # fmt: skip
 def test_equal_to_the_twin(num_records, seed, epoch, min_chunks, block_records):
     with pytest.MonkeyPatch.context() as patch:
@@ -70,15 +71,14 @@ SIZES = [500 * 1000, 500 * 10_000]
 def test_a_global_batch_comes_from_many_files(num_records):
     files = whole(num_records)[: num_records // 256 * 256].reshape(-1, 256) // (num_records // 500)
     distinct = [len(set(batch)) for batch in files[:: max(1, len(files) // 1000)].tolist()]
-    assert (
-        min(distinct) >= 160
-    )  # a perfect shuffle: 500 * (1 - (1 - 1 / 500) ** 256) = 200.5 on average
+    # A perfect shuffle: 500 * (1 - (1 - 1 / 500) ** 256) = 200.5 on average.
+    assert min(distinct) >= 160
     assert np.mean(distinct) == pytest.approx(200.5, abs=3)
 
 
 @pytest.mark.parametrize("num_records", SIZES)
 def test_records_move_across_the_whole_epoch(num_records):
-    """A perfect shuffle: a third of the epoch from the place in the files, and between two epochs."""
+    """In a perfect shuffle a third of the epoch, both from the files' order and between epochs."""
     first, second = np.argsort(whole(num_records)), np.argsort(whole(num_records, epoch=1))
     assert np.abs(first - np.arange(num_records)).mean() / num_records == pytest.approx(
         1 / 3, abs=0.01
@@ -89,9 +89,8 @@ def test_records_move_across_the_whole_epoch(num_records):
 @pytest.mark.parametrize("num_records", SIZES)
 @pytest.mark.parametrize("distance", [1, 2, 7, 255])
 def test_neighbours_of_one_epoch_are_strangers_in_the_next(num_records, distance):
-    places = np.argsort(whole(num_records, epoch=1))[
-        whole(num_records)
-    ]  # in epoch 1, by position in epoch 0
+    # In epoch 1, by position in epoch 0.
+    places = np.argsort(whole(num_records, epoch=1))[whole(num_records)]
     one, other = places[:-distance], places[distance:]
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.01
     near = np.abs(one - other) <= 256
@@ -101,9 +100,8 @@ def test_neighbours_of_one_epoch_are_strangers_in_the_next(num_records, distance
 def test_neighbours_in_a_file_are_strangers_in_a_batch():
     """Records of one chunk share a block of the epoch, but not a global batch."""
     places = np.argsort(whole(SIZES[1]))
-    assert (
-        places[:-1] // 256 == places[1:] // 256
-    ).mean() < 0.004  # a perfect shuffle within a block: 256 / 73,728
+    # A perfect shuffle within a block: 256 / 73,728.
+    assert (places[:-1] // 256 == places[1:] // 256).mean() < 0.004
 
 
 @pytest.mark.parametrize("num_shards", [2, 3, 8, 64, 128])

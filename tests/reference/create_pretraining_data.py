@@ -3,7 +3,8 @@
 times slower.
 
 python3 tests/reference/create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
-    --output_file=/tmp/part-00000-of-00500 --vocab_file=vocab.txt [the flags of create_pretraining_data.py]
+    --output_file=/tmp/part-00000-of-00500 --vocab_file=vocab.txt \\
+    [the flags of create_pretraining_data.py]
 
 Pure Python on `random.Random` and tokenization.py, written through TensorFlow's own
 `tf.train.Example` and `tf.io.TFRecordWriter`. Memory grows with dupe_factor times the text.
@@ -31,12 +32,12 @@ class Instance(NamedTuple):
     is_random_next: bool
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Text -> documents
 
 
 def read_documents(paths, tokenizer):
-    """Returns the corpus: a list of documents, each a list of sentences, each a list of token ids."""
+    """Returns a list of documents, each a list of sentences, each a list of token ids."""
     documents = [[]]
     for path in paths:
         for line in read_lines(path):
@@ -60,7 +61,7 @@ def read_lines(path):
             yield line.replace(b"\r", b"").decode("utf-8").strip()
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Documents -> instances. Every draw below is part of the definition: one more, one less, or two in
 # another order and all that follows differs.
 
@@ -104,7 +105,7 @@ def create_instances_of_document(documents, index, vocab, flags, rng):
 
 
 def random_next(documents, index, target_length, rng):
-    """Returns consecutive sentences of another document, until they reach `target_length` tokens."""
+    """Returns consecutive sentences of another document, up to `target_length` tokens or more."""
     for _ in range(10):
         other = rng.randint(0, len(documents) - 1)
         if other != index:
@@ -152,7 +153,7 @@ def mask(a, b, is_random_next, vocab, flags, rng):
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Instances -> records
 
 

@@ -35,7 +35,10 @@ def main():
     digest, tokenizer = hashlib.sha256(), english_tokenizer()
     for code in [*range(0xA3, 0xD800, 8), *range(0xE003, 0x20000, 8), 0x10FC, 0x1CF2, 0x1CF3]:
         char = chr(code)
-        text = f"He met {char}. smith and {char}. Smith. {char}A. then {char}. {char}b? Once 5. {char} a. {char}{char}."
+        text = (
+            f"He met {char}. smith and {char}. Smith. {char}A. then {char}. {char}b? Once 5. "
+            f"{char} a. {char}{char}."
+        )
         for sentence in tokenizer.tokenize(text):
             digest.update((sentence + "\n").encode("utf-8"))
     print(digest.hexdigest())

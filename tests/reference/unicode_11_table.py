@@ -11,7 +11,8 @@ import unicodedata
 def main():
     if unicodedata.unidata_version != "11.0.0":
         sys.exit(
-            f"error: this Python has Unicode {unicodedata.unidata_version}; the table comes from a Python 3.7"
+            f"error: this Python has Unicode {unicodedata.unidata_version}; "
+            "the table comes from a Python 3.7"
         )
     is_unassigned = [
         unicodedata.category(chr(code)) == "Cn" for code in range(sys.maxunicode + 1)
@@ -27,7 +28,8 @@ def main():
         if is_unassigned[code] and not is_unassigned[code + 1]
     ]
     print(
-        '"""Code points that Unicode 11.0 leaves unassigned (category Cn). Made by tests/reference/unicode_11_table.py."""'
+        '"""Code points that Unicode 11.0 leaves unassigned (category Cn). Made by '
+        'tests/reference/unicode_11_table.py."""'
     )
     print("\n# Inclusive ranges.\nUNASSIGNED = (")
     pairs = [f"(0x{first:04X}, 0x{last:04X})," for first, last in zip(firsts, lasts)]

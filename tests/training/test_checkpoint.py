@@ -37,8 +37,8 @@ def long_run(training_data, dropout_config, tmp_path_factory):
     """A run with dropout over the ends of epochs, that keeps all checkpoints; and its flags."""
     folder = tmp_path_factory.mktemp("long")
     more = (
-        f"--bert_config_file={dropout_config}", "--train_batch_size=256", "--num_train_steps=12", "--save_checkpoints_steps=2",
-        "--keep_checkpoint_max=0", "--eval_every_samples=1280",
+        f"--bert_config_file={dropout_config}", "--train_batch_size=256", "--num_train_steps=12",
+        "--save_checkpoints_steps=2", "--keep_checkpoint_max=0", "--eval_every_samples=1280",
     )  # fmt: skip
     train(training_data, folder / "run", *more)
     return folder / "run", more
@@ -235,7 +235,8 @@ def test_killed_run_goes_on_to_the_same_losses(training_data, long_run, tmp_path
 def test_disk_full_keeps_earlier_checkpoints(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731  bytes of a file
+    # Bytes of a file.
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
     process = subprocess.run(
         [sys.executable, "train.py", *flags(training_data, other, *more)],
         cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, timeout=120,

@@ -26,8 +26,9 @@ from train import parse_flags
 
 
 def test_signals_save_and_stop(training_data, tmp_path):
-    """As a cluster sends them before it takes the machine away; the same command goes on each time."""
-    saved = lambda: sorted(path.name for path in (tmp_path / "run/checkpoints").glob("step-*"))  # noqa: E731
+    """As a cluster sends them before it takes the machine away; the same command resumes."""
+    folder = tmp_path / "run/checkpoints"
+    saved = lambda: sorted(path.name for path in folder.glob("step-*"))  # noqa: E731
     more = ("--num_train_steps=100000", "--save_checkpoints_steps=7", "--keep_checkpoint_max=1")
     for signum in (signal.SIGTERM, signal.SIGUSR1):
         before = saved()
@@ -72,8 +73,10 @@ def test_signals_before_the_first_step_stop_too(training_data, tmp_path):
 
 def test_signal_repeated_later_ends_at_once():
     program = (
-        "import os, signal, time; from bert.training.distributed import StopRequest; StopRequest.PATIENCE = 0.2; StopRequest()\n"
-        "for pause in (0, 0.3, 0): os.kill(os.getpid(), signal.SIGTERM); print('at work', flush=True); time.sleep(pause)\n"
+        "import os, signal, time; from bert.training.distributed import StopRequest; "
+        "StopRequest.PATIENCE = 0.2; StopRequest()\n"
+        "for pause in (0, 0.3, 0): os.kill(os.getpid(), signal.SIGTERM); "
+        "print('at work', flush=True); time.sleep(pause)\n"
     )
     process = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
@@ -164,7 +167,8 @@ def test_error_of_the_first_rank_is_everybodys(training_data, tmp_path):
 @pytest.mark.parametrize(
     "errors, told",
     [
-        ((None, "gone", "gone", "full"), "rank 1, 2: gone; rank 3: full"), (("full", None, None, None), "full"),
+        ((None, "gone", "gone", "full"), "rank 1, 2: gone; rank 3: full"),
+        (("full", None, None, None), "full"),
         (("full",) * 4, "rank 0, 1, 2, 3: full"),
     ],
 )  # fmt: skip
@@ -206,9 +210,9 @@ def test_other_flags_and_data_on_a_rank_are_told_at_the_start(training_data, tmp
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 1 and len(errors.splitlines()) == 1
         assert (
-            f"--learning_rate: 0.5 on rank 1 ({socket.gethostname()}), 0.01 on rank 0; training files: {{'files': 1,"
-            in errors
-        )
+            f"--learning_rate: 0.5 on rank 1 ({socket.gethostname()}), 0.01 on rank 0; "
+            f"training files: {{'files': 1,"
+        ) in errors
         assert "--tfrecord_train" not in errors and "evaluation" not in errors
     assert not (tmp_path / "run/flags.json").exists()
 
@@ -220,7 +224,10 @@ def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_pa
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
         DataError,
-        match="RANK is set, but not LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT: use torchrun",
+        match=(
+            "RANK is set, but not LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT: "
+            "use torchrun"
+        ),
     ):
         check(parse_flags(flags(training_data, tmp_path / "run")), 2)
 

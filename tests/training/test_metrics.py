@@ -56,7 +56,10 @@ def test_five_in_a_row_end_the_run(record, capsys):
     )
     with pytest.raises(
         DataError,
-        match="step 11: .* 5 updates in a row .* lower --learning_rate.* the weights are those of step 6",
+        match=(
+            "step 11: .* 5 updates in a row .* lower --learning_rate.* "
+            "the weights are those of step 6"
+        ),
     ):
         record(math.nan, loss=math.nan)
     rows = record.rows()

@@ -13,9 +13,10 @@ from bert.training.mlperf_log import PREFIX, MLPerfLog, division, hyper_paramete
 
 # configs/recipes/mlperf_256.args
 RECIPE_256 = {
-    "optimizer": "lamb", "learning_rate": 3.5e-4, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-6, "weight_decay": 0.01,
-    "max_grad_norm": 1.0, "poly_power": 1.0, "training_steps": 13700, "warmup_steps": 0, "start_warmup_step": 0,
-    "global_batch_size": 256, "gradient_accumulation_steps": 2, "max_sequence_length": 512, "max_predictions_per_seq": 76,
+    "optimizer": "lamb", "learning_rate": 3.5e-4, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-6,
+    "weight_decay": 0.01, "max_grad_norm": 1.0, "poly_power": 1.0, "training_steps": 13700,
+    "warmup_steps": 0, "start_warmup_step": 0, "global_batch_size": 256,
+    "gradient_accumulation_steps": 2, "max_sequence_length": 512, "max_predictions_per_seq": 76,
     "seed": 12345, "train_samples": 156_725_653, "eval_samples": 10_000,
 }  # fmt: skip
 INTERVAL = 150_000
@@ -102,10 +103,12 @@ def test_closed_run_below_the_target_is_refused(path):
 
 
 NEEDED = (
-    "submission_org", "submission_platform", "submission_division", "submission_benchmark", "cache_clear", "init_start",
-    "init_stop", "run_start", "run_stop", "eval_accuracy", "train_samples", "eval_samples", "gradient_accumulation_steps",
-    "global_batch_size", "opt_base_learning_rate", "opt_lamb_epsilon", "opt_learning_rate_training_steps", "num_warmup_steps",
-    "opt_learning_rate_warmup_steps", "start_warmup_step", "opt_lamb_beta_1", "opt_lamb_beta_2", "opt_lamb_weight_decay_rate",
+    "submission_org", "submission_platform", "submission_division", "submission_benchmark",
+    "cache_clear", "init_start", "init_stop", "run_start", "run_stop", "eval_accuracy",
+    "train_samples", "eval_samples", "gradient_accumulation_steps", "global_batch_size",
+    "opt_base_learning_rate", "opt_lamb_epsilon", "opt_learning_rate_training_steps",
+    "num_warmup_steps", "opt_learning_rate_warmup_steps", "start_warmup_step", "opt_lamb_beta_1",
+    "opt_lamb_beta_2", "opt_lamb_weight_decay_rate",
 )  # fmt: skip
 
 

@@ -205,7 +205,7 @@ def test_long_texts_are_truncated_to_what_the_model_takes(tmp_path, max_length):
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Optimization
 
 
@@ -261,8 +261,8 @@ def test_clipping(scale):
         parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 1, 1)]
         loss_scale = LossScale("cpu") if scale else None
         optimizer = AdamWeightDecay(
-            [{"params": parameters, "weight_decay": 0.0}], lr=1e6, betas=(0.0, 0.0), eps=1e6, max_grad_norm=max_norm,
-            loss_scale=loss_scale,
+            [{"params": parameters, "weight_decay": 0.0}], lr=1e6, betas=(0.0, 0.0), eps=1e6,
+            max_grad_norm=max_norm, loss_scale=loss_scale,
         )  # fmt: skip
         parameters[0].grad, parameters[1].grad = (
             torch.tensor(values) * (scale or 1) for values in ([0.0, 3.0], [4.0])
@@ -320,14 +320,22 @@ def test_update_that_is_not_finite_is_left_out(tiny_model, optimizer_class, bad)
 @pytest.mark.parametrize(
     "given, meant",
     [
-        ("ckpt/model.ckpt-10.index", "ckpt/model.ckpt-10"), ("ckpt/model.ckpt-10.data-00000-of-00001", "ckpt/model.ckpt-10"),
-        ("ckpt", "ckpt/model.ckpt-10"), ("run", "run/model"), ("run/checkpoints", "run/checkpoints/step-00000020"),
-        ("absent", None), ("run/model", ""), ("run/checkpoints/step-00000020", ""), ("ckpt/model.ckpt-10", ""),
+        ("ckpt/model.ckpt-10.index", "ckpt/model.ckpt-10"),
+        ("ckpt/model.ckpt-10.data-00000-of-00001", "ckpt/model.ckpt-10"),
+        ("ckpt", "ckpt/model.ckpt-10"),
+        ("run", "run/model"),
+        ("run/checkpoints", "run/checkpoints/step-00000020"),
+        ("absent", None),
+        ("run/model", ""),
+        ("run/checkpoints/step-00000020", ""),
+        ("ckpt/model.ckpt-10", ""),
     ],
 )  # fmt: skip
 def test_model_that_is_not_there(tmp_path, given, meant):
-    for name in ("ckpt/model.ckpt-10.index", "ckpt/model.ckpt-10.data-00000-of-00001", "run/model/config.json",
-                 "run/checkpoints/step-00000010/manifest.json", "run/checkpoints/step-00000020/manifest.json"):  # fmt: skip
+    for name in ("ckpt/model.ckpt-10.index", "ckpt/model.ckpt-10.data-00000-of-00001",
+                 "run/model/config.json",
+                 "run/checkpoints/step-00000010/manifest.json",
+                 "run/checkpoints/step-00000020/manifest.json"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     problem = missing_model(str(tmp_path / given))
@@ -379,15 +387,8 @@ def test_learning_rate():
         learning_rate(step, 8.0, num_warmup_steps=4, num_train_steps=16)
         for step in (0, 1, 3, 4, 12, 16, 99)
     ]
-    assert rates == [
-        0.0,
-        2.0,
-        6.0,
-        6.0,
-        2.0,
-        0.0,
-        0.0,
-    ]  # decay counts from 0: 8 * (1 - 4/16) = 6 after the warm-up
+    # Decay counts from 0: 8 * (1 - 4/16) = 6 after the warm-up.
+    assert rates == [0.0, 2.0, 6.0, 6.0, 2.0, 0.0, 0.0]
     assert learning_rate(0, 8.0, 4, 16, start_warmup_step=-2) == 4.0
     assert learning_rate(12, 8.0, 0, 16, poly_power=2.0) == 0.5
 
@@ -429,7 +430,7 @@ def test_gradient_checkpointing_keeps_less(tiny_model, batch, unpad):
     assert bytes_kept() < 0.7 * everything
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Weights from TensorFlow
 
 
@@ -540,7 +541,7 @@ def test_recorded_tensorflow_checkpoint():
         assert torch.equal(parameters[parameter_name(name)], as_parameter(name, array)), name
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # MLPerf's reference, recorded: ten LAMB steps of a tiny BERT
 
 
@@ -561,9 +562,8 @@ class NoParallelism:
 def test_evaluation_pools_over_batches(process_group, tiny_model, batch, unpad):
     if unpad:
         leave_out_padding(tiny_model)
-    empty = {
-        name: column[:0] for name, column in batch.items()
-    }  # a rank's last, where no example is left for it
+    # A rank's last, where no example is left for it.
+    empty = {name: column[:0] for name, column in batch.items()}
     rows = [{name: column[i : i + 1] for name, column in batch.items()} for i in range(3)]
     together, apart = (
         evaluate(tiny_model, [batch], torch.device("cpu")),

@@ -36,7 +36,8 @@ KINDS = {
     "hybrid_alone": ("--plugin=hybrid",),
     "ddp_adamw": ("--optimizer=adamw",), "zero1_adamw": ("--plugin=zero1", "--optimizer=adamw"),
     "hybrid_adamw": (*TENSOR, "--optimizer=adamw"),
-    "checkpointed": ("--gradient_checkpointing",), "checkpointed_unpad": ("--gradient_checkpointing", "--unpad"),
+    "checkpointed": ("--gradient_checkpointing",),
+    "checkpointed_unpad": ("--gradient_checkpointing", "--unpad"),
 }  # fmt: skip
 KINDS |= {
     f"{kind}_{precision}": (*KINDS[kind], f"--precision={precision}")
@@ -175,7 +176,7 @@ def test_compiled_layers_compute_the_same(training_data, tmp_path):
         assert_same_run(tmp_path / "plain", tmp_path / kind, rel=1e-5, weights_rel=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # A run that goes on
 
 SAVED, DONE = 3, 6
@@ -195,7 +196,8 @@ def straight_runs(training_data, dropout_config, tmp_path_factory):
     kinds = {
         "ddp": ("--optimizer=adamw",), "zero1": ("--plugin=zero1", "--precision=bf16"),
         "zero1_adamw": ("--plugin=zero1", "--precision=bf16", "--optimizer=adamw"),
-        "hybrid": ("--plugin=hybrid", "--tp_size=2", "--precision=bf16", "--unpad"), "fp16": ("--precision=fp16",),
+        "hybrid": ("--plugin=hybrid", "--tp_size=2", "--precision=bf16", "--unpad"),
+        "fp16": ("--precision=fp16",),
     }  # fmt: skip
     flags_of = {kind: (*common, *more, "--keep_checkpoint_max=0") for kind, more in kinds.items()}
     train_several(

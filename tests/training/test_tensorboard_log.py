@@ -124,9 +124,9 @@ def test_flush_and_evaluation_are_seen_while_the_file_is_open(folder):
 
 def test_no_tensorflow_and_nothing_printed(folder):
     code = (
-        "import sys; from bert.training.tensorboard_log import TensorboardLog; log = TensorboardLog(sys.argv[1], 0); "
-        "log.step(1, {'loss': 1.0}); log.evaluation(1, {'masked_lm_accuracy': 0.5}); log.close(); "
-        "sys.exit('tensorflow' in sys.modules)"
+        "import sys; from bert.training.tensorboard_log import TensorboardLog; "
+        "log = TensorboardLog(sys.argv[1], 0); log.step(1, {'loss': 1.0}); log.evaluation(1, "
+        "{'masked_lm_accuracy': 0.5}); log.close(); sys.exit('tensorflow' in sys.modules)"
     )
     process = subprocess.run(
         [sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True

@@ -67,9 +67,8 @@ def test_what_a_run_leaves(training_data, plain_run):
     words = "Anarchism is a \u00c9tat, philosophy: unaffable"
     assert tokenizer.tokenize(words) == FullTokenizer(ROOT / "vocab.txt").tokenize(words)
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert (
-        len({path.stat().st_mode for path in output.rglob("*") if path.is_file()}) == 1
-    )  # one umask made them all
+    # One umask made them all.
+    assert len({path.stat().st_mode for path in output.rglob("*") if path.is_file()}) == 1
 
 
 USE_OF_A_MODEL = """
@@ -77,7 +76,8 @@ import json, sys
 from transformers import TrainingArguments, pipeline
 
 fill_mask = pipeline("fill-mask", model=sys.argv[1], tokenizer_kwargs={"truncation": True})
-print(json.dumps([fill_mask(text) for text in ("Anarchism is a [MASK].", "a [MASK] " + "the " * 699)]))
+texts = ("Anarchism is a [MASK].", "a [MASK] " + "the " * 699)
+print(json.dumps([fill_mask(text) for text in texts]))
 """
 
 
@@ -189,12 +189,16 @@ def test_everything_wrong_is_told_at_once(training_data, plain_run, tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     wrong = {
-        "--start_warmup_step=3": "0 or less", "--eval_every_samples=0": "1 or more", "--learning_rate=-1": "0 or more",
+        "--start_warmup_step=3": "0 or less", "--eval_every_samples=0": "1 or more",
+        "--learning_rate=-1": "0 or more",
         "--max_seq_length=128": "examples of 32 tokens, but --max_seq_length=128",
-        "--max_predictions_per_seq=20": "examples of 5 predictions, but", "--plugin=zero1": "CUDA GPUs only",
-        "--tp_size=2": "num_attention_heads 3 is not divisible by --tp_size=2", "--compile": "--compile does not go together with --unpad",
-        "--unpad": "--unpad", "--expected_curve=absent.csv": "absent.csv: no such file",
-        f"--bert_config_file={tmp_path}/config.json": "vocab.txt has 30522 tokens, the configuration has vocab_size 1000",
+        "--max_predictions_per_seq=20": "examples of 5 predictions, but",
+        "--plugin=zero1": "CUDA GPUs only",
+        "--tp_size=2": "num_attention_heads 3 is not divisible by --tp_size=2",
+        "--compile": "--compile does not go together with --unpad", "--unpad": "--unpad",
+        "--expected_curve=absent.csv": "absent.csv: no such file",
+        f"--bert_config_file={tmp_path}/config.json":
+            "vocab.txt has 30522 tokens, the configuration has vocab_size 1000",
         "--seed=3": "was begun with 12345",
     }  # fmt: skip
     process = run_script("train.py", *flags(training_data, plain_run[0], *wrong), check=False)
@@ -299,7 +303,9 @@ def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(
         DataError,
-        match="part-00000: examples of 32 tokens, but .*/config.json has max_position_embeddings 16",
+        match=(
+            "part-00000: examples of 32 tokens, but .*/config.json has max_position_embeddings 16"
+        ),
     ):
         check(
             parse_flags(
@@ -311,8 +317,8 @@ def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
 
 def test_stops_at_target_accuracy(training_data, tmp_path):
     steps, evaluations = train(
-        training_data, tmp_path / "run", "--num_train_steps=200", "--eval_every_samples=160", "--target_accuracy=0.005",
-        f"--idx_train={tmp_path}/new",
+        training_data, tmp_path / "run", "--num_train_steps=200", "--eval_every_samples=160",
+        "--target_accuracy=0.005", f"--idx_train={tmp_path}/new",
     )  # fmt: skip
     for name in ("part-00000.idx", "part-00001.idx"):  # made, as they were missing
         assert (tmp_path / "new" / name).read_bytes() == (
@@ -375,8 +381,9 @@ def test_recipes_are_as_published(recipe):
     ]
     found = parse_flags([f"@{recipe}", *files, "--seed=7"])
     assert RECIPES[recipe.stem] == (
-        found.train_batch_size, found.learning_rate, found.lamb_beta_1, found.lamb_beta_2, found.lamb_weight_decay_rate,
-        found.num_warmup_steps, found.start_warmup_step, found.num_train_steps,
+        found.train_batch_size, found.learning_rate, found.lamb_beta_1, found.lamb_beta_2,
+        found.lamb_weight_decay_rate, found.num_warmup_steps, found.start_warmup_step,
+        found.num_train_steps,
     )  # fmt: skip
     assert (
         found.optimizer == ("adamw" if recipe.stem == "google_scratch" else "lamb")

@@ -67,7 +67,8 @@ def valid_example(seed, length=None):
         "input_ids": ids + padding, "input_mask": [1] * length + padding,
         "segment_ids": [0] * second + [1] * (length - second) + padding,
         "masked_lm_positions": positions + unused, "masked_lm_ids": labels + unused,
-        "masked_lm_weights": [1.0] * count + [0.0] * len(unused), "next_sentence_labels": [rng.randint(0, 1)],
+        "masked_lm_weights": [1.0] * count + [0.0] * len(unused),
+        "next_sentence_labels": [rng.randint(0, 1)],
     }  # fmt: skip
 
 
@@ -121,7 +122,7 @@ def no_slow_path(monkeypatch):
     monkeypatch.setattr("bert.verification.example_check.decode_example", refuse)
 
 
-# ------------------------------------------------------------------------------------------------- examples, one by one
+# ----------------------------------------------------------------------------- examples, one by one
 
 
 def test_the_kernel_passes_what_writers_write(monkeypatch):
@@ -184,15 +185,19 @@ BAD_EXAMPLES = [
     ("features", "input_ids has 33 values, expected 32", changed(input_ids=[CLS] * 33)),
     ("features", "input_mask has 31 values", changed(input_mask=[1] * 31)),
     ("features", "segment_ids has 31 values", changed(segment_ids=[0] * 31)),
-    ("features", "masked_lm_positions has 5 values, expected 4", changed(masked_lm_positions=[1, 2, 3, 0, 0])),
+    ("features", "masked_lm_positions has 5 values, expected 4",
+     changed(masked_lm_positions=[1, 2, 3, 0, 0])),
     ("features", "masked_lm_ids has 3 values", changed(masked_lm_ids=[5, 5, 5])),
     ("features", "masked_lm_weights has 3 values", changed(masked_lm_weights=[1.0] * 3)),
     ("features", "next_sentence_labels has 2 values", changed(next_sentence_labels=[0, 0])),
     ("features", "next_sentence_labels is 2, expected 0 or 1", changed(next_sentence_labels=[2])),
-    ("features", "missing: segment_ids, unknown: none", {k: v for k, v in changed().items() if k != "segment_ids"}),
+    ("features", "missing: segment_ids, unknown: none",
+     {k: v for k, v in changed().items() if k != "segment_ids"}),
     ("features", "missing: none, unknown: another", changed() | {"another": [1]}),
-    ("features", "masked_lm_weights holds int64, expected float32", changed(masked_lm_weights=[1, 1, 1, 0])),
-    ("ids", "input_ids holds 30522, the vocabulary has 30,522 tokens", changed(input_ids={5: VOCAB_SIZE})),
+    ("features", "masked_lm_weights holds int64, expected float32",
+     changed(masked_lm_weights=[1, 1, 1, 0])),
+    ("ids", "input_ids holds 30522, the vocabulary has 30,522 tokens",
+     changed(input_ids={5: VOCAB_SIZE})),
     ("ids", "input_ids holds 4000000", changed(input_ids={5: 4_000_000})),
     ("ids", "masked_lm_ids holds 30522", changed(masked_lm_ids={0: VOCAB_SIZE})),
     ("ids", "input_ids is not 0 where input_mask is", changed(input_ids={25: 7})),
@@ -205,13 +210,16 @@ BAD_EXAMPLES = [
     ("masks", "segment_ids is not zeros, ones for the second text", changed(segment_ids={19: 0})),
     ("masks", "segment_ids is not zeros, ones for the second text", changed(segment_ids={25: 1})),
     ("masks", "2 of 20 tokens are masked, expected 3", changed(masked_lm_weights={2: 0.0})),
-    ("masks", "masked_lm_weights is not 1.0s followed by 0.0s", changed(masked_lm_weights={0: 0.5})),
+    ("masks", "masked_lm_weights is not 1.0s followed by 0.0s",
+     changed(masked_lm_weights={0: 0.5})),
     ("masks", "masked_lm_ids or masked_lm_positions is not 0", changed(masked_lm_ids={3: 5})),
     ("masks", "masked_lm_ids or masked_lm_positions is not 0", changed(masked_lm_positions={3: 9})),
-    ("masks", "masked_lm_positions is not ascending", changed(masked_lm_positions={0: POSITIONS[1]})),
+    ("masks", "masked_lm_positions is not ascending",
+     changed(masked_lm_positions={0: POSITIONS[1]})),
     ("masks", "masked_lm_positions is not ascending", changed(masked_lm_positions={0: 0})),
     ("masks", "masked_lm_positions is not ascending", changed(masked_lm_positions={2: 19})),
-    ("masks", "masked_lm_positions is not ascending", changed(masked_lm_positions=[1, SECOND - 1, 18, 0])),
+    ("masks", "masked_lm_positions is not ascending",
+     changed(masked_lm_positions=[1, SECOND - 1, 18, 0])),
 ]  # fmt: skip
 
 
@@ -254,7 +262,7 @@ def test_after_many_problems_the_rest_is_left():
     assert [problem.number for problem in problems] == list(range(7))
 
 
-# ----------------------------------------------------------------------------------------------------- files of records
+# --------------------------------------------------------------------------------- files of records
 
 
 def write_records(path, seeds, encode=encode_example):
@@ -338,7 +346,7 @@ def test_shared_part_of_two_files():
     assert shared_part(sketch(hashes[:3]), sketch(hashes[:3])) == 0.0  # too few to tell
 
 
-# --------------------------------------------------------------------------------------------------------- whole sets
+# --------------------------------------------------------------------------------------- whole sets
 
 
 @pytest.fixture
@@ -396,19 +404,34 @@ def test_published_data(tfrecords, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "damage, check, text",
     [
-        (lambda folder: (folder / "part-00002-of-00004").unlink(), "files", "missing: part-00002 (of 4)"),
-        (lambda folder: (folder / "eval_10k").write_bytes((folder / "part-00000-of-00004").read_bytes()[:-1]), "files", "eval_10k: does not belong here"),
-        (lambda folder: (folder / "part-00000-of-00005").write_bytes(frame(encode_example(valid_example(999)))), "files", "-of-00004, -of-00005"),
-        (lambda folder: (folder / "part-00002-of-00004").write_bytes(b""), "records", "0 bytes, expected TFRecords"),
-        (lambda folder: (folder / "part-00002-of-00004").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1"),
+        (lambda folder: (folder / "part-00002-of-00004").unlink(),
+         "files", "missing: part-00002 (of 4)"),
+        (lambda folder: (folder / "eval_10k").write_bytes(
+            (folder / "part-00000-of-00004").read_bytes()[:-1]),
+         "files", "eval_10k: does not belong here"),
+        (lambda folder: (folder / "part-00000-of-00005").write_bytes(
+            frame(encode_example(valid_example(999)))),
+         "files", "-of-00004, -of-00005"),
+        (lambda folder: (folder / "part-00002-of-00004").write_bytes(b""),
+         "records", "0 bytes, expected TFRecords"),
+        (lambda folder: (folder / "part-00002-of-00004").write_bytes(
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1"),
          "records", "Git LFS pointer"),
-        (lambda folder: (folder / "part-00002-of-00004").write_bytes(b"<!DOCTYPE html><title>Sign in</title>" * 3), "records", "web page"),
-        (lambda folder: (folder / "part-00002-of-00004").write_bytes((folder / "part-00001-of-00004").read_bytes()),
+        (lambda folder: (folder / "part-00002-of-00004").write_bytes(
+            b"<!DOCTYPE html><title>Sign in</title>" * 3),
+         "records", "web page"),
+        (lambda folder: (folder / "part-00002-of-00004").write_bytes(
+            (folder / "part-00001-of-00004").read_bytes()),
          "copies", "the same examples: part-00001-of-00004, part-00002-of-00004"),
-        (lambda folder: write_records(folder / "part-00002-of-00004", range(199, 99, -1)), "copies", "the same examples: part-00001"),
-        (lambda folder: write_records(folder / "part-00002-of-00004", range(100, 200), unusual_encoding), "copies", "the same examples: part-00001"),
-        (lambda folder: write_records(folder / "part-00002-of-00004", range(150, 250)), "copies", "share about 50 %"),
-        (lambda folder: write_records(folder / "part-00002-of-00004", [*range(200, 250)] * 2), "copies", "50 of its 100 examples are repeated"),
+        (lambda folder: write_records(folder / "part-00002-of-00004", range(199, 99, -1)),
+         "copies", "the same examples: part-00001"),
+        (lambda folder: write_records(
+            folder / "part-00002-of-00004", range(100, 200), unusual_encoding),
+         "copies", "the same examples: part-00001"),
+        (lambda folder: write_records(folder / "part-00002-of-00004", range(150, 250)),
+         "copies", "share about 50 %"),
+        (lambda folder: write_records(folder / "part-00002-of-00004", [*range(200, 250)] * 2),
+         "copies", "50 of its 100 examples are repeated"),
     ],
 )  # fmt: skip
 def test_broken_sets(tfrecords, capsys, damage, check, text):
@@ -494,7 +517,7 @@ def test_the_evaluation_set_and_its_digest(tmp_path, capsys, monkeypatch):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ the text
+# ----------------------------------------------------------------------------------------- the text
 
 
 @pytest.fixture
@@ -532,10 +555,12 @@ def test_whole_text(results, capsys, monkeypatch):
         ("part-00001-of-00003", b"", "whole text", "0 bytes"),
         ("part-00001-of-00003", b"a\nb \xff\n", "whole text", "byte 4 is not UTF-8"),
         ("part-00001-of-00003", b"a\nb", "whole text", "cut off at byte 3"),
-        ("part-00001-of-00003", b"version https://git-lfs.github.com/spec/v1\n", "whole text", "Git LFS pointer"),
+        ("part-00001-of-00003", b"version https://git-lfs.github.com/spec/v1\n", "whole text",
+         "Git LFS pointer"),
         ("part-00001-of-00003", b"\n<html><body>Quota exceeded\n", "whole text", "web page"),
         ("part-00001-of-00003", b"\x1f\x8b\x08\n", "whole text", "unpack it"),
-        ("part-00001-of-00003", "\nArticle 0.\nIt ends \u2026\n\nAnother.\n".encode(), "copies", "part-00000-of-00003, part-00001-of-00003"),
+        ("part-00001-of-00003", "\nArticle 0.\nIt ends \u2026\n\nAnother.\n".encode(), "copies",
+         "part-00000-of-00003, part-00001-of-00003"),
         ("part-00001-of-00003", None, "files", "missing: part-00001 (of 3)"),
         ("part-00001-of-00003.1", b"a\n", "files", "part-00001-of-00003.1: does not belong here"),
         ("eval.md5", None, "files", "eval.md5: missing"),
@@ -578,7 +603,7 @@ def test_md5_list(results, capsys, tmp_path):
     assert code == 3 and names[-1] in rows["published text", "--md5_list"]["notes"][0]
 
 
-# ------------------------------------------------------------------------------------------------- causes, table, flags
+# ----------------------------------------------------------------------------- causes, table, flags
 
 
 def set_of(num_bytes, tokens=10**12, unknown=0, masked=10**11, shown=0.8, largest=30521, parts=500):
@@ -646,9 +671,9 @@ def test_the_table_as_people_see_it(tfrecords):
         for line in lines
     )
     assert (
-        "whole, but not what MLPerf published (5 of 12 lines differ); for data of your own add --own_data"
-        in lines[-1]
-    )
+        "whole, but not what MLPerf published (5 of 12 lines differ); "
+        "for data of your own add --own_data"
+    ) in lines[-1]
     assert "\033" not in process.stdout
 
 
