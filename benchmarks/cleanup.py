@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The README's table of the cleanup chain: MB/s of each step, and what the full English dump would take.
+"""The table of the cleanup chain in docs/performance.md: MB/s of each step, and what the full English dump would take.
 
 python3 benchmarks/cleanup.py --dump=quickstart_output/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2
 

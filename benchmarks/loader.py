@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The README's table of loaders: samples per second and CPU seconds per million samples, in one sitting.
+"""The table of loaders in docs/performance.md: samples per second and CPU seconds per million samples, in one sitting.
 
 python3 benchmarks/loader.py                     # 64,000 synthetic records of MLPerf's lengths, 3 minutes
 python3 benchmarks/loader.py --full_set          # start and memory with 157 million records in 500 files, 8 ranks, 1 minute
