@@ -2,9 +2,8 @@
 """Look into TFRecords: an example as words, or statistics of files, as text or as a picture.
 
 python3 inspect_tfrecord.py tfrecord/part-00000-of-00500                  # the first example
-python3 inspect_tfrecord.py tfrecord/part-00000-of-00500 --record=1000 --count=3 python3
-inspect_tfrecord.py tfrecord --stats --plot=tfrecord.png         # a folder, a quoted pattern or a
-file
+python3 inspect_tfrecord.py tfrecord/part-00000-of-00500 --record=1000 --count=3
+python3 inspect_tfrecord.py tfrecord --stats --plot=tfrecord.png          # or a pattern, or a file
 
 In an example {[MASK]: right} and {wrong: right} stand for pieces that were replaced, {=right} for
 one that the model must predict but sees. Statistics read every record of the files and verify its

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A TFRecord file -> a smaller one with examples picked at even distances: MLPerf's evaluation set.
 
-python3 pick_eval_samples.py --input_tfrecord=eval_intermediate --output_tfrecord=eval_10k
---num_examples_to_pick=10000
+python3 pick_eval_samples.py --input_tfrecord=eval_intermediate --output_tfrecord=eval_10k \\
+    --num_examples_to_pick=10000
 
 Of N records, record int(i * (N / K)) is copied for i = 0 .. K-1. Each picked record is checked
 (checksums, the seven features, their lengths) and copied as it is. Memory does not grow with the

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Is this the data that MLPerf published? Is every file of it whole?
 
-python3 verify_dataset.py --results=wiki/results                      # the text:
-part-00XXX-of-00500, eval.txt, eval.md5 python3 verify_dataset.py --tfrecord=tfrecord
---eval_10k=eval/eval_10k     # the examples python3 verify_dataset.py
---tfrecord=quickstart_output/tfrecord/train --max_seq_length=128 --max_predictions_per_seq=20
---own_data
+python3 verify_dataset.py --results=wiki/results                        # the parts and eval.txt
+python3 verify_dataset.py --tfrecord=tfrecord --eval_10k=eval/eval_10k  # the examples
+python3 verify_dataset.py --tfrecord=quickstart_output/tfrecord/train --own_data \\
+    --max_seq_length=128 --max_predictions_per_seq=20
 
 Reads every byte, files in parallel (0.8 GB/s of records a core, 0.3 GB/s of text), and prints a
 table: green `ok`, red `FAILED` (something is broken), yellow `differs` (whole, but not as MLPerf
-published it). Writes nothing. Exit code: 0 all is well, 1 something is broken, 3 whole but not the
+published it). Writes nothing.
+Exit code: 0 all is well, 1 something is broken, 3 whole but not the
 published data, 2 a flag that does not exist.
 """
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The README's table of the cleanup chain: MB/s of each step, and what the full English dump would
-take.
+"""The table of the cleanup chain in docs/performance.md: MB/s of each step, and an estimate for the
+full English dump.
 
-python3 benchmarks/cleanup.py
---dump=quickstart_output/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2
+python3 benchmarks/cleanup.py \\
+    --dump=quickstart_output/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2
 
 Runs every step of cleanup_scripts/ on the dump as it is, and on the same pages 20 times over, with
 --num_workers processes (about a minute). The estimate takes the seconds that 20 times the pages

@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""The README's table of data generation: CPU seconds, wall time and peak memory of whole processes,
-in one sitting.
+"""The table of one part in docs/performance.md: CPU and wall seconds, peak memory.
 
 python3 benchmarks/data_generation.py --text='quickstart_output/results/part-*' --megabytes=27
 

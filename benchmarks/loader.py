@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
-"""The README's table of loaders: samples per second and CPU seconds per million samples, in one
-sitting.
+"""The table of loaders in docs/performance.md: samples/s, CPU seconds per million samples.
 
-python3 benchmarks/loader.py                     # 64,000 synthetic records of MLPerf's lengths, 3
-minutes python3 benchmarks/loader.py --full_set          # start and memory with 157 million records
-in 500 files, 8 ranks, 1 minute python3 benchmarks/loader.py --disk=FILE         # reads of several
-sizes at random places of a large file, past the cache
+python3 benchmarks/loader.py              # 64,000 synthetic records of MLPerf's lengths, 3 minutes
+python3 benchmarks/loader.py --full_set   # start and memory, 157 million records, 8 ranks
+python3 benchmarks/loader.py --disk=FILE  # reads of several sizes at random places of a large file
 
 Each loader runs in a process of its own over files that lie in memory, for whole epochs of at least
 --seconds, after a first epoch that does not count; the median of --repeats processes in turn. CPU

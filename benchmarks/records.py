@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""The README's table of picking and indexing: CPU seconds, wall time and peak memory of whole
-processes, in one sitting.
+"""The table of picking and indexing in docs/performance.md: CPU seconds, peak memory.
 
 python3 benchmarks/records.py --tfrecord=tfrecord/part-00000-of-00500
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The README's figures of create_pretraining_shards.py: the same parts by one worker and by more.
+"""The table of all parts in docs/performance.md: the same parts by one worker and by more.
 
 python3 benchmarks/shards.py --text='quickstart_output/results/part-*'
 

@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""The README's table of training steps: forward, backward and update on one CPU thread, at the
-published lengths.
+"""The table of training steps in docs/performance.md: forward, backward, update on one CPU thread.
 
 python3 benchmarks/training_step.py
 

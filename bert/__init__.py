@@ -1,4 +1,4 @@
-"""What the commands at the root are made of: imported, never run. README.md lists the modules."""
+"""What the commands at the root are made of; bert/README.md lists the modules."""
 
 import os
 

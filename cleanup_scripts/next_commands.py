@@ -1,4 +1,4 @@
-"""What to run after a download, as the README has it. Imported by download.py, never run."""
+"""What to run after a download, as docs/data.md has it. Imported by download.py, never run."""
 
 import os
 import re

@@ -1,8 +1,9 @@
 """For tests only: lets ColossalAI's ZeRO and tensor parallelism, which ask for CUDA, run on the CPU
 over gloo.
 
-torchrun tests/colossalai_on_cpu.py <flags of train.py> -- <flags of train.py> ...    one run after
-the other
+torchrun tests/colossalai_on_cpu.py <flags of train.py> -- <flags of train.py> ...
+
+Makes one run after the other.
 """
 
 import contextlib

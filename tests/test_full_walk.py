@@ -1,7 +1,7 @@
-"""The README's walk through the whole Wikipedia, typed as it stands, on a small stand-in: from
+"""The commands of README.md and docs/, typed as they stand there, on a small stand-in: from
 download to a trained model.
 
-What differs from the README is in the tables below, and nowhere else.
+What differs from the pages is in the tables below and in tests/pages.py, and nowhere else.
 """
 
 import bz2
@@ -18,37 +18,26 @@ import pytest
 import torch
 from conftest import ROOT, UNICODE_TEXT
 from download_server import running_server, serve_mlcommons
-from test_cleanup_scripts import DUMP_BEGIN, DUMP_PAGE
-from test_model import tensorflow_variables, write_tensorflow_checkpoint
+from pages import expanded, python_of, walk_commands
 from transformers import BertConfig, BertForPreTraining
 
-# {command in the README, or its beginning: why it is not run here}
-NOT_RUN = {
-    "./setup.sh && source": "the packages are here already; tests/test_setup.py runs setup.sh",
-    "cat > make_part.sbatch": "for Slurm, which is not here",
-    "sbatch make_part.sbatch": "likewise",
-}
-# First lines of blocks that show output, not commands.
-OUTPUT_BLOCKS = ("$ python3 verify_dataset.py --tfrecord=tfrecord", "A: the {[MASK]: cat} ##s")
+from tests.cleanup_scripts.test_cleanup_scripts import DUMP_BEGIN, DUMP_PAGE
+from tests.training.test_model import tensorflow_variables, write_tensorflow_checkpoint
+
 # {beginning of a command: what is written behind it}. {server}: the address of the local server.
 # --md5 FILE=none: the stand-ins are not the published files, with whose size and MD5 they would be
 # compared.
 ADDED = {
-    "python3 cleanup_scripts/download.py --mlperf=text,model": (
-        "--metadata_url={server}/metadata --md5=bert_config.json=none "
-        "--md5=model.ckpt-28252.index=none --md5=model.ckpt-28252.meta=none "
-        "--md5=model.ckpt-28252.data-00000-of-00001=none"
-    ),
-    "python3 cleanup_scripts/download.py --mlperf=dump": (
-        "--metadata_url={server}/metadata "
-        "--md5=enwiki-20200101-pages-articles-multistream.xml.bz2=none"
-    ),
+    "python3 cleanup_scripts/download.py --mlperf=text,model": "--metadata_url={server}/metadata "
+    "--md5=bert_config.json=none --md5=model.ckpt-28252.index=none "
+    "--md5=model.ckpt-28252.meta=none --md5=model.ckpt-28252.data-00000-of-00001=none",
+    "python3 cleanup_scripts/download.py --mlperf=dump": "--metadata_url={server}/metadata "
+    "--md5=enwiki-20200101-pages-articles-multistream.xml.bz2=none",
     "python3 cleanup_scripts/download.py --wiki": "--base_url={server}/{{wiki}}/{{date}}",
     "python3 verify_dataset.py": "--own_data",
-    "torchrun": (
-        "--bert_config_file=download/bert_config.json --train_batch_size=4 --num_train_steps=2 "
-        "--device=cpu"
-    ),
+    "torchrun": "--bert_config_file=download/bert_config.json --train_batch_size=4 "
+    "--num_train_steps=2 --device=cpu",
+    "python3 train.py": "--bert_config_file=download/bert_config.json",
 }
 # {in a command: what stands there instead}
 REPLACED = {
@@ -64,39 +53,6 @@ BEFORE = {
 ENVIRONMENT = {"NUM_TEST_ARTICLES": "2"}  # for process_wiki.sh, which holds out 10,000 by default
 
 
-def walk_blocks():
-    """The blocks of commands, each a list of lines, of the README's walk."""
-    readme = (ROOT / "README.md").read_text()
-    walk = readme[
-        readme.index("## The whole Wikipedia, step by step") : readme.index("## Published sizes")
-    ]
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", walk, re.DOTALL | re.MULTILINE)
-    # The loader's block is Python.
-    blocks = [block.splitlines() for language, block in fenced if not language]
-    return [lines for lines in blocks if lines[0] not in OUTPUT_BLOCKS]
-
-
-def commands_of(lines):
-    """The commands of a block, without comments; a here-document belongs to its command."""
-    lines, commands = iter(lines), []
-    for line in lines:
-        line = re.sub(r"(^|\s+)#\s.*", "", line)
-        while line.endswith("\\"):
-            line = line[:-1].rstrip() + " " + re.sub(r"\s+#\s.*", "", next(lines)).strip()
-        if "<< 'END'" in line:
-            for more in lines:
-                line += f"\n{more}"
-                if more == "END":
-                    break
-        if line.strip():
-            commands.append(line)
-    return commands
-
-
-def walk_commands():
-    return [command for lines in walk_blocks() for command in commands_of(lines)]
-
-
 def beginning_of(command, table):
     return next((beginning for beginning in table if command.startswith(beginning)), None)
 
@@ -107,9 +63,6 @@ def script_of(commands, server):
     """
     lines, used = ["set -euo pipefail"], set()
     for command in commands:
-        if beginning := beginning_of(command, NOT_RUN):
-            used.add(beginning)
-            continue
         if beginning := beginning_of(command, BEFORE):
             used.add(beginning)
             lines.append(BEFORE[beginning])
@@ -121,11 +74,11 @@ def script_of(commands, server):
                 used.add(old)
                 command = command.replace(old, REPLACED[old])
         lines.append(command)
-    assert used == {*NOT_RUN, *BEFORE, *ADDED, *REPLACED}
+    assert used == {*BEFORE, *ADDED, *REPLACED}
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------ the stand-ins
+# the stand-ins
 
 
 def text_files():
@@ -224,33 +177,22 @@ def project(tmp_path):
     return tmp_path
 
 
-def expanded(commands):
-    """The commands with the values of $text and $flags, as lists of words."""
-    values = dict(
-        re.match(r'(\w+)="?(.*?)"?\s*$', command).groups()
-        for command in commands
-        if re.match(r"\w+=", command)
-    )
-    return [
-        re.sub(r"\$(\w+)", lambda match: values.get(match[1], match[0]), command).split()
-        for command in commands
-    ]
-
-
 def test_the_walk(server, project):
     commands = walk_commands()
+    script = script_of(commands, server.url)
+    script += f"\npython3 - << 'END'\n{python_of('docs/training.md')}\nEND\n"
     environment = (
         os.environ
         | ENVIRONMENT
         | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
     )
     process = subprocess.run(
-        ["bash", "-c", script_of(commands, server.url)],
+        ["bash", "-c", script],
         cwd=project,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=800,
     )
     assert process.returncode == 0, process.stdout[-8000:] + process.stderr[-8000:]
     assert "download/results4: unpacked, 4 files" in process.stdout
@@ -269,4 +211,5 @@ def test_the_walk(server, project):
         json.loads(line) for line in (project / "runs/large/metrics.jsonl").read_text().splitlines()
     ]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2]
-    assert (project / "runs/large/model/config.json").is_file()
+    for model in ("runs/large/model", "runs/large/export", "runs/scratch/model"):
+        assert (project / model / "config.json").is_file()
