@@ -27,7 +27,7 @@ EXCEPTIONS = {
     "./setup.sh && source": "the packages are here already; tests/test_setup.py runs setup.sh",
     "pre-commit install": "it changes the checkout's git hooks",
     "ruff check --fix": "it changes files; tests/test_code_style.py runs both without that",
-    ".venv.uv/bin/uv pip compile": "it asks the package index; test_packaging.py compares the files",
+    ".venv.uv/bin/uv pip compile": "it asks the package index; test_packaging.py compares",
     "cat > make_part.sbatch": "for Slurm, which is not here",
     "sbatch ": "likewise",
     "torchrun --nnodes=4": "it needs four machines",
