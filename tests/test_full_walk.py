@@ -34,13 +34,15 @@ OUTPUT_BLOCKS = ("$ python3 verify_dataset.py --tfrecord=tfrecord", "A: the {[MA
 # --md5 FILE=none: the stand-ins are not the published files, with whose size and MD5 they would be
 # compared.
 ADDED = {
-    "python3 cleanup_scripts/download.py --mlperf=text,model": "--metadata_url={server}/metadata --md5=bert_config.json=none "
-    "--md5=model.ckpt-28252.index=none --md5=model.ckpt-28252.meta=none --md5=model.ckpt-28252.data-00000-of-00001=none",
-    "python3 cleanup_scripts/download.py --mlperf=dump": "--metadata_url={server}/metadata --md5=enwiki-20200101-pages-articles-"
-    "multistream.xml.bz2=none",
+    "python3 cleanup_scripts/download.py --mlperf=text,model": "--metadata_url={server}/metadata "
+    "--md5=bert_config.json=none --md5=model.ckpt-28252.index=none "
+    "--md5=model.ckpt-28252.meta=none --md5=model.ckpt-28252.data-00000-of-00001=none",
+    "python3 cleanup_scripts/download.py --mlperf=dump": "--metadata_url={server}/metadata "
+    "--md5=enwiki-20200101-pages-articles-multistream.xml.bz2=none",
     "python3 cleanup_scripts/download.py --wiki": "--base_url={server}/{{wiki}}/{{date}}",
     "python3 verify_dataset.py": "--own_data",
-    "torchrun": "--bert_config_file=download/bert_config.json --train_batch_size=4 --num_train_steps=2 --device=cpu",
+    "torchrun": "--bert_config_file=download/bert_config.json --train_batch_size=4 "
+    "--num_train_steps=2 --device=cpu",
 }
 # {in a command: what stands there instead}
 REPLACED = {
@@ -118,7 +120,7 @@ def script_of(commands, server):
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------------------ the stand-ins
+# ---------------------------------------------------------------------------------- the stand-ins
 
 
 def text_files():
