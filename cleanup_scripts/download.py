@@ -1,46 +1,49 @@
-"""Downloads a Wikipedia dump or MLPerf's published files, checked by size and MD5; a broken
+"""Downloads a Wikipedia dump or MLPerf's published files, and checks size and MD5; an interrupted
 download is resumed.
 
     python3 cleanup_scripts/download.py --mlperf=text,model
     python3 cleanup_scripts/download.py --mlperf=dump
-    python3 cleanup_scripts/download.py --wiki=enwiki --date=20240101
+    python3 cleanup_scripts/download.py --wiki=enwiki --date=YYYYMMDD
     python3 cleanup_scripts/download.py --wiki=enwiki --date=20200101 \\
         --base_url='https://archive.org/download/{wiki}-{date}'
     python3 cleanup_scripts/download.py --list
 
+YYYYMMDD: a date that https://dumps.wikimedia.org/enwiki/ lists. Needs only Python.
+
 --mlperf writes, below --out_dir (download):
     text     results4/part-00000-of-00500 ..., eval.txt, eval.md5 (an archive is kept and unpacked);
-             results4.md5, their MD5s
+             results4.md5, their MD5s; results4.License.txt
     model    tf1_ckpt/model.ckpt-28252.*, bert_config.json, vocab.txt
     dump     enwiki-20200101-pages-articles-multistream.xml.bz2
 A dump by --date goes there too. The last lines printed are the commands to run next.
 
-Run the same command again after any interruption: finished files are verified, partial ones (hidden
-.part files) are resumed, what was unpacked is left alone. A file gets its name only when all of it
-is there and right. How long it takes is up to the network: the text is about 4 GB packed and 13 GB
+After an interruption, run the same command again: finished files are verified, partial ones (hidden
+.part files) are resumed, an unpacked text is left as it is. A file gets its name only when it is
+complete and checked. The network decides how long it takes: the text is about 4 GB packed and 13 GB
 unpacked, the model 4 GB, a whole English dump about 20 GB.
 
-MLPerf's files come from MLCommons' storage. Its list of MD5s is fetched at each call, and each file
-must match the list, and what MLPerf's README publishes. If MLCommons asks for a log-in, the error
-gives MLCommons' own command, which can log in with a browser. --source=drive takes the older copies
-on Google Drive instead.
+MLPerf's files come from MLCommons' storage. Its list of MD5s is fetched at each call. Each file
+must match this list and the MD5 in MLPerf's README, if it has one; files with an MD5 from there are
+recognized by it, whatever the list calls them. If MLCommons asks for a log-in, the error gives
+MLCommons' own command, which can log in with a browser. --source=drive takes the older copies on
+Google Drive instead.
 
-Wikimedia removes a dump some months after its date; its page https://dumps.wikimedia.org/<wiki>/
-lists those that are there. MLPerf's dump, enwiki 20200101, was removed long ago. Wherever it comes
-from, it is compared with MLPerf's size and MD5. If an address no longer answers, give another with
---url.
+Wikimedia removes a dump some months after its date; https://dumps.wikimedia.org/<wiki>/ lists the
+current ones. MLPerf's dump, enwiki 20200101, was removed long ago. Wherever it comes from, it is
+compared with MLPerf's size and MD5. If an address no longer answers, give another with --url.
 """
 
 import argparse
 import os
 import re
+import shlex
 import sys
 
 import cleanup_io
 import mlcommons
 import next_commands
 from mlperf_files import BY_NAME, GROUPS, TEXT_FOLDER, Wanted, drive_files
-from part_file import DownloadError, Refused
+from part_file import DownloadError, LoginRequired, Refused, Unreachable
 from resumable_download import fetch, md5_of
 from unpack_text import unpack_archive_of, write_md5_list
 
@@ -62,23 +65,36 @@ def parse_args(argv=None):
         help="which Wikipedia, e.g. enwiki, dewiki (default: %(default)s)",
     )
     add("--date", metavar="YYYYMMDD", help="the date of the dump; leave out for no dump")
-    add("--file", default="pages-articles-multistream.xml.bz2", metavar="NAME",
+    add(
+        "--file",
+        default="pages-articles-multistream.xml.bz2",
+        metavar="NAME",
         help="which file of the dump: what follows '<wiki>-<date>-' in its name "
-             "(default: %(default)s)")  # fmt: skip
-    add("--base_url", default=DEFAULT_BASE_URL, metavar="URL",
-        help="folder of the dump on a mirror, with {wiki} and {date} "
-             "(default: %(default)s)")  # fmt: skip
+        "(default: %(default)s)",
+    )
+    add(
+        "--base_url",
+        default=DEFAULT_BASE_URL,
+        metavar="URL",
+        help="folder of the dump on a mirror, with {wiki} and {date} (default: %(default)s)",
+    )
     add(
         "--mlperf",
         metavar="GROUPS",
         help=f"MLPerf's files: any of {','.join(GROUPS)}, comma-separated; see --list",
     )
-    add("--source", default="mlcommons", metavar="NAME",
-        help=f"where MLPerf's files come from: {' or '.join(SOURCES)} "
-             "(default: %(default)s)")  # fmt: skip
-    add("--metadata_url", default=mlcommons.METADATA_URL, metavar="URL",
-        help="folder of MLCommons' .uri and .md5 files, e.g. on a mirror "
-             "(default: %(default)s)")  # fmt: skip
+    add(
+        "--source",
+        default="mlcommons",
+        metavar="NAME",
+        help=f"where MLPerf's files come from: {' or '.join(SOURCES)} (default: %(default)s)",
+    )
+    add(
+        "--metadata_url",
+        default=mlcommons.METADATA_URL,
+        metavar="URL",
+        help="folder of MLCommons' .uri and .md5 files, e.g. on a mirror (default: %(default)s)",
+    )
     add(
         "--out_dir",
         default="download",
@@ -90,20 +106,31 @@ def parse_args(argv=None):
         action="append",
         default=[],
         metavar="FILE=URL",
-        help=(
-            "take this file, by its name or by its path in MLCommons' list, from that address; "
-            "may be repeated"
-        ),
+        help="download this file, by its name or by its path in MLCommons' list, from that "
+        "address; may be repeated",
     )
-    add("--md5", action="append", default=[], metavar="FILE=HEX",
-        help="expect this MD5 of that file, whatever is published; FILE=none: do not check; "
-             "may be repeated")  # fmt: skip
-    add("--retries", type=int, default=8, metavar="N",
-        help="tries in a row that may bring nothing; 0 = give up at the first fault "
-             "(default: %(default)s)")  # fmt: skip
-    add("--first_wait", type=float, default=1.0, metavar="SECONDS",
-        help="before the second try; doubled each time, 60 at most "
-             "(default: %(default)s)")  # fmt: skip
+    add(
+        "--md5",
+        action="append",
+        default=[],
+        metavar="FILE=HEX",
+        help="expect this MD5 of that file, whatever is published; FILE=none: do not check; may be "
+        "repeated",
+    )
+    add(
+        "--retries",
+        type=int,
+        default=8,
+        metavar="N",
+        help="give up after 1 + N failed tries in a row; 0 = do not retry (default: %(default)s)",
+    )
+    add(
+        "--first_wait",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="before the second try; doubled each time, 60 at most (default: %(default)s)",
+    )
     add(
         "--timeout",
         type=float,
@@ -114,7 +141,7 @@ def parse_args(argv=None):
     add(
         "--list",
         action="store_true",
-        help="show MLPerf's files with what is known of them, and end",
+        help="show MLPerf's files with what is published of them, and exit",
     )
     return parser.parse_args(argv)
 
@@ -132,20 +159,20 @@ def wanted_groups(args):
 
 
 def check(args):
-    """Returns ({file name: URL}, {file name: MD5}) of --url and --md5; ends with all problems told
-    if there are any.
+    """Returns ({file name: URL}, {file name: MD5}) of --url and --md5; exits after reporting all
+    problems if there are any.
     """
     problems = []
     urls, md5s = pairs(args.url, "url", problems), pairs(args.md5, "md5", problems)
     if args.date is None and not wanted_groups(args):
         problems.append(
-            "nothing to download: give --date=YYYYMMDD for a dump, or --mlperf=text; "
-            "--help shows examples"
+            "nothing to download: give --date=YYYYMMDD for a dump, or --mlperf=text; --help shows "
+            "examples"
         )
     if args.date is not None and not re.fullmatch(r"\d{8}", args.date):
         problems.append(
-            f"--date {args.date!r}: expected YYYYMMDD; "
-            f"https://dumps.wikimedia.org/{args.wiki}/ lists the dates"
+            f"--date {args.date!r}: expected YYYYMMDD, a date that "
+            f"https://dumps.wikimedia.org/{args.wiki}/ lists"
         )
     for group in wanted_groups(args):
         if group not in GROUPS:
@@ -158,28 +185,25 @@ def check(args):
     for name, md5 in md5s.items():
         if not re.fullmatch(r"[0-9a-fA-F]{32}|none", md5):
             problems.append(f"--md5 {name}={md5}: expected 32 hexadecimal digits, or none")
-    # MLCommons' names are known when its lists are here.
+    # MLCommons' names are known only when its lists have been fetched.
     if args.source == "drive" or not wanted_groups(args):
-        asked = [
-            file.name
-            for group in wanted_groups(args)
-            if group in GROUPS
-            for file in drive_files(group)
-        ]
-        problems += unknown_names(args, urls.keys() | md5s.keys(), asked)
+        groups = [group for group in wanted_groups(args) if group in GROUPS]
+        files = [file for group in groups for file in drive_files(group)]
+        problems += unknown_names(args, urls.keys() | md5s.keys(), files)
     if args.retries < 0 or args.first_wait < 0 or args.timeout <= 0:
         problems.append("--retries and --first_wait: expected 0 or more; --timeout: more than 0")
     cleanup_io.exit_if(problems)
     return urls, {name: md5.lower() for name, md5 in md5s.items()}
 
 
-def unknown_names(args, names, asked):
-    """A message for each name of --url or --md5 that is not among the files asked for."""
-    asked = sorted({*asked, *([dump_name(args)] if args.date else [])})
-    known = {*asked, *map(os.path.basename, asked)}
-    told = ", ".join(asked[:10]) + (", ..." if len(asked) > 10 else "")
+def unknown_names(args, names, files):
+    """A message for each name of --url or --md5 that is none of the files to download."""
+    dump = [dump_name(args)] if args.date else []
+    known = {*dump, *(name for file in files for name in file.known_as())}
+    asked = sorted({*dump, *(file.name for file in files)})
+    listed = ", ".join(asked[:10]) + (", ..." if len(asked) > 10 else "")
     return [
-        f"{name}, of --url or --md5, is not among the files asked for: {told or 'none'}"
+        f"{name}, of --url or --md5, is not among the files to download: {listed or 'none'}"
         for name in sorted(names)
         if name not in known
     ]
@@ -190,16 +214,21 @@ def dump_name(args):
 
 
 class Downloads:
-    """The files asked for, one after the other; a failure does not stop those after it."""
+    """The files to download, one after the other; a failure does not stop those after it."""
 
     def __init__(self, args, urls, md5s):
         self.out_dir, self._urls, self._md5s = os.path.expanduser(args.out_dir), urls, md5s
-        self.how = {"retries": args.retries, "first_wait": args.first_wait, "timeout": args.timeout}
-        self.errors, self.got = [], {}  # names; {path: MD5}
+        self.how = {
+            "retries": args.retries,
+            "first_wait": args.first_wait,
+            "timeout": args.timeout,
+        }
+        self.errors, self.done = [], {}  # names; {path: MD5}
 
-    def get(self, file, if_missing="", own_command=""):
-        """Downloads one file, or checks the one that is there; prints the result or notes the
-        error.
+    def get(self, file, if_missing="", advice_after=None):
+        """Downloads one file, or checks the existing one; prints the result or notes the error.
+
+        advice_after: function of the error when the server does not send the file.
         """
         path = os.path.join(self.out_dir, file.place)
         url, chosen = (self._chosen(flags, file) for flags in (self._urls, self._md5s))
@@ -209,51 +238,50 @@ class Downloads:
             if chosen is None and file.listed_md5 not in (None, md5):
                 raise DownloadError(
                     f"{file.name}: MLCommons lists the MD5 {file.listed_md5}, MLPerf's README "
-                    f"publishes {md5}: it is another file; "
-                    f"to take it all the same: --md5 {file.name}={file.listed_md5}"
+                    f"publishes {md5}: it is another file; to download it all the same: "
+                    f"--md5 {file.name}={file.listed_md5}"
                 )
             if os.path.exists(path):
-                found, done = self._check_present(path, file.name, md5), "was there"
+                found, how = self._check_existing(path, file.name, md5), "already downloaded"
             else:
-                found, done = (
-                    fetch(url or file.url, path, size, md5, if_missing=if_missing, **self.how),
-                    "downloaded",
-                )
+                found = fetch(url or file.url, path, size, md5, if_missing=if_missing, **self.how)
+                how = "downloaded"
         except (DownloadError, OSError) as error:
-            self.note_error(
-                file.name, f"{error}" + (refused_advice(error, own_command) if not url else "")
-            )
+            gives_advice = isinstance(error, Refused) and advice_after and not url
+            self.note_error(f"{error}{advice_after(error) if gives_advice else ''}", file.name)
             return
         unknown = "not checked" if chosen == "none" else "no published one to compare with"
         known = "as expected" if md5 else unknown
-        print(f"{path}: {done}, {os.path.getsize(path):,} bytes, MD5 {found} ({known})", flush=True)
-        self.got[path] = found
+        print(f"{path}: {how}, {os.path.getsize(path):,} bytes, MD5 {found} ({known})", flush=True)
+        self.done[path] = found
 
-    def note_error(self, name, message):
+    def note_error(self, message, *names):
+        """Prints the error, once; `names` are the files or groups that failed."""
         print(f"error: {message}", file=sys.stderr, flush=True)
-        self.errors.append(name)
+        self.errors += names
 
     @staticmethod
     def _chosen(flags, file):
-        return flags.get(file.name, flags.get(os.path.basename(file.name)))
+        """The value of --url or --md5 for a file, None if there is none."""
+        return next((flags[name] for name in file.known_as() if name in flags), None)
 
-    def _check_present(self, path, name, md5):
+    def _check_existing(self, path, name, md5):
         found = md5_of(path, name)
         if md5 not in (None, found):
             raise DownloadError(
-                f"{path}: its MD5 is {found}, expected {md5}; remove it and run again: rm {path}"
+                f"{path}: its MD5 is {found}, expected {md5}; remove it and run again: "
+                f"rm {shlex.quote(path)}"
             )
         return found
 
     def md5_from_list(self, name, url, if_missing):
-        """The MD5 of a dump's file by the dump's own list; None, with the error noted, if it cannot
-        be had.
+        """The MD5 of a dump's file by the dump's own list; None, with the error noted, if there is
+        none.
         """
         list_path = os.path.join(self.out_dir, os.path.basename(url))
         try:
-            # Of an unfinished dump, perhaps: it grows until the dump is whole.
             if os.path.exists(list_path):
-                os.remove(list_path)
+                os.remove(list_path)  # it grows until the dump is finished
             fetch(url, list_path, if_missing=if_missing, **self.how)
             with open(list_path, encoding="utf-8", errors="replace") as file:
                 listed = dict(
@@ -264,70 +292,81 @@ class Downloads:
             if name in listed:
                 return listed[name]
             raise DownloadError(
-                f"{url}: lists {len(listed)} files, but no {name}: "
-                "the dump is not finished, or --file is wrong"
+                f"{url}: lists {len(listed)} files, but no {name}: the dump is not finished, or "
+                "--file is wrong"
             )
         except (DownloadError, OSError) as error:
-            self.note_error(name, error)
+            self.note_error(error, name)
             return None
-
-
-def refused_advice(error, own_command):
-    """What to do when MLCommons' server does not give a file: MLCommons' own command."""
-    if not own_command or not isinstance(error, Refused):
-        return ""
-    return f"\n  MLCommons' own downloader, which can log in, may get it: {own_command}"
 
 
 def get_dump(downloads, args, md5s):
     name = dump_name(args)
     folder = args.base_url.replace("{wiki}", args.wiki).replace("{date}", args.date).rstrip("/")
     hint = (
-        f"Wikimedia removes old dumps: https://dumps.wikimedia.org/{args.wiki}/ lists those that "
-        "are there. An older one may be at "
-        "archive.org: --base_url='https://archive.org/download/{wiki}-{date}'"
+        f"Wikimedia removes old dumps: https://dumps.wikimedia.org/{args.wiki}/ lists the current "
+        "ones. An older one may be at archive.org: "
+        "--base_url='https://archive.org/download/{wiki}-{date}'"
     )
     size, md5 = BY_NAME[name][2:4] if name in BY_NAME else (None, None)
     if md5 is None and name not in md5s:
+        list_url = f"{folder}/{args.wiki}-{args.date}-md5sums.txt"
         list_hint = (
-            f"{hint}. If only this list is missing, give the MD5 yourself: "
-            f"--md5 {name}=HEX (or =none, not to check)"
+            f"{hint}. If only this list is missing, give the MD5 yourself: --md5 {name}=HEX (or "
+            "=none, not to check)"
         )
-        md5 = downloads.md5_from_list(
-            name, f"{folder}/{args.wiki}-{args.date}-md5sums.txt", list_hint
-        )
+        md5 = downloads.md5_from_list(name, list_url, list_hint)
         if md5 is None:
             return
     downloads.get(Wanted(name, name, f"{folder}/{name}", size, md5), hint)
 
 
 def list_mlcommons(downloads, args):
-    """{group: files} by MLCommons' lists; a group whose list cannot be had is noted as an error."""
-    files, data_sets = {}, {}
+    """{group: files} by MLCommons' lists; the groups of a list that cannot be fetched are noted as
+    errors.
+    """
+    groups_of_uri, files = {}, {}
     for group in wanted_groups(args):
-        uri = mlcommons.uri_of(args.metadata_url, group)
+        groups_of_uri.setdefault(mlcommons.uri_of(args.metadata_url, group), []).append(group)
+    while groups_of_uri:
+        uri = next(iter(groups_of_uri))
+        groups = groups_of_uri.pop(uri)
         try:
-            if uri not in data_sets:
-                data_sets[uri] = mlcommons.read_data_set(uri, args.out_dir, downloads.how)
-            files[group] = mlcommons.files_of_group(group, data_sets[uri])
+            data_set = mlcommons.read_data_set(uri, downloads.how)
         except (DownloadError, OSError) as error:
-            downloads.note_error(group, error)
+            what = error.fault if isinstance(error, LoginRequired) else error
+            advice = mlcommons.advice_after(error, uri, groups, downloads.out_dir)
+            if isinstance(error, Unreachable):  # the other lists are on the same server
+                groups += [group for others in groups_of_uri.values() for group in others]
+                groups_of_uri.clear()
+            downloads.note_error(f"{what}{advice}", *groups)
+            continue
+        for group in groups:
+            try:
+                files[group] = mlcommons.files_of_group(group, data_set)
+            except DownloadError as error:
+                downloads.note_error(error, group)
     return files
 
 
 def get_group(downloads, args, group, files):
+    """Downloads the files of a group; the text is unpacked."""
     if args.source == "drive":
         hints = [
-            f"MLPerf may have moved it; name where it is now: --url {file.name}=..."
+            f"MLPerf may have moved it; give its new address: --url {file.name}=..."
             for file in files
         ]
-        command = ""
+        advice_after = None
     else:
         hints = ["MLCommons lists it, but does not have it"] * len(files)
-        command = mlcommons.own_command(mlcommons.uri_of(args.metadata_url, group), args.out_dir)
+        uri = mlcommons.uri_of(args.metadata_url, group)
+
+        def advice_after(error):
+            return mlcommons.advice_after(error, uri, [group], downloads.out_dir)
+
     errors_before = len(downloads.errors)
     for file, hint in zip(files, hints):
-        downloads.get(file, hint, command)
+        downloads.get(file, hint, advice_after)
     if group == "text" and len(downloads.errors) == errors_before:
         finish_text(downloads, files)
 
@@ -337,11 +376,11 @@ def finish_text(downloads, files):
     verify_dataset.py reads.
     """
     try:
-        if done := unpack_archive_of(files, downloads.out_dir, downloads.got):
+        if done := unpack_archive_of(files, downloads.out_dir, downloads.done):
             print(f"{os.path.join(downloads.out_dir, TEXT_FOLDER)}: {done}", flush=True)
         write_md5_list(files, downloads.out_dir)
     except (DownloadError, OSError) as error:
-        downloads.note_error(TEXT_FOLDER, error)
+        downloads.note_error(error, TEXT_FOLDER)
 
 
 def main(argv=None):
@@ -356,22 +395,17 @@ def main(argv=None):
     else:
         files = list_mlcommons(downloads, args)
     if not downloads.errors:
-        cleanup_io.exit_if(
-            unknown_names(
-                args, urls.keys() | md5s.keys(), [f.name for group in files.values() for f in group]
-            )
-        )
+        all_files = [file for group in files.values() for file in group]
+        cleanup_io.exit_if(unknown_names(args, urls.keys() | md5s.keys(), all_files))
     if args.date is not None:
         get_dump(downloads, args, md5s)
     for group in files:
         get_group(downloads, args, group, files[group])
     if downloads.errors:
-        print(
-            f"there: {len(downloads.got)}, FAILED: {len(downloads.errors)} "
-            f"({', '.join(downloads.errors)})"
-        )
+        failed = f"{len(downloads.errors)} ({', '.join(downloads.errors)})"
+        print(f"downloaded {len(downloads.done)}, failed {failed}")
         return 1
-    for command in next_commands.after(groups, downloads.got, downloads.out_dir):
+    for command in next_commands.after(groups, downloads.done, downloads.out_dir):
         print(f"next: {command}")
     return 0
 

@@ -1,12 +1,12 @@
-"""What a cleanup step has done before, so that a second call does the rest only. Imported by
+"""What a cleanup step has finished, so that a second call does only the rest. Imported by
 cleanup_io.py, never run.
 
 The journal of a step, `.<step>.journal` in the folder that --data begins with (of do_gather.py: in
 --out_dir), has a line for each finished task: its output, a fingerprint and the result. An output
 counts as done if its fingerprint is still the same: the code and settings of the step, and name,
-size and modification time of its inputs and outputs. What was copied without its times, changed by
-hand or made by another version is made again; a line that was half written when the machine stopped
-counts for nothing.
+size and modification time of its inputs and outputs. An output that was copied without its
+times, changed by hand or made by another version is made again; an incomplete last line, of a call
+that was killed, is ignored.
 """
 
 import hashlib
@@ -15,8 +15,6 @@ import os
 import re
 import sys
 
-import bert
-
 
 def fixed_folder(pattern):
     """The folder that a glob pattern begins with: 'extracted/*/wiki_*' -> 'extracted'."""
@@ -24,9 +22,12 @@ def fixed_folder(pattern):
 
 
 def code_digest():
-    """A digest of all loaded modules of this folder and of `bert`, and of the version of NLTK."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    own = (here + os.sep, os.path.dirname(os.path.abspath(bert.__file__)) + os.sep)
+    """A digest of all loaded modules of this folder and of `bert`, and of the version of NLTK.
+
+    Neither `bert` nor NLTK is imported for it: download.py runs without them.
+    """
+    files = [__file__, *([sys.modules["bert"].__file__] if "bert" in sys.modules else [])]
+    own = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in files)
     digest = hashlib.sha256()
     paths = {
         os.path.abspath(getattr(module, "__file__", None) or "")
@@ -95,7 +96,7 @@ class Journal:
 
     def remove_outputs(self, task):
         """Removes what an earlier call made of an input that is broken now: the next step would
-        take it for new.
+        take it for current.
         """
         for path in self._files_of(task)[1]:
             if os.path.exists(path):
@@ -107,7 +108,7 @@ class Journal:
         return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
     def _states(self, paths):
-        """[name, bytes, modification time in ns] of files; None for one that is not there."""
+        """[name, bytes, modification time in ns] of files; None for one that does not exist."""
         states = []
         for path in paths:
             try:

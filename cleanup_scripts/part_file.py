@@ -6,24 +6,32 @@ import os
 
 
 class DownloadError(Exception):
-    """The file cannot be had; the message says from where, what was found, what was expected and
-    what to do.
+    """A file cannot be downloaded or unpacked; the message says from where, what was found, what
+    was expected and what to do.
     """
 
 
 class Refused(DownloadError):
-    """The server does not give the file.
+    """The server does not send the file.
 
     `fault`: what was found; the whole message adds what to do.
     """
 
-    def __init__(self, fault: str, advice: str):
+    def __init__(self, fault: str, advice: str = ""):
         super().__init__(f"{fault}. {advice}".removesuffix(". "))
         self.fault = fault
 
 
+class LoginRequired(Refused):
+    """The server answers 401 or 403, or sends a web page, which is most often a log-in page."""
+
+
+class Unreachable(Refused):
+    """There is no connection to the server."""
+
+
 class PartFile:
-    """The bytes of a file that have arrived so far, and what they are bytes of.
+    """The bytes of a file that have arrived so far, and which version of which URL they are of.
 
     Locked against a second download.
     """
@@ -46,16 +54,15 @@ class PartFile:
         return os.path.getsize(self.path)
 
     def origin(self):
-        """{"url", "etag", "last_modified", "size"} of the bytes that are there; {} if that is not
-        known.
-        """
+        """{"url", "etag", "last_modified", "size"} of the bytes so far; {} if unknown."""
         try:
             with open(self._origin_path) as file:
                 return json.load(file)
         except (FileNotFoundError, ValueError):
             return {}
 
-    def start_anew(self, origin):
+    def restart(self, origin):
+        """Drops the bytes so far; those that follow are of `origin`."""
         self._file.truncate(0)
         temporary = self._origin_path + ".tmp"
         with open(temporary, "w") as file:
@@ -77,7 +84,7 @@ class PartFile:
                 os.remove(path)
 
     def close(self):
-        """Leaves the bytes for a later call; a part without any goes."""
+        """Keeps the bytes for a later call; an empty part file is removed."""
         if os.path.exists(self.path) and self.size == 0:
             self.remove()
         self._file.close()

@@ -1,12 +1,12 @@
-"""One file over HTTP, whole or not at all: a broken transfer is resumed, a passing fault tried
-again, the result checked.
+"""One file over HTTP, complete or not at all: a broken transfer is resumed, a transient error is
+retried, the result is checked.
 
 Imported by download.py, never run.
 
-While it is on its way, the data of <folder>/<name> are in <folder>/.<name>.part, and
+During the transfer, the data of <folder>/<name> are in <folder>/.<name>.part, and
 <folder>/.<name>.part.json says of which version of which URL they are. A later call, also of
-another process, goes on from there if the server still has that version (`If-Range`). Only a
-checked file gets its name.
+another process, resumes there if the server still has that version (`If-Range`). Only a checked
+file gets its name.
 """
 
 import hashlib
@@ -20,30 +20,34 @@ import time
 import urllib.error
 import urllib.request
 
-from part_file import DownloadError, PartFile, Refused
+from part_file import DownloadError, LoginRequired, PartFile, Refused, Unreachable
 
 BLOCK_BYTES = 1 << 18
 LONGEST_WAIT = 60.0  # seconds between two tries
-PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}  # HTTP: the same request may succeed later
+TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}  # HTTP: the same request may succeed later
+LOGIN_STATUS = {401, 403}
 USER_AGENT = "cleanup_scripts/download.py (Python urllib)"
 
 
-class PassingFault(Exception):
-    """A fault after which another try makes sense."""
+class TransientError(Exception):
+    """An error after which another try makes sense."""
 
     def __init__(self, message, retry_after=0.0):
         super().__init__(message)
         self.retry_after = retry_after  # seconds
 
 
+class NoConnection(TransientError):
+    """The server cannot be reached."""
+
+
 def fetch(url, path, size=None, md5=None, retries=8, first_wait=1.0, timeout=60.0, if_missing=""):
     """Downloads `url` to `path`, checks it and returns its MD5 in hex.
 
-    size: bytes, md5: hex, each None if not known. retries: tries in a row that may end without a
-    byte more.
-    first_wait: seconds before the second try, doubled for each further one. timeout: seconds
-    without a byte.
-    if_missing: what to do when the server has no such file. Raises DownloadError.
+    size: bytes, md5: hex, each None if not known. retries: how often to try again when a try brings
+    no further byte. first_wait: seconds before the second try, doubled for each further one.
+    timeout: seconds without a byte. if_missing: what to do when the server has no such file. Raises
+    DownloadError.
     """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     part = PartFile(path)
@@ -56,7 +60,7 @@ def fetch(url, path, size=None, md5=None, retries=8, first_wait=1.0, timeout=60.
             raise DownloadError(
                 f"{url}: the MD5 of what arrived is {found}, expected {md5}; it was removed. Run "
                 "the same command again; if that ends the same way, the server has another file "
-                f"than the published one: take another with --url {name}=..."
+                f"than the published one: give another address with --url {name}=..."
             )
         part.rename_to(path)
         return found
@@ -70,25 +74,32 @@ def _transfer_with_retries(url, part, name, size, md5, retries, first_wait, time
         before = part.size
         try:
             return _transfer(url, part, name, size, md5, timeout, if_missing)
-        except PassingFault as fault:
+        except TransientError as error:
             failures = 1 if part.size > before else failures + 1
             if failures > retries:
-                raise Refused(
-                    f"{url}: {fault}; {failures} tries in a row brought nothing",
-                    f"{part.size:,} bytes are kept: run the same command again to go on from there",
-                ) from None
+                raise _give_up(url, error, failures, part.size) from None
             # Not all at the same moment again, if many wait for one server: half to the whole of
             # the time.
             wait = max(
-                fault.retry_after,
+                error.retry_after,
                 min(LONGEST_WAIT, first_wait * 2 ** (failures - 1)) * random.uniform(0.5, 1.0),
             )
-            say(f"{name}: {fault}; trying again in {wait:.0f} s (try {failures + 1})")
+            say(f"{name}: {error}; trying again in {wait:.0f} s (try {failures + 1})")
             time.sleep(wait)
 
 
+def _give_up(url, error, failures, bytes_kept):
+    """The error after the last try."""
+    times = "failed once" if failures == 1 else f"failed {failures} times in a row"
+    kept = f"{bytes_kept:,} bytes are kept: run the same command again to resume"
+    if isinstance(error, NoConnection):
+        advice = "Check the network and the proxy (https_proxy)" + (f". {kept}" * bool(bytes_kept))
+        return Unreachable(f"{url}: {error}; {times}", advice)
+    return Refused(f"{url}: {error}; {times}", kept if bytes_kept else "Run the same command later")
+
+
 def _transfer(url, part, name, size, md5, timeout, if_missing):
-    """One request: brings what is missing, or raises PassingFault with what arrived kept."""
+    """One request: gets what is missing, or raises TransientError and keeps what arrived."""
     request = urllib.request.Request(
         url, headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
     )
@@ -102,54 +113,51 @@ def _transfer(url, part, name, size, md5, timeout, if_missing):
         with urllib.request.urlopen(request, timeout=timeout) as response:
             _receive(response, part, name, url, start, origin, size, md5)
     except urllib.error.HTTPError as error:
-        _judge_status(error, url, part, start, origin, if_missing)
+        _handle_status(error, url, part, start, origin, if_missing)
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise DownloadError(
                 f"{url}: the server's certificate is not trusted: {error.reason}"
             ) from None
-        raise PassingFault(f"no connection: {error.reason}") from None
+        raise NoConnection(f"the server cannot be reached ({error.reason})") from None
     except TimeoutError:
-        raise PassingFault(f"no byte for {timeout:g} s") from None
+        raise TransientError(f"no byte for {timeout:g} s") from None
     except (http.client.HTTPException, ConnectionError) as error:
-        raise PassingFault(
+        raise TransientError(
             f"the connection broke at byte {part.size:,} ({type(error).__name__})"
         ) from None
 
 
 def _validator(origin):
-    """What names the version for `If-Range`: a strong ETag, else the date; None if the server gave
-    neither.
-    """
+    """The version for `If-Range`: a strong ETag, else the date; None if the server gave neither."""
     etag = origin.get("etag") or ""
     return etag if etag.startswith('"') else origin.get("last_modified")
 
 
 def _can_resume(origin, url, md5):
-    """Whether the bytes that are there can be added to: of the same URL, and another version would
-    be noticed.
-    """
+    """Whether more bytes can be appended: same URL, and another version would be noticed."""
     return origin.get("url") == url and (_validator(origin) is not None or md5 is not None)
 
 
-def _judge_status(error, url, part, start, origin, if_missing):
-    """Raises what an HTTP error status means; returns if it means that all bytes are there."""
-    if error.code == 416 and start:  # there is nothing from `start` on
+def _handle_status(error, url, part, start, origin, if_missing):
+    """Raises the error for an HTTP status; returns if it means that all bytes have arrived."""
+    if error.code == 416 and start:  # no bytes from `start` on
         total = error.headers.get("Content-Range", "").rpartition("/")[2]
         if start == (int(total) if total.isdigit() else origin.get("size")):
             return
-        part.start_anew({})
-        raise PassingFault("the server's file is another one now")
-    if error.code in PASSING_STATUS:
+        part.restart({})
+        raise TransientError("the file on the server has changed")
+    if error.code in TRANSIENT_STATUS:
         seconds = error.headers.get("Retry-After", "")
-        raise PassingFault(
+        raise TransientError(
             f"the server answers {error.code} {error.reason}",
             float(seconds) if seconds.isdigit() else 0.0,
         )
     if error.code in (404, 410):
-        raise Refused(f"{url}: there is no such file on the server ({error.code})", if_missing)
+        raise Refused(f"{url}: no such file on the server ({error.code})", if_missing)
     reason = str(error.reason).partition("\n")[0]
-    raise Refused(
+    kind = LoginRequired if error.code in LOGIN_STATUS else Refused
+    raise kind(
         f"{url}: the server answers {error.code} {reason}{_redirection(url, error.url)}",
         "Open the address in a browser to see why",
     )
@@ -163,17 +171,17 @@ def _receive(response, part, name, url, start, origin, size, md5):
     if response.status == 206:
         content_range = response.headers.get("Content-Range", "")
         if not content_range.startswith(f"bytes {start}-") or total != origin.get("size"):
-            part.start_anew({})
-            raise PassingFault(
-                f"the server answers with another range ({content_range!r}); from the beginning"
+            part.restart({})
+            raise TransientError(
+                f"the server sent another range ({content_range!r}); restarted from the beginning"
             )
     else:
         start = 0
         _refuse_web_page(response, url, name)
-    _check_total(total, size, md5, url, name, would_show_a_cut=bool(response.chunked))
+    _check_total(total, size, md5, url, name, cut_is_detected=bool(response.chunked))
     if start == 0:
         headers = response.headers
-        part.start_anew(
+        part.restart(
             {
                 "url": url,
                 "etag": headers["ETag"],
@@ -192,27 +200,27 @@ def _receive(response, part, name, url, start, origin, size, md5):
         clock.show(done)
     clock.clear()
     if total is not None and done < total:
-        raise PassingFault(f"the connection broke at byte {done:,} of {total:,}")
+        raise TransientError(f"the connection broke at byte {done:,} of {total:,}")
 
 
 def _total_bytes(response):
-    """The size of the whole file as the response tells it, None if it does not."""
+    """The size of the whole file by the response, None if it does not say."""
     text = response.headers.get("Content-Length", "")
     if response.status == 206:
         text = response.headers.get("Content-Range", "").rpartition("/")[2]
     return int(text) if text.isdigit() else None
 
 
-def _check_total(total, size, md5, url, name, would_show_a_cut):
+def _check_total(total, size, md5, url, name, cut_is_detected):
     if size is not None and total not in (None, size):
         raise DownloadError(
             f"{url}: the server's file has {total:,} bytes, expected {size:,}: it is another file; "
-            f"take the right one with --url {name}=..."
+            f"give the address of the right one with --url {name}=..."
         )
-    if total is None and md5 is None and not would_show_a_cut:
+    if total is None and md5 is None and not cut_is_detected:
         raise DownloadError(
-            f"{url}: the server does not tell the file's size and no MD5 is known, so a cut "
-            f"transfer would not show; give its MD5 with --md5 {name}=..."
+            f"{url}: the server does not send the file's size and no MD5 is known, so a cut "
+            f"transfer would not be noticed; give the file's MD5 with --md5 {name}=..."
         )
 
 
@@ -230,28 +238,26 @@ def _redirection(url, final_url):
     return f" (redirected to {final_url.partition('?')[0]})" if final_url not in (None, url) else ""
 
 
-def _web_page(url, name, what, final_url):
-    return Refused(
+def _not_the_file(kind, url, name, what, final_url):
+    return kind(
         f"{url}: the server sent {what} instead of {name} (a log-in, a limit reached, a moved file)"
         f"{_redirection(url, final_url)}",
-        (
-            f"Open the address in a browser, save the file beside the others as {name} and run the "
-            f"same command again to have it checked, or name another source: --url {name}=..."
-        ),
+        f"Open the address in a browser, save the file beside the others as {name} and run the "
+        f"same command again to have it checked, or give another address: --url {name}=...",
     )
 
 
 def _refuse_web_page(response, url, name):
     if response.headers.get_content_type() == "text/html" and not name.endswith((".html", ".htm")):
-        raise _web_page(url, name, "a web page", response.url)
+        raise _not_the_file(LoginRequired, url, name, "a web page", response.url)
 
 
 def _refuse_pages_by_content(block, url, name, final_url):
     start = block[:100].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        raise _web_page(url, name, "a web page", final_url)
+        raise _not_the_file(LoginRequired, url, name, "a web page", final_url)
     if start.startswith(b"version https://git-lfs"):
-        raise _web_page(url, name, "a Git LFS pointer", final_url)
+        raise _not_the_file(Refused, url, name, "a Git LFS pointer", final_url)
 
 
 def md5_of(path, name):
@@ -283,10 +289,8 @@ class Progress:
         line = f"{self._what} {done / 1e6:,.1f}"
         if self._total is not None:
             left = (self._total - done) / max(rate, 1.0)
-            line += (
-                f" of {self._total / 1e6:,.1f} MB ({100 * done // self._total} %), "
-                f"{_clock(left)} left"
-            )
+            percent = 100 * done // self._total
+            line += f" of {self._total / 1e6:,.1f} MB ({percent} %), {_clock(left)} left"
         print(f"\r{line}, {rate / 1e6:.1f} MB/s\033[K", end="", file=sys.stderr, flush=True)
 
     def clear(self):

@@ -1,25 +1,30 @@
 """MLPerf's text out of its archive, all of it or nothing. Imported by download.py, never run.
 
-The files are written to a hidden folder beside their place, which is then renamed. A record in the
-folder, .unpacked.json, says of which archive they are, so that a second call does nothing.
+The archive is read once. Its files are written to a hidden folder beside their place, which is
+renamed when all of them are written. A record in the folder, .unpacked.json, says which archive
+they are from, so that a second call does nothing.
 """
 
+import errno
 import fcntl
 import json
 import lzma
 import os
+import shlex
 import shutil
 import tarfile
 import zlib
 
 import cleanup_io
-from mlcommons import parse_md5_list, safe_path
+from md5_list import parse_md5_list, safe_path
 from mlperf_files import ARCHIVE, TEXT_FILE, TEXT_FOLDER, TEXT_MD5_LIST, Wanted
 from part_file import DownloadError
+from resumable_download import Progress
 
 RECORD = ".unpacked.json"
 LARGEST_LIST = 1 << 20  # bytes; a list of 502 files has 30,000
-_UNREADABLE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
+BLOCK_BYTES = 1 << 20
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def unpack_archive_of(files: list[Wanted], out_dir: str, md5s: dict[str, str]) -> str | None:
@@ -28,14 +33,9 @@ def unpack_archive_of(files: list[Wanted], out_dir: str, md5s: dict[str, str]) -
 
     md5s: {path: MD5} of the downloaded files.
     """
-    if _loose_text(files):
-        return None
     archives = [file.place for file in files if ARCHIVE.fullmatch(file.place)]
-    if len(archives) > 1:
-        raise DownloadError(
-            f"{out_dir}: several archives: {', '.join(archives[:5])}; expected one with the text; "
-            "unpack it by hand"
-        )
+    if not archives:
+        return None
     archive = os.path.join(out_dir, archives[0])
     return unpack_text(archive, os.path.join(out_dir, TEXT_FOLDER), md5s[archive])
 
@@ -44,16 +44,16 @@ def write_md5_list(files: list[Wanted], out_dir: str) -> None:
     """Writes the MD5s of the text as the source lists them: those of its files, or a list that came
     beside the archive.
     """
-    md5s = {os.path.basename(file.name): file.listed_md5 for file in _loose_text(files)}
+    md5s = {
+        name: file.listed_md5
+        for file in files
+        if TEXT_FILE.fullmatch(name := os.path.basename(file.name))
+    }
     for file in () if md5s else files:
         md5s = md5s or _listed_text(os.path.join(out_dir, file.place))
     if md5s:
         lines = "".join(f"{md5}  {name}\n" for name, md5 in sorted(md5s.items()))
         cleanup_io.write_text(os.path.join(out_dir, TEXT_MD5_LIST), lines)
-
-
-def _loose_text(files):
-    return [file for file in files if TEXT_FILE.fullmatch(os.path.basename(file.name))]
 
 
 def _listed_text(path):
@@ -74,7 +74,7 @@ def _listed_text(path):
 
 def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
     """Unpacks the parts, eval.txt and eval.md5 to `folder`; returns in words what was done."""
-    with open(archive, "rb") as file:
+    with open(archive, "r+b") as file:  # not written to, but NFS locks only files open for writing
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -83,18 +83,13 @@ def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
             ) from None
         if os.path.exists(folder):
             _check_unpacked(folder, archive, archive_md5)
-            return "was unpacked before"
-        try:
-            return _unpack(archive, folder, archive_md5)
-        except _UNREADABLE as error:
-            raise DownloadError(
-                f"{archive}: damaged, or no archive ({error}); "
-                f"remove it and run again: rm {archive}"
-            ) from None
+            return "already unpacked"
+        print(f"{archive}: unpacking to {folder} ...", flush=True)
+        return f"unpacked, {_unpack(file, archive, folder, archive_md5)} files"
 
 
 def _check_unpacked(folder, archive, archive_md5):
-    """Raises DownloadError unless all files of the folder are there as they were unpacked from this
+    """Raises DownloadError unless the folder has all files as they were unpacked from this
     archive.
     """
     try:
@@ -107,17 +102,15 @@ def _check_unpacked(folder, archive, archive_md5):
         ]
     except (OSError, ValueError, KeyError):
         raise DownloadError(
-            f"{folder}: is there, but not unpacked by this script; rename it and run again"
+            f"{folder}: exists, but was not unpacked by this script; rename it and run again"
         ) from None
+    advice = f"remove it and run again: rm -r {shlex.quote(folder)}"
     if record.get("archive_md5") != archive_md5:
-        raise DownloadError(
-            f"{folder}: unpacked from another archive than {archive}; "
-            f"remove it and run again: rm -r {folder}"
-        )
+        raise DownloadError(f"{folder}: unpacked from another archive than {archive}; {advice}")
     if changed:
         raise DownloadError(
             f"{folder}: {changed[0]} has changed since it was unpacked ({len(changed)} such "
-            f"files); remove the folder and run again: rm -r {folder}"
+            f"files); {advice}"
         )
 
 
@@ -129,70 +122,112 @@ def _state(path):
     return [status.st_size, status.st_mtime_ns]
 
 
-def _unpack(archive, folder, archive_md5):
-    sizes = _text_files(archive)
+def _unpack(file, archive, folder, archive_md5):
+    """Returns the number of files."""
     parent, name = os.path.split(os.path.abspath(folder))
     temporary = os.path.join(parent, f".{name}.unpacking")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a call that was cut short
-    _check_disk_space(parent, sum(sizes.values()))
+    shutil.rmtree(temporary, ignore_errors=True)  # of a call that was killed
     os.mkdir(temporary)
+    unpacking = Unpacking(file, archive, temporary)
     try:
-        _extract(archive, set(sizes), temporary)
-        files = {
-            name: _state(os.path.join(temporary, name)) for name in map(os.path.basename, sizes)
-        }
-        with open(os.path.join(temporary, RECORD), "w") as file:
-            json.dump({"archive_md5": archive_md5, "files": files}, file)
+        unpacking.run()
+        files = {name: _state(os.path.join(temporary, name)) for name in unpacking.names}
+        with open(os.path.join(temporary, RECORD), "w") as record:
+            json.dump({"archive_md5": archive_md5, "files": files}, record)
+            record.flush()
+            os.fsync(record.fileno())
+        os.rename(temporary, folder)
+        return len(files)
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise unpacking.disk_full() from None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # nothing to do after the rename
+
+
+class Unpacking:
+    """One pass over an archive: each member is checked, then written to `folder` if it is text."""
+
+    def __init__(self, file, archive, folder):
+        self._file, self._archive, self._folder = file, archive, folder
+        self._archive_bytes = os.path.getsize(archive)
+        self._text_bytes = 0  # written, or about to be written
+        self._text_folder = None  # in the archive
+        self._progress = Progress(
+            f"unpacking {os.path.basename(archive)}", self._archive_bytes, file.tell()
+        )
+        self.names = []
+
+    def run(self):
+        try:
+            with tarfile.open(fileobj=self._file, mode="r:*") as tar:
+                for member in tar:
+                    self._write(member, tar)
+                while tar.fileobj.read(BLOCK_BYTES):  # to the checksum at the end of a .gz
+                    pass
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise self._damaged(error) from None
+        except OSError as error:
+            if error.errno is None:  # gzip's and bz2's errors in the data
+                raise self._damaged(error) from None
+            raise
+        finally:
+            self._progress.clear()
+        if not self.names:
+            raise self._unexpected("found none")
+
+    def _write(self, member, tar):
+        if not (member.isfile() or member.isdir()):
+            raise DownloadError(
+                f"{self._archive}: {member.name[:80]!r} is a link or a device, expected only files "
+                "and folders"
+            )
+        is_root = member.isdir() and member.name in ("", ".")
+        folder, name = os.path.split("" if is_root else safe_path(member.name, self._archive))
+        if not (member.isfile() and TEXT_FILE.fullmatch(name)):
+            return
+        if self._text_folder not in (None, folder):
+            raise self._unexpected(f"found {self._text_folder or '.'} and {folder or '.'}")
+        if name in self.names:
+            raise self._unexpected(f"found {name} twice")
+        self._text_folder = folder
+        self._text_bytes += member.size
+        if shutil.disk_usage(self._folder).free < max(member.size, self._bytes_missing()):
+            raise self.disk_full()
+        with open(os.path.join(self._folder, name), "xb") as file:
+            content = tar.extractfile(member)
+            while block := content.read(BLOCK_BYTES):
+                file.write(block)
+                self._progress.show(self._file.tell())
             file.flush()
             os.fsync(file.fileno())
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return f"unpacked, {len(files)} files"
+        self.names.append(name)
 
+    def _bytes_missing(self):
+        """How much more space is needed at least: what is left of the archive, still packed."""
+        return self._archive_bytes - self._file.tell()
 
-def _text_files(archive):
-    """{name in the archive: bytes} of the text; DownloadError if the archive holds a link, an odd
-    path, or no one text.
-    """
-    sizes = {}
-    with tarfile.open(archive, "r|*") as tar:
-        for member in tar:
-            if not (member.isfile() or member.isdir()):
-                raise DownloadError(
-                    f"{archive}: {member.name[:80]!r} is a link or a device, "
-                    "expected files and folders only"
-                )
-            is_root = member.isdir() and member.name in ("", ".")
-            path = "" if is_root else safe_path(member.name, archive)
-            if member.isfile() and TEXT_FILE.fullmatch(os.path.basename(path)):
-                sizes[member.name] = member.size
-    folders = {os.path.dirname(name) for name in sizes}
-    if len(folders) != 1 or len(set(map(os.path.basename, sizes))) != len(sizes):
-        found = f"{len(folders)} folders with parts" if folders else "none"
-        raise DownloadError(
-            f"{archive}: expected one folder with part-00000-of-00500 ..., found {found}; "
-            "unpack it by hand"
-        )
-    return sizes
-
-
-def _check_disk_space(folder, needed):
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DownloadError(
-            f"{folder}: {free:,} bytes free, the unpacked text needs {needed:,}; "
-            "make room and run again"
+    def disk_full(self):
+        """The error with the estimated size of the text, at the archive's ratio up to here."""
+        read = max(self._file.tell(), 1)
+        needed = max(self._text_bytes, self._text_bytes * self._archive_bytes // read)
+        written = sum(entry.stat().st_size for entry in os.scandir(self._folder))
+        free = shutil.disk_usage(self._folder).free + written
+        return DownloadError(
+            f"{self._archive}: disk full: {free:,} bytes free, the unpacked text needs about "
+            f"{needed:,}; make room and run again"
         )
 
+    def _damaged(self, error):
+        reason = str(error).partition("\n")[0].rstrip(":")
+        return DownloadError(
+            f"{self._archive}: damaged, or not an archive ({reason}); remove it and run again: "
+            f"rm {shlex.quote(self._archive)}"
+        )
 
-def _extract(archive, wanted, folder):
-    """Writes these files of the archive into the folder, without the archive's folders."""
-    with tarfile.open(archive, "r|*") as tar:
-        for member in tar:
-            if member.name in wanted:
-                name = os.path.basename(member.name)
-                tar.extract(member.replace(name=name), folder, filter="data")
-                with open(os.path.join(folder, name), "rb") as file:
-                    os.fsync(file.fileno())
+    def _unexpected(self, found):
+        return DownloadError(
+            f"{self._archive}: expected one folder with part-00000-of-00500 ..., {found}; unpack "
+            "it by hand"
+        )

@@ -1,8 +1,8 @@
-"""cleanup_scripts/download.py against a server on 127.0.0.1 that misbehaves in every way a server
-can.
-"""
+"""cleanup_scripts/download.py against a local server that misbehaves in every way a server can."""
 
+import errno
 import fcntl
+import gzip
 import hashlib
 import io
 import os
@@ -19,6 +19,9 @@ from download_server import running_server, serve_mlcommons
 SCRIPTS = ROOT / "cleanup_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
+import download  # noqa: E402
+import md5_list  # noqa: E402
+import mlcommons  # noqa: E402
 import mlperf_files  # noqa: E402
 import unpack_text  # noqa: E402
 from part_file import DownloadError  # noqa: E402
@@ -55,7 +58,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(server, tmp_path):
     assert ranges == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
 
 
-def test_a_new_process_goes_on_where_the_last_one_stopped(server, tmp_path):
+def test_a_new_process_resumes_where_the_last_one_stopped(server, tmp_path):
     server.faults = ["cut"]
     with pytest.raises(DownloadError, match="300,000 bytes are kept: run the same command again"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **(QUICK | {"retries": 0}))
@@ -115,7 +118,7 @@ def test_a_server_error_is_tried_again(server, tmp_path, status):
 
 def test_gives_up_after_the_last_retry(server, tmp_path):
     server.faults = [500] * 9
-    with pytest.raises(DownloadError, match="answers 500 .*; 4 tries in a row brought nothing"):
+    with pytest.raises(DownloadError, match="answers 500 .*; failed 4 times in a row"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
     assert len(server.requests) == 4 and names(tmp_path) == []
 
@@ -145,7 +148,7 @@ def test_no_server_is_a_clear_error(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(DownloadError, match="no connection: .*Connection refused"):
+    with pytest.raises(DownloadError, match="cannot be reached .*Connection refused.*proxy"):
         fetch(
             f"http://127.0.0.1:{port}/data.bin", tmp_path / "data.bin", **(QUICK | {"retries": 1})
         )
@@ -162,7 +165,7 @@ def test_wrong_bytes_never_get_the_name(server, tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_wrong_size_is_told_before_the_transfer(server, tmp_path):
+def test_a_wrong_size_is_reported_before_the_transfer(server, tmp_path):
     with pytest.raises(DownloadError, match="has 1,024,000 bytes, expected 17: it is another file"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", 17, MD5, **QUICK)
     assert names(tmp_path) == []
@@ -170,7 +173,7 @@ def test_a_wrong_size_is_told_before_the_transfer(server, tmp_path):
 
 def test_neither_size_nor_md5_would_hide_a_cut(server, tmp_path):
     server.tells_length = False
-    with pytest.raises(DownloadError, match="a cut transfer would not show"):
+    with pytest.raises(DownloadError, match="a cut transfer would not be noticed"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
 
 
@@ -188,7 +191,7 @@ def test_a_git_lfs_pointer_is_not_data(server, tmp_path):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
 
 
-def test_a_missing_file_is_told_at_once(server, tmp_path):
+def test_a_missing_file_is_reported_at_once(server, tmp_path):
     with pytest.raises(DownloadError, match=r"no such file on the server \(404\). Look elsewhere."):
         fetch(
             server.url + "/other.bin", tmp_path / "other.bin", if_missing="Look elsewhere.", **QUICK
@@ -203,7 +206,7 @@ def test_two_downloads_do_not_write_one_file(server, tmp_path):
             fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
 
 
-def test_a_full_disk_is_told_before_the_transfer(server, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_the_transfer(server, tmp_path, monkeypatch):
     free = type("Usage", (), {"free": 10})
     monkeypatch.setattr("resumable_download.shutil.disk_usage", lambda _: free)
     with pytest.raises(DownloadError, match="10 bytes free, 1,024,000 more are needed"):
@@ -211,17 +214,13 @@ def test_a_full_disk_is_told_before_the_transfer(server, tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
-# -------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------------------------------ the command
 
 
 def run(*flags, folder):
-    command = [
-        sys.executable,
-        str(SCRIPTS / "download.py"),
-        *flags,
-        "--first_wait=0.01",
-        "--retries=2",
-    ]
+    """download.py with the standard library alone: -S leaves out all packages."""
+    command = [sys.executable, "-S", "-E", str(SCRIPTS / "download.py"), *flags]
+    command += ["--first_wait=0.01", "--retries=2"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
 
 
@@ -245,7 +244,7 @@ def test_a_dump_is_checked_by_its_own_list(server, tmp_path):
     assert f"{path}: downloaded, 1,024,000 bytes, MD5 {MD5} (as expected)" in result.stdout
     assert f"cleanup_scripts/process_wiki.sh {path} wiki" in result.stdout
     again = run(*flags, folder=tmp_path)
-    assert again.returncode == 0 and f"{path}: was there, 1,024,000 bytes" in again.stdout
+    assert again.returncode == 0 and f"{path}: already downloaded, 1,024,000 bytes" in again.stdout
     (tmp_path / path).write_bytes(b"damaged")
     damaged = run(*flags, folder=tmp_path)
     assert damaged.returncode == 1 and f"remove it and run again: rm {path}" in damaged.stderr
@@ -261,10 +260,7 @@ def test_a_dump_that_is_gone(server, tmp_path):
     result = run("--date=20200201", f"--base_url={server.url}/{{wiki}}/{{date}}", folder=tmp_path)
     assert result.returncode == 1
     assert re.search(
-        (
-            r"enwiki-20200201-md5sums.txt: there is no such file .* Wikimedia removes old dumps: "
-            r".*archive\.org"
-        ),
+        r"enwiki-20200201-md5sums.txt: no such file .* Wikimedia removes old dumps: .*archive\.org",
         result.stderr,
     )
     assert names(tmp_path / "download") == []
@@ -290,7 +286,7 @@ def test_mlperfs_dump_is_compared_with_mlperfs_size(server, tmp_path):
     assert [path for path, _ in server.requests] == [f"/{name}"]
 
 
-def test_all_problems_with_flags_are_told_at_once(tmp_path):
+def test_all_problems_with_flags_are_reported_at_once(tmp_path):
     flags = [
         "--date=latest",
         "--mlperf=all",
@@ -325,7 +321,16 @@ def test_list_shows_what_is_known(tmp_path):
         )
 
 
-# ----------------------------------------------------------------------------------- MLPerf's files
+def test_runs_with_the_standard_library_alone(tmp_path):
+    imports = [sys.executable, "-S", "-E", "-c", "import {}"]
+    for package in ("bert", "nltk"):
+        command = [word.format(package) for word in imports]
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 1
+    result = run("--list", folder=tmp_path)
+    assert result.returncode == 0 and "results_text.tar.gz" in result.stdout
+
+
+# --------------------------------------------------------------------------------- MLPerf's files
 
 PARTS = {
     "part-00000-of-00500": b"One.\n\n",
@@ -355,7 +360,7 @@ PUBLISHED_OTHERWISE = (
 AS_LISTED = [f"--md5={name}=none" for name in PUBLISHED_OTHERWISE]
 COMMAND = (
     "bash <(curl -s https://raw.githubusercontent.com/mlcommons/r2-downloader/refs/heads/main/"
-    "mlc-r2-downloader.sh) -d download"
+    f"mlc-r2-downloader.sh) -d download/{TEXT}"
 )
 
 
@@ -386,41 +391,38 @@ def test_text_as_files(server, tmp_path):
     assert result.returncode == 0, result.stderr
     listed = "".join(f"{hashlib.md5(PARTS[name]).hexdigest()}  {name}\n" for name in sorted(PARTS))
     assert files_below(tmp_path / "download") == LOOSE | {"results4.md5": listed.encode()}
-    first = (
-        "next: python3 verify_dataset.py --results=download/results4 "
-        "--md5_list=download/results4.md5\n"
-    )
-    assert first in result.stdout
-    assert (
-        "next: python3 create_pretraining_shards.py --input_dir=download/results4 "
-        "--output_dir=tfrecord "
-    ) in result.stdout
+    for command in (
+        "verify_dataset.py --results=download/results4 --md5_list=download/results4.md5\n",
+        "create_pretraining_shards.py --input_dir=download/results4 --output_dir=tfrecord ",
+    ):
+        assert f"next: python3 {command}" in result.stdout
 
 
 @pytest.mark.parametrize("path", ["./{}", "results/{}"])
 def test_text_in_another_folder_gets_the_same_place(server, tmp_path, path):
-    files = {path.format(name).removeprefix("./"): data for name, data in PARTS.items()} | {
-        "notes.txt": b"notes"
-    }
-    metadata = serve_mlcommons(server, TEXT, files)
+    files = {path.format(name).removeprefix("./"): data for name, data in PARTS.items()}
+    others = {"notes.txt": b"notes", "docs/License.txt": b"licence"}
+    metadata = serve_mlcommons(server, TEXT, files | others)
     assert run("--mlperf=text", f"--metadata_url={metadata}", folder=tmp_path).returncode == 0
-    assert files_below(tmp_path / "download").items() >= (LOOSE | {"notes.txt": b"notes"}).items()
+    found = files_below(tmp_path / "download")
+    assert found.items() >= LOOSE.items()
+    assert found.keys() - LOOSE.keys() == {"results4.md5", "results4.License.txt"}
 
 
-def serve_archive(server, **changes):
+def serve_archive(server, others=None):
     md5s = "".join(f"{hashlib.md5(data).hexdigest()}  ./{name}\n" for name, data in PARTS.items())
-    packed = archive(LOOSE, **changes)
-    return serve_mlcommons(
-        server,
-        TEXT,
-        {"results_text.tar.gz": packed, "bert_reference_results_text_md5.txt": md5s.encode()},
-    )
+    files = {
+        "results_text.tar.gz": archive(LOOSE),
+        "bert_reference_results_text_md5.txt": md5s.encode(),
+    }
+    return serve_mlcommons(server, TEXT, files | (others or {}))
 
 
 def test_text_as_an_archive_is_unpacked_once(server, tmp_path):
     flags = ["--mlperf=text", f"--metadata_url={serve_archive(server)}"]
-    # Left by a call that was killed.
-    (tmp_path / "download/.results4.unpacking").mkdir(parents=True)
+    (tmp_path / "download/.results4.unpacking").mkdir(
+        parents=True
+    )  # left by a call that was killed
     result = run(*flags, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (
@@ -433,7 +435,7 @@ def test_text_as_an_archive_is_unpacked_once(server, tmp_path):
     )
     assert len(found["results4.md5"].splitlines()) == 4
     again = run(*flags, folder=tmp_path)
-    assert again.returncode == 0 and "download/results4: was unpacked before" in again.stdout
+    assert again.returncode == 0 and "download/results4: already unpacked" in again.stdout
     (tmp_path / "download/results4/eval.txt").write_bytes(b"edited")
     changed = run(*flags, folder=tmp_path)
     assert (
@@ -442,12 +444,68 @@ def test_text_as_an_archive_is_unpacked_once(server, tmp_path):
     assert (tmp_path / "download/results4/eval.txt").read_bytes() == b"edited"
 
 
+def test_only_one_archive_is_downloaded(server, tmp_path):
+    others = {name: b"not read" for name in ("results_text.zip", "results_text.tar", "eval.txt")}
+    flags = ["--mlperf=text", f"--metadata_url={serve_archive(server, others)}"]
+    result = run(*flags, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert not [path for path, _ in server.requests if os.path.basename(path) in others]
+
+
+def test_the_archive_is_decompressed_once_and_announced(tmp_path, monkeypatch, capsys):
+    """Large parts, so that going back by a byte would not be served from a buffer."""
+    path, blocks = tmp_path / "text.tar.gz", []
+    parts = {f"results4/part-{i:05d}-of-00500": os.urandom(1 << 17) for i in range(3)}
+    path.write_bytes(archive(parts))
+    decompress = gzip._GzipReader.read
+    monkeypatch.setattr(
+        gzip._GzipReader,
+        "read",
+        lambda self, size=-1: blocks.append(decompress(self, size)) or blocks[-1],
+    )
+    unpack_text.unpack_text(str(path), str(tmp_path / "results4"), "md5")
+    assert len(b"".join(blocks)) < 2 * sum(map(len, parts.values()))
+    assert files_below(tmp_path).items() >= parts.items()
+    assert capsys.readouterr().out.startswith(f"{path}: unpacking to {tmp_path}/results4 ...")
+
+
+def test_an_archive_with_a_wrong_checksum_leaves_nothing(tmp_path):
+    path, packed = tmp_path / "text.tar.gz", bytearray(archive(LOOSE))
+    packed[-8] ^= 1  # the CRC of gzip
+    path.write_bytes(packed)
+    with pytest.raises(DownloadError, match="damaged, or not an archive .*CRC"):
+        unpack_text.unpack_text(str(path), str(tmp_path / "results4"), "md5")
+    assert names(tmp_path) == ["text.tar.gz"]
+
+
+def test_the_lock_is_on_a_file_open_for_writing(tmp_path, monkeypatch):
+    """NFS locks no other."""
+    path, modes = tmp_path / "text.tar.gz", []
+    path.write_bytes(archive(LOOSE))
+    monkeypatch.setattr("unpack_text.fcntl.flock", lambda file, _: modes.append(file.writable()))
+    unpack_text.unpack_text(str(path), str(tmp_path / "results4"), "md5")
+    assert modes == [True]
+
+
+def test_paths_in_advice_are_quoted(server, tmp_path):
+    folder = tmp_path / "my data"
+    flags = ["--mlperf=text", "--out_dir=my data", f"--metadata_url={serve_archive(server)}"]
+    assert run(*flags, folder=tmp_path).returncode == 0
+    (folder / "results4/eval.txt").write_bytes(b"edited")
+    assert "run again: rm -r 'my data/results4'" in run(*flags, folder=tmp_path).stderr
+    (folder / "results_text.tar.gz").write_bytes(b"damaged")
+    changed = run(*flags, folder=tmp_path)
+    assert "run again: rm 'my data/results_text.tar.gz'" in changed.stderr
+    unchecked = run(*flags, "--md5=results_text.tar.gz=none", folder=tmp_path)
+    assert "rm -r 'my data/results4'" in unchecked.stderr
+
+
 def test_a_folder_that_was_not_unpacked_here_is_left_alone(server, tmp_path):
     (tmp_path / "download/results4").mkdir(parents=True)
     result = run("--mlperf=text", f"--metadata_url={serve_archive(server)}", folder=tmp_path)
     assert (
         result.returncode == 1
-        and "download/results4: is there, but not unpacked by this script" in result.stderr
+        and "download/results4: exists, but was not unpacked by this script" in result.stderr
     )
     assert names(tmp_path / "download/results4") == []
 
@@ -457,15 +515,16 @@ def test_a_folder_that_was_not_unpacked_here_is_left_alone(server, tmp_path):
     [
         (archive({"../part-00000-of-00500": b"x"}), "leads out of the folder"),
         (archive({"/part-00000-of-00500": b"x"}), "leads out of the folder"),
-        (archive({"part-00000-of-00500": b""}, type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-         "is a link or a device"),
-        (archive({"notes.txt": b"x"}),
-         "expected one folder with part-00000-of-00500 ..., found none"),
-        (archive({"a/part-00000-of-00500": b"x", "b/eval.txt": b"x"}), "found 2 folders"),
-        (archive(LOOSE)[:-20], "damaged, or no archive"),
-        (b"no archive", "damaged, or no archive"),
+        (
+            archive({"part-00000-of-00500": b""}, type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+            "is a link or a device",
+        ),
+        (archive({"notes.txt": b"x"}), "one folder with part-00000-of-00500 ..., found none"),
+        (archive({"a/part-00000-of-00500": b"x", "b/eval.txt": b"x"}), "found a and b"),
+        (archive(LOOSE)[:-20], "damaged, or not an archive"),
+        (b"no archive", "damaged, or not an archive"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_archive_leaves_nothing(server, tmp_path, packed, message):
     metadata = serve_mlcommons(server, TEXT, {"results_text.tar.gz": packed})
     result = run("--mlperf=text", f"--metadata_url={metadata}", folder=tmp_path)
@@ -479,9 +538,16 @@ def test_unpacking_that_is_interrupted_or_has_no_room(tmp_path, monkeypatch):
     path, folder = tmp_path / "text.tar.gz", tmp_path / "results4"
     path.write_bytes(archive(LOOSE))
     with monkeypatch.context() as patch:
-        patch.setattr("unpack_text.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
-        with pytest.raises(DownloadError, match="10 bytes free, the unpacked text needs 21"):
+        patch.setattr("unpack_text.shutil.disk_usage", lambda _: type("Usage", (), {"free": 3}))
+        with pytest.raises(DownloadError, match="disk full: 3 bytes free, .* needs about"):
             unpack_text.unpack_text(str(path), str(folder), "md5")
+    assert names(tmp_path) == ["text.tar.gz"]
+    with monkeypatch.context() as patch:
+        no_space = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr("unpack_text.os.fsync", lambda _: (_ for _ in ()).throw(no_space))
+        with pytest.raises(DownloadError, match="disk full: .* needs about [1-9]"):
+            unpack_text.unpack_text(str(path), str(folder), "md5")
+    assert names(tmp_path) == ["text.tar.gz"]
     with monkeypatch.context() as patch:
         patch.setattr("unpack_text.os.rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -506,12 +572,11 @@ def test_model_and_dump(server, tmp_path):
     assert "--init_checkpoint=download/tf1_ckpt/model.ckpt-28252 " in result.stdout
     server.requests.clear()
     again = run(*flags, folder=tmp_path)
-    assert again.returncode == 0 and again.stdout.count("was there") == 7
-    # These, at each call.
+    assert again.returncode == 0 and again.stdout.count("already downloaded") == 7
     assert [path for path, _ in server.requests] == [
         f"/metadata/{INPUTS}.uri",
         f"/metadata/{INPUTS}.md5",
-    ]
+    ]  # these, at each call
 
 
 def test_a_download_from_mlcommons_is_resumed(server, tmp_path):
@@ -529,11 +594,96 @@ def test_metadata_without_a_length(server, tmp_path):
     assert run("--mlperf=text", f"--metadata_url={metadata}", folder=tmp_path).returncode == 0
 
 
+# The published lists: https://github.com/mlcommons/r2-infra, training/metadata.
+REAL_LISTS = {
+    INPUTS: """\
+004867db820d335c26d47fe90bc96a26  enwiki-20200101-pages-articles-multistream.xml.bz2.md5sum
+00d47075e0f583fb7c0791fac1c57cb3  enwiki-20200101-pages-articles-multistream.xml.bz2
+4550b87b0ea99302e44c84f6bed9aa97  License.txt
+50797acd537880bfb5a7ade80d976129  tf1_ckpt/model.ckpt-28252-003.data-00000-of-00001
+508515b9c73b0fff5da4484b1287ab97  tf1_ckpt/License.txt
+508515b9c73b0fff5da4484b1287ab97  tf2_ckpt/License.txt
+64800d5d8528ce344256daf115d4965e  vocab.txt
+77d642b721cf590c740c762c7f476e04  tf2_ckpt/model.ckpt-28252.data-00000-of-00001
+7f59165e21b7d566db610ff6756c926b  bert_config.json
+dbd16c731e8a8113bc08eeed0326b8e7  tf1_ckpt/model.ckpt-28252.meta
+f97de3ae180eb8d479555c939d50d048  tf1_ckpt/model.ckpt-28252.index
+fc34dd7a54afc07f2d8e9d64471dc672  tf2_ckpt/model.ckpt-28252.index
+""",
+    TEXT: """\
+07d7b32b485d563d2c052ef7e0b93819  License.txt
+6f71334b0458c6c85142f5b20962fcc6  results_text.tar.gz
+7d3a0619cb8bf7e829af99fa5c29daa8  bert_reference_results_text_md5.txt
+ed72bada4134bfa2e91036746e45e551  results_text.zip
+""",
+}
+CHECKPOINT_ENDS = ("data-00000-of-00001", "index", "meta")
+REAL_PLACES = {
+    "text": {"results4.License.txt", "results_text.tar.gz", "bert_reference_results_text_md5.txt"},
+    "model": {"bert_config.json", "vocab.txt"}
+    | {f"tf1_ckpt/model.ckpt-28252.{end}" for end in CHECKPOINT_ENDS},
+    "dump": {DUMP, f"{DUMP}.md5sum"},
+}
+
+
+def real_data_set(group, without=None):
+    name = mlcommons.DATA_SETS[group]
+    md5s = md5_list.parse_md5_list(REAL_LISTS[name], name)
+    md5s = {path: md5 for path, md5 in md5s.items() if path != without}
+    return mlcommons.DataSet(f"{name}.uri", "https://host/base", md5s)
+
+
+@pytest.mark.parametrize("group", REAL_PLACES)
+def test_mlcommons_real_lists(group):
+    files = mlcommons.files_of_group(group, real_data_set(group))
+    assert {file.place for file in files} == REAL_PLACES[group]
+    for file in files:
+        published = mlperf_files.BY_NAME.get(os.path.basename(file.place))
+        if published and published.md5:
+            assert (
+                (file.size, file.md5)
+                == (published.size, published.md5)
+                == (
+                    published.size,
+                    file.listed_md5,
+                )
+            )
+    if group == "model":
+        weights = next(file for file in files if "data" in file.place)
+        assert weights.url == f"https://host/base/{weights.name}" and "-003." in weights.name
+
+
+@pytest.mark.parametrize("end", ["-003.data-00000-of-00001", ".index", ".meta"])
+def test_a_checkpoint_without_one_of_its_files_is_an_error(end):
+    data_set = real_data_set("model", without=f"tf1_ckpt/model.ckpt-28252{end}")
+    missing = f"no tf1_ckpt/model.ckpt-28252{end.removeprefix('-003')}; it begins with"
+    with pytest.raises(DownloadError, match=missing):
+        mlcommons.files_of_group("model", data_set)
+
+
+def test_a_renamed_file_is_recognized_by_its_published_md5(server, tmp_path, monkeypatch):
+    """The weights under MLCommons' name, beside a wrong file of the published name."""
+    right, wrong = "tf1_ckpt/model.ckpt-28252-003.data-00000-of-00001", PUBLISHED_OTHERWISE[2]
+    metadata = serve_mlcommons(server, INPUTS, INPUT_FILES | {right: DATA})
+    weights = mlperf_files.BY_NAME[os.path.basename(wrong)]
+    weights = weights._replace(size=len(DATA), md5=MD5)
+    monkeypatch.setitem(mlperf_files.BY_MD5, MD5, weights)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--mlperf=model", f"--metadata_url={metadata}"]
+    checks = [flag for flag in AS_LISTED if "data" not in flag]
+    assert download.main([*flags, *checks]) == 0
+    assert (tmp_path / "download" / wrong).read_bytes() == DATA
+    (tmp_path / "download" / wrong).unlink()
+    other = [f"--url={name}={server.url}/data.bin" for name in map(os.path.basename, [wrong])]
+    assert download.main([*flags, *checks, *other]) == 0  # --url by the published name
+    assert server.requests[-1] == ("/data.bin", None)
+
+
 def test_what_mlperf_publishes_must_match_too(server, tmp_path):
     metadata = serve_mlcommons(server, INPUTS, INPUT_FILES)
     result = run("--mlperf=model", f"--metadata_url={metadata}", *AS_LISTED[1:], folder=tmp_path)
     listed = hashlib.md5(CONFIG).hexdigest()
-    assert result.returncode == 1 and "there: 4, FAILED: 1 (bert_config.json)" in result.stdout
+    assert result.returncode == 1 and "downloaded 4, failed 1 (bert_config.json)" in result.stdout
     assert f"MLCommons lists the MD5 {listed}, MLPerf's README publishes 7f59165e" in result.stderr
     assert "next:" not in result.stdout and not os.path.exists(
         tmp_path / "download/bert_config.json"
@@ -544,7 +694,7 @@ def test_a_file_that_differs_from_the_list(server, tmp_path):
     metadata = serve_mlcommons(server, TEXT, LOOSE)
     server.files[f"/bucket/{TEXT}/results4/eval.txt"] = b"other"
     result = run("--mlperf=text", f"--metadata_url={metadata}", folder=tmp_path)
-    assert result.returncode == 1 and "there: 3, FAILED: 1 (results4/eval.txt)" in result.stdout
+    assert result.returncode == 1 and "downloaded 3, failed 1 (results4/eval.txt)" in result.stdout
     assert "it was removed" in result.stderr
     assert names(tmp_path / "download/results4") == sorted(PARTS.keys() - {"eval.txt"})
 
@@ -570,7 +720,7 @@ def test_a_log_in_instead_of_metadata(server, tmp_path, ending, answer):
     metadata = serve_mlcommons(server, TEXT, LOOSE)
     serve_log_in(server, f"/metadata/{TEXT}.{ending}", answer)
     result = run("--mlperf=text", f"--metadata_url={metadata}", folder=tmp_path)
-    assert result.returncode == 1 and "FAILED: 1 (text)" in result.stdout
+    assert result.returncode == 1 and "failed 1 (text)" in result.stdout
     for words in (
         f"{metadata}/{TEXT}.{ending}: ",
         LOG_INS[answer],
@@ -586,7 +736,7 @@ def test_a_log_in_instead_of_data(server, tmp_path, answer):
     metadata = serve_mlcommons(server, TEXT, LOOSE)
     serve_log_in(server, f"/data/{TEXT}/results4/eval.txt", answer)
     result = run("--mlperf=text", f"--metadata_url={metadata}", folder=tmp_path)
-    assert result.returncode == 1 and "there: 3, FAILED: 1 (results4/eval.txt)" in result.stdout
+    assert result.returncode == 1 and "downloaded 3, failed 1 (results4/eval.txt)" in result.stdout
     for words in (
         f"/data/{TEXT}/results4/eval.txt: ",
         LOG_INS[answer],
@@ -599,27 +749,67 @@ def test_no_connection_to_mlcommons(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    result = run("--mlperf=text,model", f"--metadata_url=http://127.0.0.1:{port}", folder=tmp_path)
-    assert result.returncode == 1 and "FAILED: 2 (text, model)" in result.stdout
-    assert "no connection" in result.stderr and "--source=drive" in result.stderr
+    result = run(
+        "--mlperf=text,model,dump", f"--metadata_url=http://127.0.0.1:{port}", folder=tmp_path
+    )
+    assert result.returncode == 1 and "failed 3 (text, model, dump)" in result.stdout
+    for words in (f"http://127.0.0.1:{port}/{TEXT}.uri", "proxy", "--source=drive"):
+        assert words in result.stderr
+    assert "log in" not in result.stderr
+    assert result.stderr.count("cannot be reached") == 3  # two retries and one error, not three
+
+
+def test_a_failed_list_is_fetched_once(server, tmp_path):
+    flags = ["--mlperf=model,dump", f"--metadata_url={server.url}/metadata"]
+    server.files[f"/metadata/{INPUTS}.uri"] = 500
+    result = run(*flags, folder=tmp_path)
+    assert result.returncode == 1 and "failed 2 (model, dump)" in result.stdout
+    assert len(server.requests) == 3 and result.stderr.count("error: ") == 1
+    assert "log in" not in result.stderr and "--source=drive" in result.stderr
+
+
+def test_what_to_do_after_mlcommons_own_downloader(server, tmp_path):
+    server.files[f"/metadata/{TEXT}.uri"] = server.files[f"/metadata/{INPUTS}.uri"] = 401
+    flags = ["--mlperf=text,model,dump", "--out_dir=my data"]
+    result = run(*flags, f"--metadata_url={server.url}/metadata", folder=tmp_path)
+    for words in (
+        f"mlc-r2-downloader.sh) -d 'my data/{TEXT}' {server.url}/metadata/{TEXT}.uri\n",
+        f"  Then: tar -xzf 'my data/{TEXT}/results_text.tar.gz' -C 'my data' && python3 "
+        "verify_dataset.py --results='my data/results4' "
+        f"--md5_list='my data/{TEXT}/bert_reference_results_text_md5.txt'\n",
+        f"  Then: mv 'my data/{INPUTS}/tf1_ckpt/model.ckpt-28252-003.data-00000-of-00001' "
+        f"'my data/{INPUTS}/tf1_ckpt/model.ckpt-28252.data-00000-of-00001', then train.py "
+        f"--init_checkpoint='my data/{INPUTS}/tf1_ckpt/model.ckpt-28252'\n",
+        f"  Then: cleanup_scripts/process_wiki.sh 'my data/{INPUTS}/{DUMP}' wiki\n",
+    ):
+        assert words in result.stderr
+
+
+NO_TEXT = "no part-00000-of-00500 and no archive of them"
 
 
 @pytest.mark.parametrize(
     "ending, content, message",
     [
-        ("uri", b"file:///etc", "holds 'file:///etc', expected one address that begins with http"),
+        ("uri", b"file:///etc", "holds 'file:///etc', expected one address"),
         ("uri", b"http://a b", "expected one address"),
         ("md5", b"no MD5", "line 1 is 'no MD5', expected '<MD5>  ./<path>'"),
         ("md5", b"\n", "lists no file"),
         ("md5", f"{MD5}  ./a/../../b\n".encode(), "the path './a/../../b' leads out of the folder"),
         ("md5", f"{MD5}  /etc/part-00000-of-00500\n".encode(), "leads out of the folder"),
         ("md5", f"{MD5}  ./a\n{MD5[::-1]}  a\n".encode(), "a is listed twice"),
-        ("md5", f"{MD5}  ./readme\n".encode(),
-         "no part-00000-of-00500 and no archive of them; it begins with: readme"),
-        ("md5", f"{MD5}  ./a/eval.txt\n{MD5}  ./b/eval.txt\n{MD5}  ./part-1\n".encode(),
-         "several files for one place: results4/eval.txt"),
+        ("md5", f"{MD5}  ./a\x00b\n".encode(), "'./a\\x00b' is not a plain path"),
+        ("md5", f"{MD5}  ./readme\n".encode(), f"{NO_TEXT}; it begins with: readme"),
+        ("md5", f"{MD5}  ./part-00000-of-00500.gz\n".encode(), f"{NO_TEXT}; it begins with: part"),
+        ("md5", f"{MD5}  ./eval.txt\n{MD5}  ./text.zip\n".encode(), f"{NO_TEXT}; it begins with"),
+        ("md5", f"{MD5}  ./a.tar\n{MD5}  ./b.tar\n".encode(), "several archives: a.tar, b.tar"),
+        (
+            "md5",
+            f"{MD5}  ./a/eval.txt\n{MD5}  ./b/eval.txt\n{MD5}  ./part-00000-of-00500\n".encode(),
+            "several files for one place: results4/eval.txt",
+        ),
     ],
-)  # fmt: skip
+)
 def test_metadata_that_make_no_sense(server, tmp_path, ending, content, message):
     metadata = serve_mlcommons(server, TEXT, LOOSE)
     server.files[f"/metadata/{TEXT}.{ending}"] = content
@@ -642,7 +832,7 @@ def test_names_that_mlcommons_does_not_list(server, tmp_path):
     )
     assert (
         result.returncode == 2
-        and "part-00007-of-00500, of --url or --md5, is not among the files asked for"
+        and "part-00007-of-00500, of --url or --md5, is not among the files to download"
         in result.stderr
     )
     assert not os.path.exists(tmp_path / "download")
@@ -684,7 +874,9 @@ def test_one_failure_does_not_stop_the_others(server, tmp_path):
         f"--url=bert_reference_results_text_md5.txt={server.url}/list",
     ]
     result = run("--mlperf=text", "--source=drive", *urls, folder=tmp_path)
-    assert result.returncode == 1 and "there: 1, FAILED: 1 (results_text.tar.gz)" in result.stdout
+    assert (
+        result.returncode == 1 and "downloaded 1, failed 1 (results_text.tar.gz)" in result.stdout
+    )
     assert names(tmp_path / "download") == ["bert_reference_results_text_md5.txt"]
 
 
@@ -692,5 +884,5 @@ def test_names_that_the_drive_does_not_have(tmp_path):
     result = run("--mlperf=text", "--source=drive", "--md5=vocab.txt=none", folder=tmp_path)
     assert (
         result.returncode == 2
-        and "vocab.txt, of --url or --md5, is not among the files asked for" in result.stderr
+        and "vocab.txt, of --url or --md5, is not among the files to download" in result.stderr
     )
