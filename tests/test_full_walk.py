@@ -41,6 +41,7 @@ ADDED = {
 }
 # {in a command: what stands there instead}
 REPLACED = {
+    "--date=YYYYMMDD": "--date=20240101",
     "--num_examples_to_pick=10000": "--num_examples_to_pick=20",
     "--nproc_per_node=8": "--nproc_per_node=1",
 }
