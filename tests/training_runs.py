@@ -51,7 +51,7 @@ def start(data, output, *more, program=(sys.executable, "train.py"), **environme
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

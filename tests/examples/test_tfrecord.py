@@ -95,7 +95,7 @@ real = llvmlite.binding.get_host_cpu_features
 llvmlite.binding.get_host_cpu_features = lambda: type(real())({**real(), "sse4.2": False})
 from bert.examples import checksums
 llvmlite.binding.get_host_cpu_features = real
-from tests.test_tfrecord import frame, np, sealed
+from tests.examples.test_tfrecord import frame, np, sealed
 assert checksums._add_8_bytes is checksums._add_by_tables
 payloads = [bytes((k * k + n) % 251 for k in range(n)) for n in (0, 1, 7, 8, 9, 2700)]
 assert sealed(payloads) == b"".join(map(frame, payloads))

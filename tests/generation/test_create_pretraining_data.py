@@ -210,7 +210,7 @@ class TestRefusals:
         while process.poll() is None and not os.listdir(tmp_path):
             time.sleep(0.01)
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=600)
         assert process.returncode == 128 + number and stderr == b""
 
 

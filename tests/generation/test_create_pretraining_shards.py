@@ -259,7 +259,7 @@ class Run:
         return found
 
     def end(self):
-        stdout, stderr = self.process.communicate(timeout=60)
+        stdout, stderr = self.process.communicate(timeout=600)
         return self.process.returncode, stdout, stderr
 
 

@@ -37,7 +37,7 @@ def test_signals_save_and_stop(training_data, tmp_path):
         process.send_signal(signum)
         time.sleep(0.1)
         process.send_signal(signum)  # torchrun's, after the scheduler's
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         (checkpoint,) = saved()
         step = int(checkpoint.removeprefix("step-"))
@@ -54,7 +54,7 @@ def test_torchrun_passes_sigterm_on(training_data, tmp_path):
     process = start(training_data, tmp_path / "run", *more, program=torchrun, OMP_NUM_THREADS="1")
     wait_for((tmp_path / "run/checkpoints/step-00000007").exists)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=600)
     (step,) = re.findall("stopped by SIGTERM after step ([0-9,]+);", output)
     assert (
         tmp_path / f"run/checkpoints/step-{int(step.replace(',', '')):08d}/manifest.json"
@@ -65,7 +65,7 @@ def test_signals_before_the_first_step_stop_too(training_data, tmp_path):
     process = start(training_data, tmp_path / "run", "--num_train_steps=100000")
     wait_for((tmp_path / "run/.lock").exists)
     process.send_signal(signal.SIGUSR1)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert "stopped by SIGUSR1 after step 0; the same command goes on" in output
     assert metrics(tmp_path / "run") == ""
@@ -122,7 +122,7 @@ def two_ranks(training_data, tmp_path):
 def test_rank_that_waits_too_long_says_so(two_ranks, rank):
     waiting, hanging = two_ranks[rank], two_ranks[1 - rank]
     hanging.send_signal(signal.SIGSTOP)
-    _, errors = waiting.communicate(timeout=60)
+    _, errors = waiting.communicate(timeout=600)
     assert waiting.returncode == 1
     assert (
         "waited longer than --collective_timeout for another rank" in errors
@@ -134,7 +134,7 @@ def test_rank_that_waits_too_long_says_so(two_ranks, rank):
 def test_rank_that_loses_the_other_says_so_in_a_line(two_ranks, rank):
     left, lost = two_ranks[rank], two_ranks[1 - rank]
     lost.kill()
-    _, errors = left.communicate(timeout=60)
+    _, errors = left.communicate(timeout=600)
     assert left.returncode == 1
     assert "lost the connection to another rank" in errors and len(errors.splitlines()) == 1
 
@@ -156,7 +156,7 @@ def test_error_of_the_first_rank_is_everybodys(training_data, tmp_path):
     run.mkdir()
     (run / "tensorboard").touch()  # where a folder should be
     for rank, process in enumerate(start_ranks(training_data, run)):
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 1
         assert (
             errors
@@ -207,7 +207,7 @@ def test_other_flags_and_data_on_a_rank_are_told_at_the_start(training_data, tmp
     for process in start_ranks(
         training_data, tmp_path / "run", rank_1=("--learning_rate=0.5", *fewer)
     ):
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 1 and len(errors.splitlines()) == 1
         assert (
             f"--learning_rate: 0.5 on rank 1 ({socket.gethostname()}), 0.01 on rank 0; "

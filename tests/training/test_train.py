@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import ROOT, assert_refused, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_mlperf_log import complaints
 from training_runs import (
     STEPS,
     count_records,
@@ -29,6 +28,7 @@ import bert.common.quiet_imports  # noqa: F401  before transformers
 from bert.common.files import DataError
 from bert.training.checkpoint import load_shared
 from bert.training.flag_checks import check, is_folder_of_indexes
+from tests.training.test_mlperf_log import complaints
 from tokenization import FullTokenizer
 from train import parse_flags
 

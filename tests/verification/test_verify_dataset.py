@@ -12,7 +12,6 @@ import pytest
 from conftest import ROOT, create, run_script
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tfrecord import as_tensorflow_example
 
 import verify_dataset
 from bert.common.files import DataError
@@ -36,6 +35,7 @@ from bert.verification.file_report import (
     inspect_tfrecord,
     shared_part,
 )
+from tests.examples.test_tfrecord import as_tensorflow_example
 from tests.reference.example import encode_example
 
 SEQ_LENGTH, PREDICTIONS, VOCAB_SIZE = 32, 4, 30522
