@@ -45,8 +45,8 @@ class DaliDataloader:
     training=True: every rank makes `len(loader)` batches of `batch_size`. The records that do not
     fill a batch on every rank are left out of this epoch; they are others in each epoch. Shuffled
     over all files, in another order each epoch. training=False: every record exactly once over all
-    ranks, in file order, dealt out to the ranks in turn. Every rank makes `len(loader)` batches;
-    the last one may be smaller, and has 0 rows on a rank for which no record is left.
+    ranks, in file order, distributed over the ranks in turn. Every rank makes `len(loader)`
+    batches; the last one may be smaller, and has 0 rows on a rank for which no record is left.
 
     A `for` that is left early leaves its epoch; the next one starts the next epoch.
 
@@ -189,7 +189,7 @@ class DaliDataloader:
         """The next `for` gives the rest of the epoch that `state` was taken in (nothing if it was
         behind its last batch).
 
-        With another batch size or number of ranks it goes on at the same place of the same order,
+        With another batch size or number of ranks it resumes at the same place of the same order,
         and says so. DataError for other files, another seed or another kind of loader, which have
         another order.
         """
@@ -225,7 +225,7 @@ class DaliDataloader:
         if changes and self.shard_id == 0:
             print(
                 (
-                    f"note: {', '.join(changes)}: epoch {state['epoch']} goes on behind its "
+                    f"note: {', '.join(changes)}: epoch {state['epoch']} resumes behind its "
                     f"{state['position']:,} records that were given out, none twice"
                 ),
                 file=sys.stderr,

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """All text files -> all TFRecord files, by all cores of this machine or of a Ray cluster. Killed or
-stopped, it goes on where it was.
+stopped, it resumes where it stopped.
 
 python3 create_pretraining_shards.py --input_dir=results --output_dir=tfrecord \\
     --vocab_file=vocab.txt --do_lower_case=True --max_seq_length=512 --max_predictions_per_seq=76 \\
@@ -174,7 +174,7 @@ def announce(plan, statuses):
 
 
 def announce_strangers(output_dir, plan):
-    if names := shards.strangers(output_dir, plan):
+    if names := shards.unexpected_files(output_dir, plan):
         print(
             (
                 f"warning: {output_dir} also holds {first_of(names)}, of none of these texts: "

@@ -123,7 +123,7 @@ def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
     """Raises ValueError if `do_lower_case` contradicts the name of one of Google's released models.
 
     The folder of a released checkpoint tells its casing
-    (`uncased_L-24_H-1024_A-16/bert_model.ckpt`); training goes on with the wrong one without a
+    (`uncased_L-24_H-1024_A-16/bert_model.ckpt`); training continues with the wrong one without a
     sign, only worse. A path without such a name is not judged.
     """
     match = re.search(r"([A-Za-z0-9_-]+)/bert_model\.ckpt", init_checkpoint or "")

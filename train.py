@@ -9,7 +9,7 @@ torchrun --nproc_per_node=8 train.py --bert_config_file=configs/bert_large.json 
 Writes <output_dir>/metrics.jsonl (a line per step and per evaluation), tensorboard/, mlperf.log,
 checkpoints/, curves.png, and at the end model/, which Hugging Face's
 BertForPreTraining.from_pretrained loads; best/ is the model of the best evaluation. One process per
-GPU; without CUDA it trains on the CPU over gloo. The same command again goes on from the newest
+GPU; without CUDA it trains on the CPU over gloo. The same command again resumes from the newest
 checkpoint, to the same losses. @configs/recipes/mlperf_256.args among the flags reads flags from
 that file.
 """
@@ -72,7 +72,7 @@ def parse_flags(argv=None):
     add(
         "--output_dir",
         required=True,
-        help="folder of this run; the same command goes on with the run that is in it",
+        help="folder of this run; the same command resumes the run in it",
     )
     data = parser.add_argument_group("data: folders, glob patterns or files")
     add = data.add_argument
@@ -187,7 +187,7 @@ def parse_flags(argv=None):
         choices=PLUGINS,
         default="ddp",
         help=(
-            "ddp: data parallelism; zero1: with the optimizer's state dealt out; "
+            "ddp: data parallelism; zero1: with the optimizer's state distributed; "
             "hybrid: with layers cut over --tp_size processes (default: %(default)s)"
         ),
     )
@@ -346,7 +346,7 @@ def train(flags, config, device, stop_request):
         run.finish()
     else:
         run.recorder.say(
-            f"stopped by {stopped_by} after step {run.step:,}; the same command goes on from there"
+            f"stopped by {stopped_by} after step {run.step:,}; the same command resumes it"
         )
 
 

@@ -4,8 +4,8 @@
 python3 benchmarks/data_generation.py --text='quickstart_output/results/part-*' --megabytes=27
 
 Makes a corpus of that size by repeating the articles of the text in shuffled order, then runs, one
-after the other: the readable twin, create_pretraining_data.py without and with compiled code,
-Hugging Face's BertTokenizerFast tokenising the corpus alone, and the floors: writing the same
+after the other: the reference implementation, create_pretraining_data.py without and with compiled
+code, Hugging Face's BertTokenizerFast tokenising the corpus alone, and the floors: writing the same
 bytes, and the checksums of the same bytes. Checks that the records are equal.
 """
 
@@ -108,7 +108,7 @@ def main():
         "--repeats",
         type=int,
         default=3,
-        help="of all but the twin; the median counts (default: %(default)s)",
+        help="of all but the reference; the median counts (default: %(default)s)",
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -136,8 +136,10 @@ def main():
 
         rows = [
             (
-                "readable twin",
-                measure(generate("tests/reference/create_pretraining_data.py", f"{folder}/twin")),
+                "reference implementation",
+                measure(
+                    generate("tests/reference/create_pretraining_data.py", f"{folder}/reference")
+                ),
             )
         ]
         cold = measure(
@@ -147,9 +149,9 @@ def main():
         rows.append(
             ("create_pretraining_data.py", median(generate("create_pretraining_data.py", records)))
         )
-        if not filecmp.cmp(records, f"{folder}/twin", shallow=False):
+        if not filecmp.cmp(records, f"{folder}/reference", shallow=False):
             sys.exit("error: the records differ")
-        os.remove(f"{folder}/twin")
+        os.remove(f"{folder}/reference")
         rows.append(
             (
                 "BertTokenizerFast, tokenising alone",

@@ -1,8 +1,8 @@
 """Training instances -> `tf.train.Example` records in a buffer: padded, encoded, framed but for
 their checksums.
 
-Kernels compiled by numba; tests/reference/example.py is their readable twin. All kernels stand in
-this file because numba's cache notices changes in a kernel's own file only.
+Kernels compiled by numba; tests/reference/example.py is their reference implementation. All kernels
+stand in this file because numba's cache notices changes in a kernel's own file only.
 """
 
 import numpy as np

@@ -159,7 +159,7 @@ def remove_leftovers(output_dir, shards):
     )
 
 
-def strangers(output_dir, shards):
+def unexpected_files(output_dir, shards):
     """Returns the names of files that lie among the shards, and would be trained on with them, but
     are none of them.
     """

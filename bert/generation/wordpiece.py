@@ -29,7 +29,7 @@ _TRIE_ENTRY = np.dtype([("key", "u8"), ("child", "u4"), ("piece", "i4")])
 _CACHE_BITS, _CACHED_BYTES, _CACHED_PIECES = 16, 16, 4
 _CACHED_WORD = np.dtype([("low", "u8"), ("high", "u8"), ("pieces", "u8"), ("num_pieces", "u8")])
 
-# Where the kernel stands, an int64 array: it stops at a chunk for tokenization.py and goes on
+# Where the kernel stands, an int64 array: it stops at a chunk for tokenization.py and starts again
 # behind it.
 _POSITION, _NUM_TOKENS, _NUM_SENTENCES, _NUM_BREAKS, _SENTENCE_START, _IS_BLANK = range(6)
 

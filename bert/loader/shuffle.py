@@ -6,7 +6,7 @@ Records are cut into chunks of consecutive records, which lie together on the di
 1. the chunks are permuted over the whole epoch;
 2. the permuted chunks, laid end to end, are cut into blocks of BLOCK_RECORDS records;
 3. each block is cut into LANES lanes, and each lane is permuted record by record;
-4. the lanes are dealt out in turn: position p of a block is of lane p mod LANES.
+4. the lanes take turns: position p of a block is of lane p mod LANES.
 
 A batch thus takes its records from as many places of the epoch as it has records. Rank r of R takes
 the positions r, r + R, r + 2R, ...: whole lanes where R divides LANES, so that no rank reads chunks

@@ -84,7 +84,7 @@ def find_newest_valid(folder):
     manifest says, or None.
 
     Tells on stderr of those that are damaged. DataError if all are, as to begin anew would destroy
-    what is there, or if one cannot be read: it may be good, and a run that went on from an older
+    what is there, or if one cannot be read: it may be good, and a run that resumed from an older
     one would lose it.
     """
     steps = sorted(_steps(folder), reverse=True)

@@ -26,7 +26,7 @@ _PROCESS_VARIABLES = (
     "MASTER_PORT",
 )
 
-# What may differ when a run goes on. Training data are compared by the names and sizes of the
+# What may differ when a run resumes. Training data are compared by the names and sizes of the
 # files, wherever they lie, --init_checkpoint by its last name, configurations by what is in them.
 CHANGEABLE_FLAGS = {
     "output_dir", "bert_config_file", "vocab_file", "tfrecord_train", "idx_train", "tfrecord_eval",

@@ -92,7 +92,7 @@ class Recorder:
         self, output_dir, num_steps, samples_per_step, seq_length, utilisation, records_between,
         expected_curve=None, first_step=1, kept_bytes=0,
     ):  # fmt: skip
-        """A run that goes on gives its first step, and how much of metrics.jsonl belongs to the
+        """A resumed run gives its first step, and how much of metrics.jsonl belongs to the
         steps before it.
 
         utilisation: function of (sequences per second, mean tokens of a sequence) -> MFU, or None

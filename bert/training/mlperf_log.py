@@ -81,13 +81,13 @@ def hyper_parameters(
 class MLPerfLog:
     """Rank 0's mlperf.log; the logs of other ranks do nothing.
 
-    A run that goes on makes the same calls as one that begins: what must stand in the log once and
-    is in it already is not written again. So a run that was stopped and went on leaves one log,
+    A resumed run makes the same calls as one that begins: what must stand in the log once and
+    is in it already is not written again. So a run that was stopped and resumed leaves one log,
     whose time includes the pause.
     """
 
     def __init__(self, path, is_main, kept_bytes=0):
-        """A run that goes on gives how much of the log belongs to its checkpoint (`bytes_written()`
+        """A resumed run gives how much of the log belongs to its checkpoint (`bytes_written()`
         then).
 
         With 0, or if the file is gone, the log begins anew. DataError if it is shorter than it was.
@@ -180,7 +180,7 @@ class MLPerfLog:
             self._is_begun = True
 
     def block_start(self, samples, count):
-        """Training goes on after `samples`, for the next `count` until an evaluation; nothing if
+        """Training continues after `samples`, for the next `count` until an evaluation; nothing if
         that is known already.
 
         May be called before every step.

@@ -238,7 +238,7 @@ class _CastModel(DataParallel):
 
 
 class Zero1(_CastModel):
-    """`--plugin=zero1`: the optimizer's masters and moments are dealt out over the processes."""
+    """`--plugin=zero1`: the optimizer's masters and moments are distributed over the processes."""
 
     def _plugin(self, precision, tp_size):
         # Overlapping would exchange gradients almost one by one, as it ends a bucket wherever

@@ -187,7 +187,7 @@ class Run:
             self._open_logs(log_bytes)
         self.recorder.say(self._description())
         if found:
-            self.recorder.say(f"goes on from {path}, after step {self.step:,}")
+            self.recorder.say(f"resumes from {path}, after step {self.step:,}")
             if not are_evaluations_comparable:
                 self.recorder.say(
                     "warning: the evaluation examples are others than before, "
@@ -230,7 +230,7 @@ class Run:
         """Two forward and backward passes over made-up examples, without an update.
 
         Behind its first one, the data-parallel model lays out anew the buckets in which it adds up
-        gradients. Done before the first step, it makes a run that goes on add in the same order as
+        gradients. Done before the first step, it makes a resumed run add in the same order as
         one that was never stopped.
         """
         batch = {

@@ -24,7 +24,7 @@ _FILE_VERSION = "brain.Event:2"
 
 
 class TensorboardLog:
-    """One event file; rank 0 alone makes one, a new one each time the run goes on."""
+    """One event file; rank 0 alone makes one, a new one each time the run resumes."""
 
     def __init__(self, folder, purge_step):
         """purge_step: first step that may be written now; what older files hold from it on is not

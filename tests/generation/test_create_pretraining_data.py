@@ -252,7 +252,7 @@ def test_importing_does_nothing():
 
 
 # --------------------------------------------------------------------------------------------------
-# The fast program against its readable twin
+# The fast program against its reference implementation
 
 words = st.sampled_from(
     "a b the of unaffable Na\u00efve \u4e2d\u56fd \u03a3\u03a3 caf\u00e9. it's ###x [MASK] "

@@ -27,7 +27,7 @@ def test_batches_equal_those_on_the_cpu(tfrecord_folder, training):
 
 
 def test_state_and_empty_batches(tfrecord_folder):
-    """As on the CPU: a state goes on behind the batch given out last; a rank without records gets a
+    """As on the CPU: a state resumes behind the batch given out last; a rank without records gets a
     batch of 0 rows.
     """
     files = tfrecord_folder([37, 5])

@@ -1,5 +1,5 @@
-"""bert/loader/shuffle.py: equal to its readable twin; a permutation; a shuffle as good as the
-README says.
+"""bert/loader/shuffle.py: equal to its reference implementation; a permutation; a shuffle as good
+as the README says.
 """
 
 import numpy as np

@@ -1,4 +1,6 @@
-"""The readable twin of bert/loader/shuffle.py: the order of an epoch, from its definition."""
+"""The reference implementation of bert/loader/shuffle.py: the order of an epoch, from its
+definition.
+"""
 
 MASK = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15

@@ -1,4 +1,4 @@
-"""A run that goes on: to the same losses, from the newest checkpoint that is whole; what
+"""A resumed run: to the same losses, from the newest checkpoint that is whole; what
 checkpoints are good for besides.
 """
 
@@ -96,7 +96,7 @@ def test_damaged_checkpoint_is_passed_over(training_data, long_run, tmp_path):
         assert any(
             f"step-{step:08d}" in line and problem in line for line in process.stderr.splitlines()
         )
-    assert "goes on from" in process.stdout and "after step 4" in process.stdout
+    assert "resumes from" in process.stdout and "after step 4" in process.stdout
     assert metrics(other) == metrics(run)
     damaged = {f"damaged-step-{step:08d}" for step in (6, 8, 10)}
     assert set(os.listdir(other / "checkpoints")) == damaged | {

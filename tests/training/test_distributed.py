@@ -41,7 +41,9 @@ def test_signals_save_and_stop(training_data, tmp_path):
         assert process.returncode == 0, errors
         (checkpoint,) = saved()
         step = int(checkpoint.removeprefix("step-"))
-        assert f"stopped by {signum.name} after step {step:,}; the same command goes on" in output
+        assert (
+            f"stopped by {signum.name} after step {step:,}; the same command resumes it" in output
+        )
         assert [
             json.loads(line)["step"] for line in metrics(tmp_path / "run").splitlines()
         ] == list(range(1, step + 1))
@@ -67,7 +69,7 @@ def test_signals_before_the_first_step_stop_too(training_data, tmp_path):
     process.send_signal(signal.SIGUSR1)
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
-    assert "stopped by SIGUSR1 after step 0; the same command goes on" in output
+    assert "stopped by SIGUSR1 after step 0; the same command resumes it" in output
     assert metrics(tmp_path / "run") == ""
 
 

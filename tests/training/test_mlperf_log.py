@@ -23,7 +23,7 @@ INTERVAL = 150_000
 
 
 def open_log(path, kept_bytes=0, kind="closed", **changes):
-    """A log as train.py opens it, whether the run begins or goes on."""
+    """A log as train.py opens it, whether the run begins or resumes."""
     log = MLPerfLog(str(path), True, kept_bytes)
     log.init_start(kind)
     log.hyper_parameters(hyper_parameters(**RECIPE_256 | changes))

@@ -1,4 +1,4 @@
-"""ZeRO-1, tensor parallelism and fp16 make the updates of plain data parallelism; a run goes on
+"""ZeRO-1, tensor parallelism and fp16 make the updates of plain data parallelism; a run resumes
 under any of them.
 """
 
@@ -177,7 +177,7 @@ def test_compiled_layers_compute_the_same(training_data, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------
-# A run that goes on
+# A resumed run
 
 SAVED, DONE = 3, 6
 
