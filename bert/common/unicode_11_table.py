@@ -1,7 +1,4 @@
-"""Code points that Unicode 11.0 leaves unassigned (category Cn).
-
-Made by tests/reference/unicode_11_table.py.
-"""
+"""Code points that Unicode 11.0 leaves unassigned. Made by tests/reference/unicode_11_table.py."""
 
 # Inclusive ranges.
 UNASSIGNED = (

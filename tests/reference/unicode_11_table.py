@@ -28,7 +28,7 @@ def main():
         if is_unassigned[code] and not is_unassigned[code + 1]
     ]
     print(
-        '"""Code points that Unicode 11.0 leaves unassigned (category Cn). Made by '
+        '"""Code points that Unicode 11.0 leaves unassigned. Made by '
         'tests/reference/unicode_11_table.py."""'
     )
     print("\n# Inclusive ranges.\nUNASSIGNED = (")
