@@ -25,7 +25,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-from bert.common.files import DataError, list_folder_or_pattern, raise_all
+from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
 from bert.examples.decoding import Decoder
 from bert.examples.example import check_values, decode_example, feature_lengths
 from bert.loader.batches import iterate_batches, rank_positions
@@ -204,7 +204,7 @@ class DaliDataloader:
                 f"and version {_STATE_VERSION}, found "
                 f"{state if not isinstance(state, dict) else {**state, 'files': '...'}}"
             )
-        raise_all(
+        raise_if_any(
             [
                 f"the state was taken with {name}={state[name]!r}, this loader has {own[name]!r}: "
                 "another order; make the loader as it was then, or start without the state"
@@ -259,7 +259,7 @@ class DaliDataloader:
                 f"cuda=True with device_id={self._device_id}, but torch finds "
                 f"{torch.cuda.device_count()} GPUs here; cuda=False gives batches on the CPU"
             )
-        raise_all(problems)
+        raise_if_any(problems)
 
     def _open_files(self, paths, index_paths, build_missing):
         index_paths = list(index_paths or [])
@@ -281,7 +281,7 @@ class DaliDataloader:
                 check_values(decode_example(payload, place), lengths, vocab_size, place)
             except DataError as error:
                 problems.append(str(error))
-        raise_all(problems)
+        raise_if_any(problems)
         return first, Decoder(lengths, vocab_size)
 
     # ----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import os
 import sys
 
 from bert.common import cli, kernels
-from bert.common.files import DataError, expand_patterns, is_remote, output_problems, raise_all
+from bert.common.files import DataError, expand_patterns, is_remote, output_problems, raise_if_any
 from bert.common.progress import ProgressLine
 from bert.examples.display import example_words
 from bert.examples.example import decode_example
@@ -124,7 +124,7 @@ def check(flags):
             f"--show_examples: {outputs[0]} is not on this machine; "
             "leave the flag out, or write a local file first"
         )
-    raise_all(problems)
+    raise_if_any(problems)
     return inputs, outputs, tokenizer
 
 

@@ -27,7 +27,7 @@ from bert.common.files import (
     is_remote,
     list_folder_or_pattern,
     output_problems,
-    raise_all,
+    raise_if_any,
     size_of,
 )
 from bert.common.progress import ProgressLine, time_left
@@ -117,7 +117,7 @@ def check_flags(flags):
         )
     elif plan:
         problems += [f"--output_dir: {problem}" for problem in output_problems(plan[0].output)]
-    raise_all(problems)
+    raise_if_any(problems)
     return plan, tokenizer
 
 
@@ -127,7 +127,7 @@ def absolute(path):
 
 
 @contextlib.contextmanager
-def only_run_in(output_dir):
+def lock_output_dir(output_dir):
     """Keeps out other runs, which would take this one's temporary files for left-overs.
 
     DataError if one is at work.
@@ -279,7 +279,7 @@ def check_outputs(plan, recipe, num_threads):
         for shard, status in zip(plan, statuses)
         if not status.manifest
     ]
-    raise_all(problems + ["make them with the same command without --check"] if problems else [])
+    raise_if_any(problems + ["make them with the same command without --check"] if problems else [])
 
 
 def main(argv=None):
@@ -294,7 +294,7 @@ def main(argv=None):
     announce_strangers(output_dir, plan)
     if flags.check:
         return check_outputs(plan, recipe, num_threads)
-    with only_run_in(output_dir):
+    with lock_output_dir(output_dir):
         shards.remove_leftovers(output_dir, plan)
         statuses = look(plan, recipe, num_threads, reads_output=False)
         announce(plan, statuses)
@@ -313,7 +313,9 @@ def main(argv=None):
         outcomes,
         time.monotonic() - started,
     )
-    raise_all([f"{outcome.item.input}: {outcome.error}" for outcome in outcomes if outcome.error])
+    raise_if_any(
+        [f"{outcome.item.input}: {outcome.error}" for outcome in outcomes if outcome.error]
+    )
 
 
 if __name__ == "__main__":

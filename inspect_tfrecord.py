@@ -25,7 +25,7 @@ from bert.common.files import (
     list_folder_or_pattern,
     make_parent_folder,
     output_problems,
-    raise_all,
+    raise_if_any,
 )
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
@@ -99,7 +99,7 @@ def check(flags):
             f"--plot: {problem}"
             for problem in output_problems(flags.plot, *paths, flags.vocab_file)
         ]
-    raise_all(problems)
+    raise_if_any(problems)
     return paths, list(vocab)
 
 

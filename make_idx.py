@@ -17,7 +17,7 @@ import os
 import time
 
 from bert.common import cli
-from bert.common.files import DataError, list_folder_or_pattern, raise_all
+from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
 from bert.examples.tfrecord import write_index
@@ -66,7 +66,7 @@ def plan(flags):
                 "index them in two calls"
             )
         source[index_path] = path
-    raise_all(problems)
+    raise_if_any(problems)
     return pairs
 
 
@@ -95,7 +95,7 @@ def main(argv=None):
         f"indexed {len(pairs) - len(problems):,} of {len(pairs):,} files, {num_records:,} records "
         f"in {flags.output_idx} ({time.monotonic() - started:.1f} s)"
     )
-    raise_all(problems)
+    raise_if_any(problems)
 
 
 if __name__ == "__main__":

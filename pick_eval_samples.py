@@ -14,7 +14,7 @@ import os
 import time
 
 from bert.common import cli
-from bert.common.files import atomic_writer, make_parent_folder, output_problems, raise_all
+from bert.common.files import atomic_writer, make_parent_folder, output_problems, raise_if_any
 from bert.examples.example import check_lengths, decode_example
 from bert.examples.tfrecord import TFRecordFile, frame
 
@@ -55,7 +55,7 @@ def check(flags):
         f"--output_tfrecord: {problem}"
         for problem in output_problems(flags.output_tfrecord, flags.input_tfrecord)
     ]
-    raise_all(problems)
+    raise_if_any(problems)
 
 
 def picked_extents(records, num_examples, num_to_pick):

@@ -30,7 +30,7 @@ from bert.common.files import DataError
 from bert.training import checkpoint
 from bert.training.distributed import StopRequest
 from bert.training.flag_checks import check
-from bert.training.launch import join_processes, only_run_in, plain_errors
+from bert.training.launch import join_processes, lock_output_dir, readable_errors
 from bert.training.model import (
     count_right,
     load_config,
@@ -377,9 +377,9 @@ def main(argv=None):
     stop_request = StopRequest()
     check(flags, int(os.environ.get("WORLD_SIZE", 1)))
     config = load_config(flags.bert_config_file)
-    with plain_errors():
+    with readable_errors():
         device = join_processes(flags.device, flags.seed, flags.collective_timeout)
-        with only_run_in(flags.output_dir):
+        with lock_output_dir(flags.output_dir):
             train(flags, config, device, stop_request)
     # The data-parallel model must be gone before the process group: its destructor would otherwise
     # end the group while it holds the interpreter's lock, and wait for ever for gloo's threads,

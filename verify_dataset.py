@@ -23,7 +23,7 @@ import time
 import numpy as np
 
 from bert.common import cli, kernels
-from bert.common.files import DataError, list_folder_or_pattern, raise_all
+from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
 from bert.examples.checksums import check_records
@@ -122,7 +122,7 @@ def check(flags):
             problems.append(f"--{name}={getattr(flags, name)}: expected {least} or more")
     if not 0 <= flags.masked_lm_prob <= 1:
         problems.append(f"--masked_lm_prob={flags.masked_lm_prob}: expected 0 to 1")
-    raise_all(problems)
+    raise_if_any(problems)
     return paths, md5s, vocab
 
 

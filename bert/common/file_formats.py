@@ -12,7 +12,7 @@ _KINDS = (
 )
 
 
-def what_else(start):
+def detect_other_format(start):
     """What the first bytes (>= 64) of a file tell that it is instead of data, and what to do; None
     if they tell nothing.
     """

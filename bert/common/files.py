@@ -19,7 +19,7 @@ class DataError(ValueError):
     """
 
 
-def raise_all(problems):
+def raise_if_any(problems):
     """Raises one DataError that tells every problem of the list, a line each; nothing for an empty
     list.
     """

@@ -10,7 +10,7 @@ import struct
 
 import google_crc32c
 
-from bert.common.file_formats import what_else
+from bert.common.file_formats import detect_other_format
 from bert.common.files import DataError, atomic_writer
 
 _HEADER = struct.Struct("<QI")
@@ -115,7 +115,7 @@ class TFRecordFile:
         return size
 
     def _error(self, offset, problem):
-        kind = what_else(self.read(64, 0)) if offset == 0 else None
+        kind = detect_other_format(self.read(64, 0)) if offset == 0 else None
         what = f"this is {kind}" if kind else "the file is damaged or no TFRecord, make it again"
         return DataError(f"{self.path}: byte {offset}: {problem}; {what}")
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
-from bert.common.file_formats import what_else
+from bert.common.file_formats import detect_other_format
 from bert.common.files import DataError, atomic_writer, make_parent_folder, read_bytes
 from bert.common.progress import time_left
 from bert.examples.encoding import encode_records
@@ -102,7 +102,7 @@ def read_text(path):
     reference reads, sees it.
     """
     data = read_bytes(path)
-    if found := what_else(data[:64]):
+    if found := detect_other_format(data[:64]):
         raise DataError(f"{path}: {found}")
     text = data.replace(b"\r", b"")
     if not wordpiece.is_utf8(text):

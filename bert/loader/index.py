@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert.common.files import DataError, make_parent_folder, raise_all
+from bert.common.files import DataError, make_parent_folder, raise_if_any
 from bert.examples.framing import count_newlines, scan_index
 from bert.examples.tfrecord import TFRecordFile, write_index
 from bert.loader.shuffle import records_per_chunk
@@ -92,7 +92,7 @@ def pair_by_name(paths, index_paths):
         )
     if not paths:
         problems.append("no TFRecord files were given")
-    raise_all(problems)
+    raise_if_any(problems)
     return [(path, indexes[name]) for path, name in zip(paths, names)]
 
 
@@ -211,7 +211,7 @@ def _in_parallel(function, jobs, num_threads):
                 results.append(future.result())
             except (DataError, OSError) as error:
                 problems.append(str(error))
-    raise_all(problems)
+    raise_if_any(problems)
     return results
 
 

@@ -83,7 +83,7 @@ def find_newest_valid(folder):
     """Returns (path, number of ranks that wrote it) of the newest checkpoint whose files are as its
     manifest says, or None.
 
-    Tells on stderr of those that are damaged. DataError if all are, as to begin anew would destroy
+    Reports corrupt ones on stderr. DataError if all are, as to start again would destroy
     what is there, or if one cannot be read: it may be good, and a run that resumed from an older
     one would lose it.
     """
@@ -94,7 +94,7 @@ def find_newest_valid(folder):
         if problem is None:
             return path, _read_manifest(path)["ranks"]
         print(
-            f"warning: {path}: {problem}: the checkpoint is damaged and passed over",
+            f"warning: {path}: {problem}: the checkpoint is corrupt and is skipped",
             file=sys.stderr,
         )
     if steps:
@@ -111,11 +111,11 @@ def is_checkpoint(path):
 
 def load_weights(path):
     """Returns the model's weights in a checkpoint, {parameter's name: float32 tensor}; DataError if
-    it is damaged.
+    it is corrupt.
     """
     problem = _problem_of(path)
     if problem:
-        raise DataError(f"{path}: {problem}: the checkpoint is damaged; take another")
+        raise DataError(f"{path}: {problem}: the checkpoint is corrupt; use another")
     return load_shared(path)["model"]["weights"]
 
 
@@ -228,7 +228,7 @@ def _problem_of(path):
         return f"{type(error).__name__}: {error}"
     except OSError as error:
         raise DataError(
-            f"{path}: the checkpoint cannot be read, which does not mean that it is damaged: "
+            f"{path}: the checkpoint cannot be read, which does not mean that it is corrupt: "
             f"{error}; give the same command again when the storage is well, "
             "or move this folder away to go on from the checkpoint before it"
         ) from None
@@ -246,14 +246,14 @@ def _put_in_place(temporary, path):
 def _set_aside(path):
     """Renames a checkpoint over which the run went back.
 
-    It was found damaged, but maybe by a fault that did not last.
+    It was found corrupt, but maybe by a fault that did not last.
     """
     folder, name = os.path.split(path)
-    aside = os.path.join(folder, f"damaged-{name}")
+    aside = os.path.join(folder, f"corrupt-{name}")
     shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
     os.rename(path, aside)
     print(
-        f"warning: {path} was found damaged; it is now {aside}: remove it to have its room",
+        f"warning: {path} is corrupt and was renamed {aside}: remove it to have its room",
         file=sys.stderr,
     )
 

@@ -7,7 +7,7 @@ then a line per evaluation.
 
 import bisect
 
-from bert.common.files import DataError, raise_all, read_bytes
+from bert.common.files import DataError, raise_if_any, read_bytes
 
 HEADER = "samples,masked_lm_accuracy"
 MIN_POINTS = 2
@@ -50,7 +50,7 @@ class ExpectedCurve:
                 f"{path}: byte {error.start}: no UTF-8 text, expected a CSV file with {HEADER}"
             ) from None
         samples, accuracies, problems = _parse(path, text)
-        raise_all(problems)
+        raise_if_any(problems)
         return cls(path, samples, accuracies)
 
     def expected(self, samples):

@@ -9,7 +9,7 @@ import os
 
 import torch
 
-from bert.common.files import DataError, list_folder_or_pattern, raise_all
+from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
 from bert.examples.example import decode_example
 from bert.examples.tfrecord import TFRecordFile
 from bert.training.expected_curve import ExpectedCurve
@@ -46,7 +46,7 @@ FLAGS_OF_A_RANK = {
 def check(flags, world_size):
     """Raises DataError with everything that is wrong. `world_size`: processes of the run."""
     config_problems, config = _attempt("--bert_config_file", load_config, flags.bert_config_file)
-    raise_all([
+    raise_if_any([
         *_wrong_numbers(flags), *_wrong_combinations(flags, world_size), *_wrong_devices(flags),
         *config_problems, *(_against_config(flags, config) if config else []),
         *_wrong_files(flags, config), *_other_than_before(flags, config),

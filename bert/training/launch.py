@@ -69,7 +69,7 @@ def keep_freed_memory():
 
 
 @contextlib.contextmanager
-def only_run_in(folder):
+def lock_output_dir(folder):
     """Has rank 0 hold the output folder meanwhile, which is made; DataError if another run holds it
     or a rank does not see it.
     """
@@ -112,7 +112,7 @@ def _check_that_all_see(folder):
 
 
 @contextlib.contextmanager
-def plain_errors():
+def readable_errors():
     """Turns what torch raises when another rank is gone, hangs, or memory is short, into a
     DataError.
     """

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert.common.file_formats import what_else
+from bert.common.file_formats import detect_other_format
 from bert.common.files import DataError
 from bert.examples.checksums import check_records
 from bert.examples.example import decode_example
@@ -43,7 +43,7 @@ def inspect_text(path):
         while more := file.read(1 << 20):
             block = more
             digest.update(block)
-            if num_bytes == 0 and (found := what_else(block)):
+            if num_bytes == 0 and (found := detect_other_format(block)):
                 problem = f"{path}: {found}"
             if problem is None:
                 problem = _utf8_problem(decoder, block, path, num_bytes)

@@ -74,7 +74,7 @@ def test_three_ranks_go_on_to_the_same_losses(training_data, tmp_path):
     assert weights(other) == weights(tmp_path / "straight")
 
 
-def test_damaged_checkpoint_is_passed_over(training_data, long_run, tmp_path):
+def test_corrupt_checkpoint_is_skipped(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
     for step, damage in (
@@ -98,13 +98,13 @@ def test_damaged_checkpoint_is_passed_over(training_data, long_run, tmp_path):
         )
     assert "resumes from" in process.stdout and "after step 4" in process.stdout
     assert metrics(other) == metrics(run)
-    damaged = {f"damaged-step-{step:08d}" for step in (6, 8, 10)}
-    assert set(os.listdir(other / "checkpoints")) == damaged | {
+    corrupt = {f"corrupt-step-{step:08d}" for step in (6, 8, 10)}
+    assert set(os.listdir(other / "checkpoints")) == corrupt | {
         f"step-{step:08d}" for step in range(4, 13, 2)
     }
 
 
-def test_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(training_data, long_run, tmp_path):
+def test_run_whose_checkpoints_are_all_corrupt_is_not_restarted(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
     (other / "checkpoints/step-00000004/shared.pt").write_bytes(b"")
@@ -118,22 +118,22 @@ def test_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(training_data, 
     assert_refused(process, "its checkpoints are gone", f"--init_checkpoint={other}/model")
 
 
-def test_damaged_checkpoints_make_way_for_newer_ones(training_data, long_run, tmp_path):
+def test_corrupt_checkpoints_make_way_for_newer_ones(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
     for step in (20, 21, 22):
         (other / f"checkpoints/step-{step:08d}").mkdir()
     process = run_script("train.py", *flags(training_data, other, *more, "--keep_checkpoint_max=3"))
-    damaged = [f"damaged-step-{step:08d}" for step in (20, 21, 22)]
-    assert sorted(os.listdir(other / "checkpoints")) == damaged + [
+    corrupt = [f"corrupt-step-{step:08d}" for step in (20, 21, 22)]
+    assert sorted(os.listdir(other / "checkpoints")) == corrupt + [
         f"step-{step:08d}" for step in (8, 10, 12)
     ]
     assert all(
-        process.stderr.count(f"it is now {other}/checkpoints/{name}:") == 1 for name in damaged
+        process.stderr.count(f"was renamed {other}/checkpoints/{name}:") == 1 for name in corrupt
     )
 
 
-def test_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(training_data, long_run, tmp_path):
+def test_checkpoint_that_cannot_be_read_is_not_taken_for_corrupt(training_data, long_run, tmp_path):
     """As when storage is away for a while: to go on from an older one would lose it."""
     run, more = long_run
     other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
@@ -145,7 +145,7 @@ def test_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(training_data, 
     before = metrics(other)
     process = run_script("train.py", *flags(training_data, other, *more), check=False)
     assert_refused(
-        process, newer, "cannot be read, which does not mean that it is damaged", "symbolic links"
+        process, newer, "cannot be read, which does not mean that it is corrupt", "symbolic links"
     )
     assert metrics(other) == before
     assert sorted(os.listdir(other / "checkpoints")) == ["step-00000004", "step-00000006"]
@@ -285,11 +285,11 @@ def test_begins_with_the_weights_of_a_checkpoint(training_data, long_run, tmp_pa
     )
     expected = [row for row in evaluations_of(run) if row["step"] == 12]
     assert evaluation == pytest.approx({**expected[0], "step": 0}, rel=1e-6)
-    damaged = shutil.copytree(saved, tmp_path / "damaged")
-    with open(damaged / "shared.pt", "r+b") as file:
+    corrupt = shutil.copytree(saved, tmp_path / "corrupt")
+    with open(corrupt / "shared.pt", "r+b") as file:
         file.write(b"x")
-    with pytest.raises(DataError, match=f"{damaged}: .* damaged"):
-        load_model(damaged, load_config(training_data / "config.json"))
+    with pytest.raises(DataError, match=f"{corrupt}: .* corrupt"):
+        load_model(corrupt, load_config(training_data / "config.json"))
     config = json.loads((training_data / "config.json").read_text()) | {"intermediate_size": 48}
     (tmp_path / "config.json").write_text(json.dumps(config))
     wrong_shape = (

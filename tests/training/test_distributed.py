@@ -21,7 +21,7 @@ import torch.distributed as dist
 from bert.common.files import DataError
 from bert.training import distributed
 from bert.training.flag_checks import check
-from bert.training.launch import only_run_in, plain_errors
+from bert.training.launch import lock_output_dir, readable_errors
 from train import parse_flags
 
 
@@ -188,14 +188,14 @@ def test_the_same_error_of_several_ranks_is_told_once(monkeypatch, errors, told)
 def test_folder_that_is_not_shared_is_told_at_the_start(process_group, monkeypatch, tmp_path):
     """As on the local disks of two machines, of which this one is not rank 0's."""
     folder = tmp_path / "run"
-    with only_run_in(folder):
+    with lock_output_dir(folder):
         assert os.listdir(folder) == [".lock"]
     monkeypatch.setattr(os.path, "exists", lambda path: False)
     with (
         pytest.raises(
             DataError, match=f"{folder}: on .* choose an --output_dir that all machines share"
         ),
-        only_run_in(folder),
+        lock_output_dir(folder),
     ):
         pass
     assert os.listdir(folder) == [".lock"]
@@ -255,10 +255,10 @@ def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_pa
     ],
 )
 def test_what_torch_says_of_lost_ranks(raised, told):
-    with pytest.raises(DataError, match=told), plain_errors():
+    with pytest.raises(DataError, match=told), readable_errors():
         raise raised
 
 
 def test_other_errors_of_torch_stay_what_they_are():
-    with pytest.raises(dist.DistBackendError, match="invalid usage"), plain_errors():
+    with pytest.raises(dist.DistBackendError, match="invalid usage"), readable_errors():
         raise dist.DistBackendError("NCCL error in: x, invalid usage")
