@@ -84,16 +84,27 @@ class Decoder:
 
     def _decode_piece(self, records, rows, batch, place):
         """Fills `batch` ({feature name: view [K, length]}) with K rows of Records."""
-        starts, ends, row = records.starts[rows], records.ends[rows], 0
-        columns, weights = tuple(batch[name] for name in _INTEGERS), batch["masked_lm_weights"]
-        while (
-            row := decode_rows(records.data, starts, ends, row, self._limits, columns, weights)
-        ) < len(starts):
+        starts, ends = records.starts[rows], records.ends[rows]
+        for row in self.fill_rows(records.data, starts, ends, batch):
             example = self.decode_one(
                 records.data[starts[row] : ends[row]].tobytes(), place(records.numbers[rows][row])
             )
             for name, values in example.items():
                 batch[name][row] = values
+
+    def fill_rows(self, data, starts, ends, batch):
+        """Decodes the message data[starts[row] : ends[row]] into each row of a batch; yields the
+        row of each that the kernel cannot decode, for the caller to fill.
+
+        data: uint8 [n]. starts, ends: int64 [B]. batch: {feature name: array [B or more, length]},
+        float32 the weights, the others of one type of integers that holds what is below MAX_VALUE.
+        """
+        columns, weights = tuple(batch[name] for name in _INTEGERS), batch["masked_lm_weights"]
+        row = 0
+        while (row := decode_rows(data, starts, ends, row, self._limits, columns, weights)) < len(
+            starts
+        ):
+            yield row
             row += 1
 
     def decode_one(self, payload, place):

@@ -19,14 +19,7 @@ from bert.examples.example import FEATURES, decode_example
 from bert.examples.tfrecord import TFRecordFile, frame
 from bert.verification import dataset_checks, file_report, published
 from bert.verification.check_table import print_table
-from bert.verification.example_check import (
-    Totals,
-    add_to_totals,
-    check_block,
-    hash_of,
-    make_rules,
-    problem_of,
-)
+from bert.verification.example_check import Totals, check_block, make_rules
 from bert.verification.file_report import (
     TFRecordReport,
     checked_blocks,
@@ -37,6 +30,7 @@ from bert.verification.file_report import (
 )
 from tests.examples.test_tfrecord import as_tensorflow_example
 from tests.reference.example import encode_example
+from tests.reference.example_rules import add_to_totals, hash_of, problem_of
 
 SEQ_LENGTH, PREDICTIONS, VOCAB_SIZE = 32, 4, 30522
 CLS, SEP, UNK, MASK = 101, 102, 100, 103
@@ -235,19 +229,31 @@ def test_what_is_wrong_with_an_example_is_told(kind, text, example):
     )
 
 
+@pytest.mark.parametrize(
+    "kind, text, example", [bad for bad in BAD_EXAMPLES if bad[0] != "features"]
+)
+def test_unusual_encodings_are_judged_the_same(kind, text, example):
+    bad = check_payloads([unusual_encoding(example)])
+    assert bad[0] == check_payloads([encode_example(example)])[0] and text in bad[0][0].text
+
+
 @given(st.integers(0, 10), st.integers(0, 400), st.integers(0, 255))
-def test_the_kernel_passes_nothing_that_its_twin_refuses(seed, place, octet):
+def test_the_kernel_judges_as_the_reference_implementation(seed, place, octet):
     payload = bytearray(encode_example(valid_example(seed)))
     payload[place % len(payload)] = octet
-    problems, hashes, _ = check_payloads([bytes(payload)])
+    problems, hashes, totals = check_payloads([bytes(payload)])
+    expected, expected_totals = None, np.zeros(len(Totals._fields), np.int64)
     try:
-        example = decode_example(bytes(payload), "")
-        expected = problem_of(example, RULES, "")
-    except DataError:
-        expected = "features"
-    assert (problems == []) == (expected is None)
+        example = decode_example(bytes(payload), "example 0")
+        expected = problem_of(example, RULES, "example 0")
+    except DataError as error:
+        expected = "features", str(error)
     if expected is None:
-        assert hashes[0] == hash_of(example, RULES)
+        add_to_totals(example, RULES, expected_totals)
+        assert problems == [] and hashes[0] == hash_of(example, RULES)
+    else:
+        assert problems == [(0, *expected)] and hashes[0] == 0
+    assert totals == Totals(*expected_totals)
 
 
 @given(st.integers(0, 10), st.integers(0, 400))
