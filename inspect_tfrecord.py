@@ -32,12 +32,12 @@ from bert.common.progress import ProgressLine, time_left
 from bert.examples.decoding import Decoder
 from bert.examples.display import example_words
 from bert.examples.example import check_values, decode_example, feature_lengths
+from bert.examples.records import read_blocks
 from bert.examples.statistics import take_census
-from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
+from bert.examples.tfrecord import TFRecordFile
 from bert.loader.reader import Records
 from tokenization import load_vocab
 
-_RECORDS_AT_A_TIME = 512
 _MOST_FREQUENT = 20
 
 
@@ -133,19 +133,17 @@ def census_of_file(path, lengths, pieces):
     """
     decoder, mask_id, total, number = Decoder(lengths, len(pieces)), pieces.index("[MASK]"), None, 0
     with TFRecordFile(path) as file:
-        extents = file.extents()
-        while group := list(itertools.islice(extents, _RECORDS_AT_A_TIME)):
-            offsets, sizes = np.array(group).T
-            data = np.frombuffer(file.read(int(sizes.sum()), int(offsets[0])), np.uint8)
-            starts = offsets - offsets[0] + HEADER_BYTES
-            ends = offsets - offsets[0] + sizes - CHECKSUM_BYTES
-            records = Records(np.arange(number, number + len(group)), data, starts, ends)
+        for block in read_blocks(file):
+            count = len(block.starts)
+            records = Records(
+                np.arange(number, number + count), block.data, block.starts, block.ends
+            )
             batch = decoder.decode(
-                [(records, slice(0, len(group)))], lambda record: f"{path}: record {record}"
+                [(records, slice(0, count))], lambda record: f"{path}: record {record}"
             )
             census = take_census(decoder.split(*batch), len(pieces), mask_id)
             total = census if total is None else total + census
-            number += len(group)
+            number += count
     return total
 
 

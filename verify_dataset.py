@@ -26,7 +26,7 @@ from bert.common import cli, kernels
 from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
-from bert.examples.checksums import check_records
+from bert.examples.records import find_payloads, have_checksums
 from bert.verification import check_table, dataset_checks
 from bert.verification.check_table import DIFFERS, FAILED
 from bert.verification.example_check import check_block, judge_examples, make_rules
@@ -147,8 +147,9 @@ def compile_kernels(rules):
     """
     if not kernels.is_compiled(judge_examples):
         print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
-    check_records(np.frombuffer(bytes(64), np.uint8))
-    check_block(np.frombuffer(bytes(64), np.uint8), np.array([0]), np.array([0]), rules, str)
+    data, places = np.frombuffer(bytes(64), np.uint8), np.array([0])
+    find_payloads(data), have_checksums(data, places, places)
+    check_block(data, places, places, rules, str)
 
 
 def inspect_all(inspect, paths, num_workers):

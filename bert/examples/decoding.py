@@ -9,7 +9,6 @@ import numpy as np
 
 from bert.common.files import DataError
 from bert.common.kernels import inlined_kernel, kernel
-from bert.examples.checksums import have_checksums
 from bert.examples.example import (
     FEATURES,
     FLOAT_LIST,
@@ -18,6 +17,7 @@ from bert.examples.example import (
     check_values,
     decode_example,
 )
+from bert.examples.records import have_checksums
 
 _NAMES = [feature.name for feature in FEATURES]
 _NAME_LENGTHS = np.array([len(name) for name in _NAMES])

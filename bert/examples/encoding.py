@@ -8,8 +8,8 @@ stand in this file because numba's cache notices changes in a kernel's own file 
 import numpy as np
 
 from bert.common.kernels import at_every_offset, inlined_kernel, kernel, prefetch
-from bert.examples.checksums import seal_records
 from bert.examples.example import FEATURES, FLOAT_LIST, INT64_LIST, feature_lengths
+from bert.examples.records import seal_records
 from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES
 
 (

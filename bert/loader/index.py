@@ -14,11 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from bert.common.files import DataError, make_parent_folder, raise_if_any
-from bert.examples.framing import count_newlines, scan_index
-from bert.examples.tfrecord import TFRecordFile, write_index
+from bert.common.kernels import kernel
+from bert.examples.tfrecord import FRAME_BYTES, TFRecordFile, write_index
 from bert.loader.shuffle import records_per_chunk
 
 _READ_BYTES = 1 << 22
+_NEWLINE, _SPACE, _ZERO = b"\n 0"
+_MAX_DIGITS = 18  # below 2**63
 _REPAIR = (
     "make it anew: python3 make_idx.py --tfrecord_train=... --tfrecord_eval=... --output_idx=..."
 )
@@ -157,7 +159,7 @@ def read_indexes(pairs, num_threads):
 def _count_lines(index_path):
     with open(index_path, "rb", buffering=0) as file:
         return sum(
-            count_newlines(np.frombuffer(block, np.uint8))
+            np.count_nonzero(np.frombuffer(block, np.uint8) == _NEWLINE)
             for block in iter(lambda: file.read(_READ_BYTES), b"")
         )
 
@@ -178,7 +180,7 @@ def _read_index(path, index_path, file_start, first_record, num_records, chunk_r
         while block := file.read(_READ_BYTES):
             block = rest + block
             text = np.frombuffer(block, np.uint8)[: block.rfind(b"\n") + 1]
-            place = scan_index(text, progress, end_record, chunk_records, anchors, file_start)
+            place = _scan_index(text, progress, end_record, chunk_records, anchors, file_start)
             if place < len(text):
                 line = block[place : block.index(b"\n", place)][:60].decode(errors="replace")
                 raise DataError(
@@ -195,6 +197,52 @@ def _read_index(path, index_path, file_start, first_record, num_records, chunk_r
             f"but {path} has {size} bytes; {_REPAIR}"
         )
     return int(progress[2])
+
+
+@kernel
+def _scan_index(text, progress, end_record, chunk_records, anchors, file_start):
+    """Checks whole lines of an index, and keeps where each chunk begins.
+
+    text: uint8 [n]. progress: int64 [3], updated: number of the next record in all files, the byte
+    at which it must begin in its file, the byte at which the record before it began. anchors:
+    int64, a place for each chunk of `chunk_records` records of all files, gets file_start plus the
+    offset of the chunk's first record.
+
+    Returns n if every line follows from the one before it and the last is of a record below
+    `end_record`; otherwise the place in `text` of the first line that does not.
+    """
+    record, expected, last = progress
+    position, size_of_text = 0, len(text)
+    until_chunk = -record % chunk_records
+    numbers = (0, 0)
+    while position < size_of_text and record < end_record:
+        line = position
+        for separator in (_SPACE, _NEWLINE):
+            value, start = 0, position
+            while position < size_of_text and _ZERO <= text[position] < _ZERO + 10:
+                value = 10 * value + (text[position] - _ZERO)
+                position += 1
+            if (
+                not 0 < position - start <= _MAX_DIGITS
+                or position == size_of_text
+                or text[position] != separator
+            ):
+                position = -1
+                break
+            position += 1
+            numbers = (numbers[1], value)
+        if position < 0 or numbers[0] != expected or numbers[1] < FRAME_BYTES:
+            position = line
+            break
+        if until_chunk == 0:
+            anchors[record // chunk_records] = file_start + expected
+            until_chunk = chunk_records
+        until_chunk -= 1
+        last = expected
+        expected += numbers[1]
+        record += 1
+    progress[0], progress[1], progress[2] = record, expected, last
+    return position
 
 
 def _sums(values):

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bert.common.files import DataError
-from bert.examples.framing import find_payloads
-from bert.examples.tfrecord import TFRecordFile
+from bert.examples.records import find_payloads
+from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
 
 _MAX_OPEN_FILES = 128  # of the 1,024 that a process may usually have
 
@@ -40,20 +40,24 @@ class RecordReader:
         DataError names file and byte where the chunks are not made of whole records.
         """
         chunk_records, anchors = self._index.chunk_records, self._index.anchors
-        order = np.argsort(numbers)
-        chunk_numbers = numbers[order] // chunk_records
-        chunks, inverse = np.unique(chunk_numbers, return_inverse=True)
+        chunks, inverse = np.unique(numbers // chunk_records, return_inverse=True)
         chunk_starts = np.concatenate(([0], np.cumsum(anchors[chunks + 1] - anchors[chunks])))
         data = np.empty(chunk_starts[-1], np.uint8)
         self._read_runs(chunks, memoryview(data))
-        starts, ends = np.empty((2, len(numbers)), np.int64)
-        wanted = inverse * chunk_records + numbers[order] % chunk_records
-        wrong = find_payloads(data, chunk_starts, chunk_records, wanted, starts, ends)
-        if wrong >= 0:
-            raise self._damage(chunks[wrong])
-        in_order = np.empty_like(order)
-        in_order[order] = np.arange(len(order))
-        return Records(numbers, data, starts[in_order], ends[in_order])
+        starts, ends = find_payloads(data)
+        if (  # not the records that the index was made of
+            len(starts) != self._sizes(chunks).sum()
+            or (starts[::chunk_records] - HEADER_BYTES != chunk_starts[:-1]).any()
+            or ends[-1] + CHECKSUM_BYTES != chunk_starts[-1]
+        ):
+            raise self._damage(chunks)
+        wanted = inverse * chunk_records + numbers % chunk_records
+        return Records(numbers, data, starts[wanted], ends[wanted])
+
+    def _sizes(self, chunks):
+        """Returns the number of records in each chunk (int64 [C])."""
+        chunk_records = self._index.chunk_records
+        return np.minimum(chunk_records, self._index.num_records - chunks * chunk_records)
 
     def _read_runs(self, chunks, data):
         """Reads ascending chunks into `data`; neighbours in one step.
@@ -112,12 +116,16 @@ class RecordReader:
         _, offset = next(itertools.islice(self._walk(chunk), in_chunk, None))
         return f"{path}: record {in_file} at byte {offset}"
 
-    def _damage(self, chunk):
-        """The error that stands in a chunk."""
+    def _damage(self, chunks):
+        """The error that stands in one of the chunks."""
         try:
-            *_, (path, offset) = self._walk(chunk)
+            for chunk, size in zip(chunks, self._sizes(chunks)):
+                records = list(self._walk(chunk))
+                if len(records) != size:
+                    break
         except DataError as error:
             return error
+        path, offset = records[-1]
         return DataError(
             f"{path}: about byte {offset}: the file has changed since the loader was made; "
             "start again"

@@ -9,20 +9,18 @@ import codecs
 import hashlib
 import os
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from bert.common.file_formats import detect_other_format
 from bert.common.files import DataError
-from bert.examples.checksums import check_records
 from bert.examples.example import decode_example
-from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
+from bert.examples.records import have_checksums, read_blocks
+from bert.examples.tfrecord import HEADER_BYTES, TFRecordFile
 from bert.verification.example_check import Problem, Totals, check_block
 
 # hashes kept of a file: two files that share a tenth of their examples share some 26 of them
 SKETCH_SIZE = 256
-_BLOCK_BYTES = 1 << 20  # stays in the cache between reading, checksum and what the caller does
 _SMALLEST_SKETCH = 16
 _MAX_PROBLEMS = 100  # examples of a file that are told to be bad before the others are left unread
 
@@ -90,44 +88,6 @@ class TFRecordReport:
     sketch: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
-class CheckedBlock(NamedTuple):
-    """Whole records of a file, one after the other, read at once."""
-
-    data: np.ndarray  # uint8 [bytes]: the records, and perhaps the beginning of one more
-    offset: int  # of data[0] in the file, bytes
-    starts: np.ndarray  # int64 [K]: where each payload begins in data
-    ends: np.ndarray  # int64 [K]: where it ends
-    is_whole: np.ndarray  # bool [K]: whether the payload has its checksum
-
-
-def checked_blocks(records):
-    """Yields a CheckedBlock for each MB of a TFRecordFile: whole records, both checksums of each
-    compared.
-
-    Raises DataError where `extents` does, after the block of the records before that place.
-    """
-    offset, wanted = 0, _BLOCK_BYTES
-    while offset < records.size:
-        data = records.read(wanted, offset)
-        if len(data) < min(wanted, records.size - offset):
-            raise DataError(
-                f"{records.path}: byte {offset}: the file became shorter while it was read; "
-                "make it again"
-            )
-        data = np.frombuffer(data, np.uint8)
-        block = CheckedBlock(data, offset, *check_records(data))
-        if len(block.starts):
-            yield block
-            offset, wanted = offset + int(block.ends[-1]) + CHECKSUM_BYTES, _BLOCK_BYTES
-        else:  # a record larger than a block, or none
-            _, wanted = next(records.extents(offset))
-            if wanted <= len(data):
-                raise DataError(
-                    f"{records.path}: byte {offset}: the file changed while it was read; "
-                    "read it again"
-                )
-
-
 def inspect_tfrecord(path, rules):
     """Returns the TFRecordReport of a file; `rules` are those of its examples, as
     bert.verification.example_check.make_rules makes them.
@@ -135,8 +95,8 @@ def inspect_tfrecord(path, rules):
     report = TFRecordReport(path, os.path.getsize(path))
     hashes = [np.empty(0, np.uint64)]  # 8 bytes an example, a three hundredth of the file
     try:
-        with TFRecordFile(path) as records:
-            for block in checked_blocks(records):
+        with TFRecordFile(path) as file:
+            for block in read_blocks(file):
                 _add_block(report, block, rules, hashes)
     except DataError as error:
         report.broken_at = str(error)
@@ -158,7 +118,8 @@ def _add_block(report, block, rules, hashes):
 
     first = report.num_records
     report.num_records += len(block.starts)
-    damaged = np.flatnonzero(~block.is_whole).tolist()
+    is_whole = have_checksums(block.data, block.starts, block.ends)
+    damaged = np.flatnonzero(~is_whole).tolist()
     report.num_damaged += len(damaged)
     for k in damaged[: _MAX_PROBLEMS - len(report.damaged)]:
         report.damaged.append(
@@ -167,7 +128,7 @@ def _add_block(report, block, rules, hashes):
         )
     if not report.is_all_checked:
         return
-    whole = np.flatnonzero(block.is_whole)
+    whole = np.flatnonzero(is_whole)
     starts, ends = block.starts[whole], block.ends[whole]
     room = _MAX_PROBLEMS - len(report.problems)
     problems, found, totals = check_block(

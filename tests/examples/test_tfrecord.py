@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert.common.files import DataError
-from bert.examples import checksums
+from bert.examples import records
 from bert.examples.example import FEATURES, decode_example
 from bert.examples.tfrecord import (
     CHECKSUM_BYTES,
@@ -44,7 +44,7 @@ def sealed(payloads):
     """The payloads as TFRecords, all in one buffer."""
     frames = [bytes(HEADER_BYTES) + payload + bytes(CHECKSUM_BYTES) for payload in payloads]
     buffer = np.frombuffer(bytearray(b"".join(frames)), np.uint8)
-    checksums.seal_records(buffer, np.cumsum([len(frame) for frame in frames]))
+    records.seal_records(buffer, np.cumsum([len(frame) for frame in frames]))
     return buffer.tobytes()
 
 
@@ -60,8 +60,10 @@ def test_many_records_sealed_at_once(payloads):
 )
 def test_many_records_checked_at_once(payloads, place, change):
     def found(data):
-        starts, ends, is_right = checksums.check_records(np.frombuffer(data, np.uint8))
-        return [data[start:end] for start, end in zip(starts, ends)], is_right.tolist()
+        buffer = np.frombuffer(data, np.uint8)
+        starts, ends = records.find_payloads(buffer)
+        is_right = records.have_checksums(buffer, starts, ends).tolist()
+        return [data[start:end] for start, end in zip(starts, ends)], is_right
 
     data = bytearray(sealed(payloads))
     assert found(bytes(data)) == (payloads, [True] * len(payloads))
@@ -93,13 +95,14 @@ def test_checksums_without_the_cpus_instruction(tmp_path):
 import llvmlite.binding
 real = llvmlite.binding.get_host_cpu_features
 llvmlite.binding.get_host_cpu_features = lambda: type(real())({**real(), "sse4.2": False})
-from bert.examples import checksums
+from bert.examples import records
 llvmlite.binding.get_host_cpu_features = real
 from tests.examples.test_tfrecord import frame, np, sealed
-assert checksums._add_8_bytes is checksums._add_by_tables
+assert records._add_8_bytes is records._add_by_table
 payloads = [bytes((k * k + n) % 251 for k in range(n)) for n in (0, 1, 7, 8, 9, 2700)]
 assert sealed(payloads) == b"".join(map(frame, payloads))
-assert checksums.check_records(np.frombuffer(sealed(payloads), np.uint8))[2].tolist() == [True] * 6
+buffer = np.frombuffer(sealed(payloads), np.uint8)
+assert records.have_checksums(buffer, *records.find_payloads(buffer)).tolist() == [True] * 6
 """
     environment = os.environ | {
         "NUMBA_CACHE_DIR": str(tmp_path),

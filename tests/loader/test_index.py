@@ -11,7 +11,7 @@ import bert.loader.reader
 import bert.loader.shuffle
 from bert.common.files import DataError
 from bert.examples.example import decode_example
-from bert.examples.tfrecord import TFRecordFile
+from bert.examples.tfrecord import FRAME_BYTES, TFRecordFile, frame
 from bert.loader import index
 from bert.loader.index import build_missing_indexes, pair_by_name, read_indexes, read_samples
 from bert.loader.reader import RecordReader
@@ -93,6 +93,17 @@ def test_file_that_changes_under_the_loader(tfrecord_folder, chunk_records):
     os.remove(paths[3])
     with pytest.raises(OSError, match=paths[3]):
         RecordReader(found).read(np.arange(sum(SIZES)))
+
+
+def test_other_records_than_the_index_says(tfrecord_folder, chunk_records):
+    (path,), index_paths = tfrecord_folder([200])
+    found = open_index([path], index_paths)
+    with open(path, "r+b") as file:
+        file.write(frame(bytes(os.path.getsize(path) - FRAME_BYTES)))
+    with pytest.raises(DataError, match=f"{path}: .*(has changed|no record starts here)"):
+        RecordReader(found).read(np.arange(200))
+    with pytest.raises(DataError, match=f"{path}: about byte 0: the file has changed"):
+        RecordReader(found).read(np.arange(found.chunk_records))
 
 
 GOOD = b"0 100\n100 50\n150 30\n"

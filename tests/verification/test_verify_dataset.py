@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 import verify_dataset
 from bert.common.files import DataError
 from bert.examples.example import FEATURES, decode_example
+from bert.examples.records import have_checksums, read_blocks
 from bert.examples.tfrecord import TFRecordFile, frame
-from bert.verification import dataset_checks, file_report, published
+from bert.verification import dataset_checks, published
 from bert.verification.check_table import print_table
 from bert.verification.example_check import Totals, check_block, make_rules
 from bert.verification.file_report import (
     TFRecordReport,
-    checked_blocks,
     eval_digest,
     inspect_text,
     inspect_tfrecord,
@@ -277,17 +277,17 @@ def write_records(path, seeds, encode=encode_example):
 
 
 @pytest.mark.parametrize("block_bytes", [12, 1000, 1 << 20])
-def test_checked_blocks_are_the_records(tmp_path, monkeypatch, block_bytes):
-    monkeypatch.setattr(file_report, "_BLOCK_BYTES", block_bytes)
+def test_blocks_are_the_records(tmp_path, monkeypatch, block_bytes):
+    monkeypatch.setattr("bert.examples.records._BLOCK_BYTES", block_bytes)
     path = write_records(tmp_path / "records", range(30))
     with TFRecordFile(path) as records:
         payloads = [records.payload(*extent) for extent in records.extents()]
-        blocks = list(checked_blocks(records))
+        blocks = list(read_blocks(records))
         found = [
             block.data[a:b].tobytes() for block in blocks for a, b in zip(block.starts, block.ends)
         ]
     assert found == payloads == [encode_example(valid_example(seed)) for seed in range(30)]
-    assert all(block.is_whole.all() for block in blocks)
+    assert all(have_checksums(block.data, block.starts, block.ends).all() for block in blocks)
 
 
 @pytest.mark.parametrize("block_bytes", [12, 1000, 1 << 20])
@@ -305,7 +305,7 @@ def test_checked_blocks_are_the_records(tmp_path, monkeypatch, block_bytes):
     ],
 )
 def test_broken_framing_is_told_with_its_place(tmp_path, monkeypatch, block_bytes, damage, text):
-    monkeypatch.setattr(file_report, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("bert.examples.records._BLOCK_BYTES", block_bytes)
     path = write_records(tmp_path / "records", range(20))
     with TFRecordFile(path) as records:
         extents = list(records.extents())
