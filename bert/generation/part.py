@@ -20,6 +20,8 @@ from bert.common.progress import time_left
 from bert.examples.encoding import encode_records
 from bert.generation import instances, wordpiece
 
+_BLOCK_BYTES = 1 << 20
+
 
 class Settings(NamedTuple):
     """What shapes the data beside the text and the vocabulary: the flags of the same names, in
@@ -105,18 +107,31 @@ def read_text(path):
     if found := detect_other_format(data[:64]):
         raise DataError(f"{path}: {found}")
     text = data.replace(b"\r", b"")
-    if not wordpiece.is_utf8(text):
-        try:
-            text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            kept = np.flatnonzero(np.frombuffer(data, np.uint8) != ord("\r"))
-            bad = int(kept[error.start])
+    bad = _first_bad_byte(text)
+    if bad is not None:
+        bad = int(np.flatnonzero(np.frombuffer(data, np.uint8) != ord("\r"))[bad])
         line = data.count(b"\n", 0, bad) + 1
         raise DataError(
             f"{path}: line {line}, byte {bad}: found 0x{data[bad]:02x}, expected UTF-8; "
             f"see it with: tail -c +{bad + 1} '{path}' | head -c 16 | xxd"
         )
     return text
+
+
+def _first_bad_byte(text):
+    """Returns the place in `text` (bytes) of the first byte that is not UTF-8, None if all are.
+
+    Decodes some lines at a time: all at once would take several times the memory of the text.
+    """
+    start = 0
+    while start < len(text):
+        end = text.find(b"\n", start + _BLOCK_BYTES) + 1 or len(text)
+        try:
+            text[start:end].decode()
+        except UnicodeDecodeError as error:
+            return start + error.start
+        start = end
+    return None
 
 
 def read_corpus(paths, tokenizer, report=lambda text: None):

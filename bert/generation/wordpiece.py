@@ -20,6 +20,7 @@ from bert.common.kernels import at_every_offset, inlined_kernel, kernel
 # word.
 SPACE, LINE_END, ALONE, MULTIBYTE, WORD, DROPPED, CONTEXT = range(7)
 
+_ASCII = bytes(range(128))
 MAX_WORD_CHARS = 200  # a longer word is [UNK]
 _WORD_BUFFER = 4 * (MAX_WORD_CHARS + 4)
 _TRIE_ENTRY = np.dtype([("key", "u8"), ("child", "u4"), ("piece", "i4")])
@@ -97,7 +98,7 @@ class TextTokenizer:
         self._known = np.zeros(0x110000, np.bool_)
         self._do_lower_case = do_lower_case
         self._context_ids = {}  # chunk -> token ids
-        for code in range(128):
+        for code in _ASCII:
             self._learn(code)
         self._char_kinds[ord("\n")] = LINE_END
         if tokenizer.basic_tokenizer.preserved_tokens:
@@ -112,7 +113,7 @@ class TextTokenizer:
         if not text.endswith(b"\n"):
             text += b"\n" if text else b""
         data = _as_array(text)
-        self._learn_characters(data)
+        self._learn_characters(text)
         # A token takes a byte of text at least, a sentence two. Pieces are stored _CACHED_PIECES at
         # a time.
         tokens = np.empty(len(text) + _CACHED_PIECES, np.uint16)
@@ -160,9 +161,11 @@ class TextTokenizer:
             False,
         )
 
-    def _learn_characters(self, data):
+    def _learn_characters(self, text):
+        """Fills the tables for the characters of a text (bytes) but those of ASCII."""
+        others = text.translate(None, _ASCII).decode().encode("utf-32-le")
         occurs = np.zeros(0x110000, np.bool_)
-        _mark_characters(data, at_every_offset(data, np.uint64), occurs)
+        occurs[np.frombuffer(others, np.uint32)] = True
         for code in np.flatnonzero(occurs & ~self._known).tolist():
             self._learn(code)
 
@@ -207,12 +210,6 @@ class TextTokenizer:
         if not any(stands_alone):
             return (CONTEXT if any(part.isspace() for part in text) else WORD), text
         return (ALONE if len(text) == 1 else CONTEXT), text
-
-
-def is_utf8(text):
-    """Whether bytes are valid UTF-8, as Python's decoder has it."""
-    data = _as_array(text)
-    return _is_utf8(data, at_every_offset(data, np.uint64))
 
 
 def _as_array(data):
@@ -369,50 +366,6 @@ def _decode(data, at):
     return (lead & np.uint32(0x7)) << np.uint32(18) | second << np.uint32(12) | third << np.uint32(
         6
     ) | fourth, 4
-
-
-@inlined_kernel
-def _skip_ascii(data, eights, at):
-    """Returns where the next character of two bytes or more is, from `at` on, or the end."""
-    eight, end = np.uint64(8), np.uint64(len(data))
-    while at + eight <= end and eights[at] & np.uint64(0x8080808080808080) == 0:
-        at += eight
-    while at < end and data[at] < 0x80:
-        at += np.uint64(1)
-    return at
-
-
-@kernel
-def _is_utf8(data, eights):
-    """Source: the table of well-formed byte sequences in The Unicode Standard, section 3.9."""
-    end, one = np.uint64(len(data)), np.uint64(1)
-    at = _skip_ascii(data, eights, np.uint64(0))
-    while at < end:
-        lead = data[at]
-        size = np.uint64(2 + (lead >= 0xE0) + (lead >= 0xF0))
-        if lead < 0xC2 or lead > 0xF4 or at + size > end:
-            return False
-        for k in range(at + one, at + size):
-            if data[k] & 0xC0 != 0x80:
-                return False
-        # Longer than need be.
-        if lead == 0xE0 and data[at + one] < 0xA0 or lead == 0xF0 and data[at + one] < 0x90:
-            return False
-        # A surrogate, or too large.
-        if lead == 0xED and data[at + one] >= 0xA0 or lead == 0xF4 and data[at + one] >= 0x90:
-            return False
-        at = _skip_ascii(data, eights, at + size)
-    return True
-
-
-@kernel
-def _mark_characters(data, eights, occurs):
-    """Sets occurs[code point] for every character of valid UTF-8 but those of ASCII."""
-    at = _skip_ascii(data, eights, np.uint64(0))
-    while at < np.uint64(len(data)):
-        code, size = _decode(data, at)
-        occurs[code] = True
-        at = _skip_ascii(data, eights, at + np.uint64(size))
 
 
 @kernel

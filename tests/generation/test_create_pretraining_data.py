@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -149,6 +150,17 @@ class TestRefusals:
         (tmp_path / "text").write_bytes(b"fine\n\rso\r \r\xffbad\n")
         process = create(tmp_path / "text", tmp_path / "out", check=False)
         assert_refused(process, tmp_path / "text", "line 2", "byte 11", "0xff")
+
+    @given(st.lists(st.one_of(st.binary(max_size=5), st.text(max_size=3).map(str.encode))))
+    def test_bad_utf8_is_where_python_finds_it(self, parts):
+        text = b"\n".join(parts)
+        with mock.patch.object(part, "_BLOCK_BYTES", 3):
+            found = part._first_bad_byte(text)
+        try:
+            text.decode()
+            assert found is None
+        except UnicodeDecodeError as error:
+            assert found == error.start
 
     def test_no_text(self, tmp_path):
         (tmp_path / "text").write_bytes(b"\n \n\x01\n")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert.generation import instances
-from bert.generation.wordpiece import TextTokenizer, is_utf8, join
+from bert.generation.wordpiece import TextTokenizer, join
 from tokenization import FullTokenizer
 
 VOCAB = ROOT / "vocab.txt"
@@ -109,35 +109,6 @@ def test_words_met_before(tokenizers, pairs):
     text = "".join(word + separator for word, separator in pairs)
     for _ in range(2):
         assert found(fast, text) == expected(full, text)
-
-
-@given(
-    st.lists(
-        st.one_of(
-            st.binary(max_size=5),
-            st.characters(exclude_categories=[]).map(
-                lambda char: char.encode("utf-8", "surrogatepass")
-            ),
-        )
-    )
-)
-def test_utf8_is_what_python_says(parts):
-    text = b"".join(parts)
-    try:
-        text.decode("utf-8")
-        expected_answer = True
-    except UnicodeDecodeError:
-        expected_answer = False
-    assert is_utf8(text) == expected_answer
-
-
-def test_utf8_of_every_start():
-    """All first three bytes of a character, with what may follow."""
-    for lead in range(0x80, 0x100):
-        for second in (0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0):
-            for rest in (b"", b"\x80", b"\x80\xbf", b"\x80\x41", b"\xff"):
-                text = b"12345678" + bytes((lead, second)) + rest
-                assert is_utf8(text) == (text.decode("utf-8", "replace").encode() == text), text
 
 
 @pytest.mark.parametrize(
