@@ -88,14 +88,9 @@ def results_rows(reports, own_data, eval_problem):
     """
     names = [os.path.basename(report.path) for report in reports]
     broken = [report.problem for report in reports if report.problem]
-    by_md5 = collections.defaultdict(list)
-    for report, name in zip(reports, names):
-        if report.num_bytes:
-            by_md5[report.md5].append(name)
     copies = [
-        f"the same file: {', '.join(group)}; make or fetch all but one again"
-        for group in by_md5.values()
-        if len(group) > 1
+        f"the same file: {group}; make or fetch all but one again"
+        for group in _equal_files(reports, lambda report: report.num_bytes and report.md5)
     ]
     total = sum(report.num_bytes for report in reports)
     return [
@@ -185,7 +180,7 @@ def example_rows(section, reports, rules):
         sum(report.num_records for report in reports),
         sum(report.num_bytes for report in reports),
     )
-    num_checked = sum(report.content[0] for report in reports)
+    num_checked = sum(report.num_examples for report in reports)
     rows = [
         judged(section, "records", not broken and not damaged, f"{records:,} in {size:,} bytes",
                "both checksums of each right", broken + damaged),
@@ -243,29 +238,25 @@ def copies_row(section, reports):
     """No two files with the same examples, whatever their order and encoding, and no file with many
     of its own twice.
     """
-    notes, by_content, by_hash = [], collections.defaultdict(list), collections.defaultdict(list)
+    notes, by_hash = [], collections.defaultdict(list)
     for number, report in enumerate(reports):
-        name = os.path.basename(report.path)
-        if report.content[0]:
-            by_content[report.content].append(name)
         if report.num_repeated > _SHARED_TOO_MUCH * report.num_records:
             notes.append(
-                f"{name}: {report.num_repeated:,} of its {report.num_records:,} examples are "
-                "repeated; make it again"
+                f"{os.path.basename(report.path)}: {report.num_repeated:,} of its "
+                f"{report.num_records:,} examples are repeated; make it again"
             )
         for value in report.sketch.tolist():
             by_hash[value].append(number)
     notes += [
-        f"the same examples: {', '.join(group)}; make all but one again"
-        for group in by_content.values()
-        if len(group) > 1
+        f"the same examples: {group}; make all but one again"
+        for group in _equal_files(reports, _examples_of)
     ]
     pairs = {
         (a, b) for owners in by_hash.values() for i, a in enumerate(owners) for b in owners[i + 1 :]
     }
     for a, b in sorted(pairs):
         part = shared_part(reports[a].sketch, reports[b].sketch)
-        if part > _SHARED_TOO_MUCH and reports[a].content != reports[b].content:
+        if part > _SHARED_TOO_MUCH and _examples_of(reports[a]) != _examples_of(reports[b]):
             names = " and ".join(os.path.basename(reports[number].path) for number in (a, b))
             notes.append(
                 f"{names} share about {100 * part:.0f} % of the smaller one's examples; "
@@ -279,6 +270,21 @@ def copies_row(section, reports):
         "no examples in two files",
         notes,
     )
+
+
+def _examples_of(report):
+    """Equal for two files that have, as far as their sketches tell, the same examples."""
+    return report.num_examples and (report.num_examples, report.sketch.tobytes())
+
+
+def _equal_files(reports, key):
+    """Returns the names of the files with equal `key`, a text for each group of two or more; a
+    false key is that of a file with nothing in it.
+    """
+    groups = collections.defaultdict(list)
+    for report in reports:
+        groups[key(report)].append(os.path.basename(report.path))
+    return [", ".join(names) for value, names in groups.items() if value and len(names) > 1]
 
 
 def published_tfrecord_rows(reports, vocab_md5):

@@ -81,10 +81,9 @@ class TFRecordReport:
         True  # False: after so many problems, the remaining examples were not looked at
     )
     totals: list = field(default_factory=lambda: [0] * len(Totals._fields))
-    # Number, sum and exclusive or of the examples' hashes: the same in any order.
-    content: tuple = (0, 0, 0)
-    num_repeated: int = 0  # examples that are in the file before
-    # The smallest distinct hashes, sorted.
+    num_examples: int = 0  # without a problem
+    num_repeated: int = 0  # of these, those that are in the file before
+    # The smallest distinct hashes of the examples, sorted: the same in any order of the file.
     sketch: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
@@ -100,14 +99,9 @@ def inspect_tfrecord(path, rules):
                 _add_block(report, block, rules, hashes)
     except DataError as error:
         report.broken_at = str(error)
-    hashes = np.concatenate(hashes)
-    report.content = (
-        len(hashes),
-        int(hashes.sum(dtype=np.uint64)),
-        int(np.bitwise_xor.reduce(hashes)),
-    )
-    distinct = np.unique(hashes)
-    report.num_repeated = len(hashes) - len(distinct)
+    distinct, counts = np.unique(np.concatenate(hashes), return_counts=True)
+    report.num_examples = int(counts.sum())
+    report.num_repeated = report.num_examples - len(distinct)
     report.sketch = distinct[:SKETCH_SIZE].copy()
     return report
 

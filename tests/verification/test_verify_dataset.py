@@ -150,7 +150,7 @@ def test_generated_data_pass_the_kernel(tmp_path, monkeypatch):
     assert (
         report.problems == []
         and report.broken_at is None
-        and report.content[0] == report.num_records > 100
+        and report.num_examples == report.num_records > 100
     )
 
 
@@ -332,7 +332,7 @@ def test_damaged_data_are_told_and_the_other_records_checked(tmp_path):
     assert (
         report.num_damaged == 2
         and report.num_records == 20
-        and report.content[0] == 18
+        and report.num_examples == 18
         and report.problems == []
     )
     assert f"record 13 at byte {offset:,}: its data do not have their checksum" in report.damaged[0]
