@@ -71,7 +71,7 @@ class Journal:
         lines = {}
         with contextlib.suppress(FileNotFoundError), open(self._path, encoding="utf-8") as file:
             for line in file:
-                with contextlib.suppress(ValueError):  # half a line
+                with contextlib.suppress(ValueError):  # an incomplete or empty line
                     output, fingerprint, result = json.loads(line)
                     lines[output] = fingerprint, result
         return lines
@@ -91,14 +91,7 @@ class Journal:
         _, outputs = self._files_of(task)
         line = json.dumps([self._name(outputs[0]), self._fingerprint(task, outputs), result])
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write("\n" + line + "\n" if self._ends_in_half_a_line(file) else line + "\n")
-
-    def _ends_in_half_a_line(self, file):
-        if file.tell() == 0:
-            return False
-        with open(self._path, "rb") as written:
-            written.seek(-1, os.SEEK_END)
-            return written.read() != b"\n"
+            file.write("\n" + line)  # first a new line: the last one may be incomplete
 
     def remove_outputs(self, task: tuple) -> None:
         """Removes what an earlier call made of an input that is broken now: the next step would

@@ -154,19 +154,17 @@ def _text_paths(data_set):
 
 def _best_archive(paths, uri):
     """[the archive to take]: the one of the published name, else a .tar.gz, else the other one."""
-    for is_better in (
-        lambda path: os.path.basename(path) in BY_NAME,
-        lambda path: path.endswith((".tar.gz", ".tgz")),
-        lambda path: True,
-    ):
-        if better := [path for path in paths if is_better(path)]:
-            if len(better) > 1:
-                raise DataError(
-                    f"{uri}: its list has several archives: {', '.join(better[:5])}; expected one "
-                    "with the text"
-                )
-            return better
-    return []
+
+    def rank(path):
+        return os.path.basename(path) in BY_NAME, path.endswith((".tar.gz", ".tgz"))
+
+    best = [path for path in paths if rank(path) == max(map(rank, paths))]
+    if len(best) > 1:
+        raise DataError(
+            f"{uri}: its list has several archives: {', '.join(best[:5])}; expected one with the "
+            "text"
+        )
+    return best
 
 
 def _wanted(group, path, data_set):

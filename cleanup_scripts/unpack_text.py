@@ -159,10 +159,10 @@ class _Unpacking:
                 while tar.fileobj.read(BLOCK_BYTES):  # to the checksum at the end of a .gz
                     pass
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise self._damaged(error) from None
+            raise self._corrupt(error) from None
         except OSError as error:
             if error.errno is None:  # gzip's and bz2's errors in the data
-                raise self._damaged(error) from None
+                raise self._corrupt(error) from None
             raise
         if not self.names:
             raise self._unexpected("found none")
@@ -183,18 +183,13 @@ class _Unpacking:
             raise self._unexpected(f"found {name} twice")
         self._text_folder = folder
         self._text_bytes += member.size
-        if shutil.disk_usage(self._folder).free < max(member.size, self._bytes_missing()):
+        rest = self._archive_bytes - self._file.tell()  # still packed: needs more than this
+        if shutil.disk_usage(self._folder).free < max(member.size, rest):
             raise self.disk_full()
         with atomic_writer(os.path.join(self._folder, name)) as file:
-            content = tar.extractfile(member)
-            while block := content.read(BLOCK_BYTES):
-                file.write(block)
-                self._progress.show_bytes(self._file.tell())
+            shutil.copyfileobj(tar.extractfile(member), file, BLOCK_BYTES)
+        self._progress.show_bytes(self._file.tell())
         self.names.append(name)
-
-    def _bytes_missing(self):
-        """How much more space is needed at least: what is left of the archive, still packed."""
-        return self._archive_bytes - self._file.tell()
 
     def disk_full(self):
         """The error with the estimated size of the text, at the archive's ratio up to here."""
@@ -207,10 +202,10 @@ class _Unpacking:
             f"{needed:,}; make room and run again"
         )
 
-    def _damaged(self, error):
+    def _corrupt(self, error):
         reason = str(error).partition("\n")[0].rstrip(":")
         return DataError(
-            f"{self._archive}: damaged, or not an archive ({reason}); remove it and run again: "
+            f"{self._archive}: corrupt, or not an archive ({reason}); remove it and run again: "
             f"rm {shlex.quote(self._archive)}"
         )
 

@@ -299,17 +299,21 @@ def output_problems(path: str, *inputs: str | os.PathLike) -> list[str]:
     """
     if not path:
         return ["an empty name"]
-    if is_remote(path):
-        return _remote_output_problems(path, inputs)
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path):
-        return [f"{path} is a folder, expected a file name"]
+    try:
+        if is_folder(path):
+            return [f"{path} is a folder, expected a file name"]
+    except OSError as error:  # a scheme that TensorFlow does not know
+        return [str(error)]
     if any(os.path.realpath(path) == os.path.realpath(other) for other in inputs):
         return [
             f"{path} would overwrite an input, or an output of the same call; give another name"
         ]
+    return [] if is_remote(path) else _folder_problems(os.path.dirname(os.path.abspath(path)))
+
+
+def _folder_problems(folder):
     if os.path.exists(folder) and not os.path.isdir(folder):
-        return [f"{folder} is a file, expected a folder to write {path} in"]
+        return [f"{folder} is a file, expected a folder to write in"]
     if not os.path.isdir(folder) and not os.path.isdir(os.path.dirname(folder)):
         return [
             f"{folder}: neither it nor its parent folder exists; make it with: mkdir -p {folder}"
@@ -317,14 +321,3 @@ def output_problems(path: str, *inputs: str | os.PathLike) -> list[str]:
     if not os.access(folder if os.path.isdir(folder) else os.path.dirname(folder), os.W_OK):
         return [f"{folder} is not writable"]
     return []
-
-
-def _remote_output_problems(path, inputs):
-    if path in map(str, inputs):
-        return [
-            f"{path} would overwrite an input, or an output of the same call; give another name"
-        ]
-    try:
-        return [f"{path} is a folder, expected a file name"] if is_folder(path) else []
-    except OSError as error:  # a scheme that TensorFlow does not know
-        return [str(error)]

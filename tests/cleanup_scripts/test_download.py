@@ -474,7 +474,7 @@ def test_an_archive_with_a_wrong_checksum_leaves_nothing(tmp_path):
     path, packed = tmp_path / "text.tar.gz", bytearray(archive(LOOSE))
     packed[-8] ^= 1  # the CRC of gzip
     path.write_bytes(packed)
-    with pytest.raises(DataError, match="damaged, or not an archive .*CRC"):
+    with pytest.raises(DataError, match="corrupt, or not an archive .*CRC"):
         unpack_text.unpack_text(str(path), str(tmp_path / "results4"), "md5")
     assert names(tmp_path) == ["text.tar.gz"]
 
@@ -524,8 +524,8 @@ def test_a_folder_that_was_not_unpacked_here_is_left_alone(server, tmp_path):
         ),
         (archive({"notes.txt": b"x"}), "one folder with part-00000-of-00500 ..., found none"),
         (archive({"a/part-00000-of-00500": b"x", "b/eval.txt": b"x"}), "found a and b"),
-        (archive(LOOSE)[:-20], "damaged, or not an archive"),
-        (b"no archive", "damaged, or not an archive"),
+        (archive(LOOSE)[:-20], "corrupt, or not an archive"),
+        (b"no archive", "corrupt, or not an archive"),
     ],
 )
 def test_a_bad_archive_leaves_nothing(server, tmp_path, packed, message):
