@@ -195,8 +195,10 @@ def run_on_files(
 def _error_of(job, path):
     """What made a job fail, in words; None if it did not."""
     error = job.exception()
-    if error is None or isinstance(error, DataError):
-        return error and str(error)
+    if error is None:
+        return None
+    if isinstance(error, DataError):
+        return str(error)
     if isinstance(error, BrokenProcessPool):
         return f"{path}: {WORKER_KILLED}"
     return f"{path}: {type(error).__name__}: {error}"
