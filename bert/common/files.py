@@ -5,6 +5,8 @@ A path with a scheme (`gs://`, `s3://`, `hdfs://`, `file://`) goes through Tenso
 `tf.io.gfile`, which is imported for the first such path only: it takes 3 seconds.
 """
 
+from __future__ import annotations  # tokenization.py is tested on Python 3.9 too
+
 import contextlib
 import fcntl
 import glob
