@@ -52,7 +52,7 @@ inlined_kernel = numba.njit(**_OPTIONS, inline="always")
 
 
 @numba.extending.intrinsic
-def prefetch(typing_context, array, index):
+def prefetch(typing_context: Any, array: types.Type, index: types.Type) -> tuple:
     """Asks the processor to fetch array[index] into its cache, in a kernel; costs nothing to wait
     for. index: uint64.
     """
