@@ -9,11 +9,10 @@ Runs every step of cleanup_scripts/ on the dump as it is, and on the same pages 
 --num_workers processes (about a minute). The estimate takes the seconds that 20 times the pages
 took more than once the pages, per MB of XML (extraction) or of extracted text (the other steps), to
 the full dump's; with more cores the steps divide by them, but for what one process must do
-alone: reading the dump, which is measured by itself. Disks are taken to be fast enough. Sentence
+alone: reading the dump, which is measured by itself. Disks are assumed to be fast enough. Sentence
 segmentation is compared with NLTK's own tokenizer, one process each, on the same text.
 """
 
-import argparse
 import bz2
 import contextlib
 import glob
@@ -23,6 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+
+from bert.common import cli
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPTS = os.path.join(ROOT, "cleanup_scripts")
@@ -30,24 +32,17 @@ FULL_XML_MB = 75_163  # the dump of 2020-01-01, MLPerf's README
 # extracted from it: 13,418 files, AA/wiki_00 to FE/wiki_17, of 1.048 MB each (the same README)
 FULL_TEXT_MB = 14_060
 CORES = (2, 64)
-STEPS = (
-    "cleanup_file",
-    "clean_markup",
-    "do_sentence_segmentation",
-    "separate_test_set",
-    "do_gather",
-)
-INPUT_SUFFIX = {
+INPUT_SUFFIX = {  # of each step
     "cleanup_file": "",
     "clean_markup": ".1",
     "do_sentence_segmentation": ".2",
     "separate_test_set": ".3",
     "do_gather": ".4",
 }
-FLAGS = {"separate_test_set": ["--num_test_articles=12"], "do_gather": []}
+FLAGS = {"separate_test_set": ["--num_test_articles=12"]}
 
 
-def repeat_pages(dump, times, path):
+def repeat_pages(dump: str, times: int, path: str) -> float:
     """Writes a dump with all pages of `dump` so many times, in streams as Wikimedia's multistream
     dumps; returns MB of XML.
     """
@@ -60,7 +55,7 @@ def repeat_pages(dump, times, path):
     return (len(head) + times * len(pages)) / 1e6
 
 
-def timed(command, folder):
+def timed(command: Sequence[str], folder: str) -> float:
     started = time.monotonic()
     process = subprocess.run(
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -70,34 +65,24 @@ def timed(command, folder):
     return time.monotonic() - started
 
 
-def megabytes(folder, suffix):
+def megabytes(folder: str, suffix: str) -> float:
     names = glob.glob(f"{folder}/extracted/*/wiki_[0-9][0-9]{suffix}")
     return sum(map(os.path.getsize, names)) / 1e6
 
 
-def run_chain(dump, folder, num_workers):
+def run_chain(dump: str, folder: str, num_workers: int) -> dict:
     """Returns {step: (seconds, MB read)}."""
-    extract = [
-        sys.executable,
-        "-m",
-        "wikiextractor.WikiExtractor",
-        "--quiet",
-        "--processes",
-        str(num_workers),
-        "--bytes",
-        "1M",
-    ]
-    figures = {
-        "WikiExtractor": (timed([*extract, "--output", f"{folder}/extracted", dump], folder), None)
-    }
-    for step in STEPS:
+    extract = f"-m wikiextractor.WikiExtractor --quiet --processes {num_workers} --bytes 1M"
+    command = [sys.executable, *extract.split(), "--output", f"{folder}/extracted", dump]
+    figures = {"WikiExtractor": (timed(command, folder), None)}
+    for step, suffix in INPUT_SUFFIX.items():
         flags = ["--data=extracted/*/wiki_*", f"--num_workers={num_workers}", *FLAGS.get(step, [])]
         seconds = timed([sys.executable, f"{SCRIPTS}/{step}.py", *flags], folder)
-        figures[step] = seconds, megabytes(folder, INPUT_SUFFIX[step])
+        figures[step] = seconds, megabytes(folder, suffix)
     return figures
 
 
-def reading_seconds(dump):
+def reading_seconds(dump: str) -> float:
     """Seconds to unpack a dump and look at each line, in one process, as WikiExtractor's first
     process must.
     """
@@ -108,7 +93,7 @@ def reading_seconds(dump):
     return time.monotonic() - started
 
 
-def segmentation_speeds(folder):
+def segmentation_speeds(folder: str) -> list[float]:
     """(MB/s of do_sentence_segmentation.py, MB/s of NLTK's own tokenizer), one process, English
     parameters.
     """
@@ -138,7 +123,9 @@ def segmentation_speeds(folder):
     return [len(text.encode()) / 1e6 / best for best in seconds]
 
 
-def print_table(once, often, xml_mb, times, num_workers, reading):
+def print_table(
+    once: dict, often: dict, xml_mb: Sequence[float], times: int, num_workers: int, reading: float
+) -> None:
     print(
         f"\n| step | MB/s, the excerpt | MB/s, {times} times | full dump, {CORES[0]} cores | "
         f"full dump, {CORES[1]} cores | bound by |"
@@ -165,28 +152,22 @@ def print_table(once, often, xml_mb, times, num_workers, reading):
         )
         for cores in CORES:
             totals[cores] += minutes[cores]
-        told = " | ".join(f"{minutes[cores]:.1f} min" for cores in CORES)
+        estimates = " | ".join(f"{minutes[cores]:.1f} min" for cores in CORES)
         speeds = [(mb_once or xml_mb[0]) / seconds_once, (mb or xml_mb[1]) / seconds]
-        print(f"| {step} | {speeds[0]:.1f} | {speeds[1]:.1f} | {told} | {bound} |")
+        print(f"| {step} | {speeds[0]:.1f} | {speeds[1]:.1f} | {estimates} | {bound} |")
     print(f"| all | | | {totals[CORES[0]]:.0f} min | {totals[CORES[1]]:.0f} min | |")
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--dump", required=True, help="a pages-articles dump or an excerpt of one, .bz2"
-    )
-    parser.add_argument(
-        "--times",
-        type=int,
-        default=20,
-        help="how often its pages are repeated (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--num_workers", type=int, default=2, help="processes of each step (default: %(default)s)"
-    )
+def main() -> None:
+    parser = cli.parser_from_docstring(__doc__)
+    add = parser.add_argument
+    # fmt: off
+    add("--dump", required=True, help="a pages-articles dump or an excerpt of one, .bz2")
+    add("--times", type=int, default=20,
+        help="how often its pages are repeated (default: %(default)s)")
+    add("--num_workers", type=int, default=2,
+        help="processes of each step (default: %(default)s)")
+    # fmt: on
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(2)]
@@ -207,4 +188,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

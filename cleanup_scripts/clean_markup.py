@@ -7,26 +7,29 @@ Writes <file>.2 beside each extracted file. The rules and their order are those 
 data were made by it. A line ends at "\\n" only, the last line too. About 100 MB/s per core.
 """
 
-import functools
 import re
 
 import cleanup_io
 
+from bert.common import cli
+
+Rule = tuple[re.Pattern[str], str]
+
 DROPPED_LINE = re.compile(r"<doc [^>]*>\Z|.*\[\[Category:[^\]\[]*\]\]", re.DOTALL)
 
 
-def compiled(*rules):
+def compiled(*rules: tuple[str, str]) -> list[Rule]:
     """(pattern, replacement) pairs with their patterns compiled; each is applied to what the one
     before left.
     """
     return [(re.compile(pattern), replacement) for pattern, replacement in rules]
 
 
-def deleted(*patterns):
+def deleted(*patterns: str) -> list[Rule]:
     return compiled(*((pattern, "") for pattern in patterns))
 
 
-def both_tags(*names):
+def both_tags(*names: str) -> list[str]:
     return [tag for name in names for tag in (f"<{name}>", f"</{name}>")]
 
 
@@ -53,21 +56,8 @@ TAG_RULES = [
     *deleted(*both_tags("poem", "math", "ref")),
     *deleted(r"<div[^>]*>", r"</div[^>]*>", r"</div style>", r"</div>"),
     *deleted(
-        *both_tags(
-            "sup",
-            "br",
-            "BR",
-            "Br",
-            "del",
-            "nowiki",
-            "NOWIKI",
-            "onlyinclude",
-            "includeonly",
-            "small",
-            "chem",
-            "noinclude",
-            "gallery",
-        )
+        *both_tags("sup", "br", "BR", "Br", "del", "nowiki", "NOWIKI", "onlyinclude"),
+        *both_tags("includeonly", "small", "chem", "noinclude", "gallery"),
     ),
     *deleted(
         r"<graph>\{", r"<graph>", r"\}</graph>", r"</graph>", r"</references>", r"<poem [^>]*>"
@@ -78,7 +68,7 @@ TAG_RULES = [
 RULES_BY_SIGN = [("[", BRACKET_RULES), ("alt=", ALT_RULES), ("<", TAG_RULES)]
 
 
-def clean_line(line):
+def clean_line(line: str) -> str | None:
     """The line without its markup, or None if it is dropped."""
     if DROPPED_LINE.match(line):
         return None
@@ -89,7 +79,7 @@ def clean_line(line):
     return line
 
 
-def remove_markup(text):
+def remove_markup(text: str) -> str:
     """clean_line for each line of the text."""
     lines = text.removesuffix("\n").split("\n") if text else []
     cleaned = (
@@ -98,15 +88,9 @@ def remove_markup(text):
     return "".join(line + "\n" for line in cleaned if line is not None)
 
 
-def main():
-    args = cleanup_io.step_parser(__doc__, input_suffix=".1", output_suffix=".2").parse_args()
-    files, problems = cleanup_io.check_inputs(args)
-    cleanup_io.exit_if(problems)
-    step = functools.partial(
-        cleanup_io.transform_file, remove_markup, args.input_suffix, args.output_suffix
-    )
-    return cleanup_io.run_step("clean_markup", step, files, args)
+def main() -> None:
+    cleanup_io.transform_files("clean_markup", __doc__, remove_markup, ".1", ".2")
 
 
 if __name__ == "__main__":
-    cleanup_io.run(main)
+    cli.run(main)

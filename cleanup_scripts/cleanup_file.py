@@ -8,13 +8,14 @@ line; the title after it is dropped), no `</doc>` lines, no other empty lines. A
 core.
 """
 
-import functools
 import io
 
 import cleanup_io
 
+from bert.common import cli
 
-def remove_tags_and_titles(text):
+
+def remove_tags_and_titles(text: str) -> str:
     """The lines of an extracted file without document tags and titles; the only empty lines begin
     the articles.
     """
@@ -29,19 +30,11 @@ def remove_tags_and_titles(text):
     return "".join(kept)
 
 
-def main():
-    args = cleanup_io.step_parser(__doc__, input_suffix="", output_suffix=".1").parse_args()
-    files, problems = cleanup_io.check_inputs(args)
-    cleanup_io.exit_if(problems)
-    step = functools.partial(
-        cleanup_io.transform_file,
-        remove_tags_and_titles,
-        args.input_suffix,
-        args.output_suffix,
-        universal_newlines=True,
+def main() -> None:
+    cleanup_io.transform_files(
+        "cleanup_file", __doc__, remove_tags_and_titles, "", ".1", universal_newlines=True
     )
-    return cleanup_io.run_step("cleanup_file", step, files, args)
 
 
 if __name__ == "__main__":
-    cleanup_io.run(main)
+    cli.run(main)

@@ -1,93 +1,66 @@
-"""What the cleanup steps share: their flags, their inputs, whole-file reading and writing, one
-report for many files.
-
-Imported by the scripts of this folder, never run.
+"""Used by all cleanup steps: their flags, their inputs, and work on many files. Never run.
 
 File names: an extracted file is `<name>`; step n reads `<name><input_suffix>` and writes
 `<name><output_suffix>` beside it (wiki_00 -> wiki_00.1 -> wiki_00.2 -> wiki_00.3 -> wiki_00.4).
-`--data` means the extracted files only: what a pattern matches besides (intermediate files,
-folders, hidden files) is passed over, so that 'extracted/*/wiki_*' means the same before and after
-a run.
+`--data` means the extracted files only: other matches of the pattern (intermediate files, folders,
+hidden files) are skipped, so that 'extracted/*/wiki_*' means the same before and after a run.
 """
 
 import argparse
 import concurrent.futures
-import concurrent.futures.process
-import contextlib
+import functools
 import glob
 import os
-import signal
-import sys
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from journal import Journal, fixed_folder
 
+from bert.common import cli
+from bert.common.files import DataError, FlagError, atomic_writer, raise_if_any, read_bytes
+from bert.common.processes import WORKER_KILLED, process_pool
+from bert.common.progress import ProgressLine, time_left
+
 STEP_SUFFIXES = (".1", ".2", ".3", ".4")
-TEST_SUFFIX = (
-    ".test"  # separate_test_set.py: the test articles of one file, <file><output_suffix>.test
-)
-MAX_PROBLEMS_SHOWN = 20
-BYTES_PER_MB = 1024 * 1024  # the unit of do_gather.py's --block_size, and of every number told here
+# separate_test_set.py: the test articles of one file are in <file><output_suffix>.test
+TEST_SUFFIX = ".test"
+BYTES_PER_MB = 1024 * 1024  # the unit of do_gather.py's --block_size, and of every figure printed
 
 
-class BrokenInput(Exception):
-    """One input file cannot be processed; the message names the file, the place, what was found and
-    what to do.
-    """
-
-
-def step_parser(docstring, input_suffix, output_suffix=None):
-    """The flags every step has. `docstring` is that of the script: its text is the --help."""
-    parser = argparse.ArgumentParser(
-        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data",
-        default="./extracted/*/wiki_*",
-        metavar="GLOB",
-        help="extracted files, without any suffix, as a quoted glob pattern (default: %(default)r)",
-    )
-    parser.add_argument(
-        "--input_suffix",
-        default=input_suffix,
-        metavar="S",
-        help="read <extracted file>S; '' = the extracted file itself (default: %(default)r)",
-    )
+def step_parser(
+    docstring: str, input_suffix: str, output_suffix: str | None = None
+) -> argparse.ArgumentParser:
+    """The flags of every step. `docstring` is that of the script: its text is the --help."""
+    parser = cli.parser_from_docstring(docstring)
+    add = parser.add_argument
+    # fmt: off
+    add("--data", default="./extracted/*/wiki_*", metavar="GLOB",
+        help="extracted files, without any suffix, as a quoted pattern (default: %(default)r)")
+    add("--input_suffix", default=input_suffix, metavar="S",
+        help="read <extracted file>S; '' = the extracted file itself (default: %(default)r)")
     if output_suffix is not None:
-        parser.add_argument(
-            "--output_suffix",
-            default=output_suffix,
-            metavar="S",
-            help="write <extracted file>S, beside it (default: %(default)r)",
-        )
-    parser.add_argument(
-        "--num_workers",
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        metavar="N",
-        help="files processed at a time, one process each (default: all cores, here %(default)s)",
-    )
-    parser.add_argument(
-        "--restart",
-        action="store_true",
-        help=(
-            "make every output again; "
-            "without it, outputs that belong to their inputs stay as they are"
-        ),
-    )
+        add("--output_suffix", default=output_suffix, metavar="S",
+            help="write <extracted file>S, beside it (default: %(default)r)")
+    add("--num_workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+        help="files processed at a time, one process each (default: all cores, here %(default)s)")
+    add("--restart", action="store_true",
+        help="make every output again; without it, outputs that belong to their inputs are kept")
+    # fmt: on
     return parser
 
 
-def extracted_files(pattern, *suffixes):
+def extracted_files(pattern: str, *suffixes: str | None) -> list[str]:
     """The extracted files that `pattern` matches, sorted; no intermediate files (.1 to .4 and
     `suffixes`).
     """
-    passed_over = (*STEP_SUFFIXES, TEST_SUFFIX) + tuple(suffix for suffix in suffixes if suffix)
+    skipped = (*STEP_SUFFIXES, TEST_SUFFIX, *filter(None, suffixes))
     matches = sorted(glob.glob(os.path.expanduser(pattern)))
-    return [path for path in matches if os.path.isfile(path) and not path.endswith(passed_over)]
+    return [path for path in matches if os.path.isfile(path) and not path.endswith(skipped)]
 
 
-def check_inputs(args):
+def check_inputs(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Returns (extracted files, problems) of a step's flags; problems is a list of messages, empty
     if all is well.
     """
@@ -113,39 +86,28 @@ def check_inputs(args):
             f"--data {args.data!r} matches no extracted file (a name without "
             f"{', '.join(STEP_SUFFIXES)}); look with: ls -d {args.data}"
         )
-    for path in files:
-        if not os.path.isfile(path + args.input_suffix):
-            problems.append(
-                f"{path + args.input_suffix}: not there, but {path} is; "
-                f"first run the step that writes {args.input_suffix!r} files"
-            )
+    missing = [path for path in files if not os.path.isfile(path + args.input_suffix)]
+    if missing:
+        more = f" ({len(missing) - 1} more such files)" if len(missing) > 1 else ""
+        problems.append(
+            f"{missing[0] + args.input_suffix}: not there, but {missing[0]} is{more}; "
+            f"first run the step that writes {args.input_suffix!r} files"
+        )
     return files, problems
 
 
-def exit_if(problems):
-    """Tells all problems at once on stderr and ends with exit code 2; returns if there are none."""
-    if not problems:
-        return
-    for problem in problems[:MAX_PROBLEMS_SHOWN]:
-        print(f"error: {problem}", file=sys.stderr)
-    if len(problems) > MAX_PROBLEMS_SHOWN:
-        print(f"error: and {len(problems) - MAX_PROBLEMS_SHOWN} more like these", file=sys.stderr)
-    sys.exit(2)
-
-
-def read_text(path, universal_newlines=False):
+def read_text(path: str, universal_newlines: bool = False) -> str:
     """The text of a UTF-8 file, its newlines as they are; with universal_newlines, CR LF and CR
     become LF.
 
     MLPerf's Python steps read in text mode, which does so (all but separate_test_set.py); its sed
     commands do not.
     """
-    with open(path, "rb") as file:
-        data = file.read()
+    data = read_bytes(path)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BrokenInput(
+        raise DataError(
             f"{path}: byte {error.start} is 0x{data[error.start]:02x}, expected UTF-8 "
             f"({error.reason}); extract this file again, or repair or remove it"
         ) from None
@@ -154,168 +116,110 @@ def read_text(path, universal_newlines=False):
     return text
 
 
-@contextlib.contextmanager
-def atomic_file(path):
-    """A binary file that appears as `path` when the block ends, whole; after an exception nothing
-    is left of it.
-    """
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+def write_text(path: str, text: str) -> int:
+    """Writes `text` as UTF-8, completely or not at all; returns the number of bytes."""
+    with atomic_writer(path) as file:
+        return file.write(text.encode("utf-8"))
 
 
-def write_text(path, text):
-    """Writes `text` as UTF-8, atomically; returns the number of bytes."""
-    data = text.encode("utf-8")
-    with atomic_file(path) as file:
-        file.write(data)
-    return len(data)
-
-
-def transform_file(transform, input_suffix, output_suffix, path, universal_newlines=False):
+def transform_file(
+    transform: Callable[[str], str],
+    input_suffix: str,
+    output_suffix: str,
+    universal_newlines: bool,
+    path: str,
+) -> tuple[int, int]:
     """Writes transform(text of one file) to the next; returns (bytes read, bytes written)."""
     source = path + input_suffix
     written = write_text(path + output_suffix, transform(read_text(source, universal_newlines)))
     return os.path.getsize(source), written
 
 
-def run_on_files(function, tasks, num_workers, journal):
-    """Calls function(*task) on `num_workers` processes for every task that was not done before;
-    returns (results, errors).
-
-    tasks: tuples whose first item is the file that errors are told of. journal: Journal, knows the
-    tasks done before.
-    results: in the order of the tasks, None where one failed. errors: one message per failed task,
-    in order; a broken file does not stop the others, and what an earlier call made of it is
-    removed.
-    """
-    started = time.monotonic()
-    results, errors = [journal.result_of(task) for task in tasks], {}
-    to_do = [index for index, result in enumerate(results) if result is None]
-    for done, (number, (result, error)) in enumerate(
-        _outcomes(function, [tasks[i] for i in to_do], num_workers), start=1
-    ):
-        index = to_do[number]
-        if error:
-            errors[index] = error
-            journal.remove_outputs(tasks[index])
-        else:
-            results[index] = result
-            journal.add(tasks[index], result)
-        _show_progress(done, len(to_do), time.monotonic() - started)
-    return results, [errors[index] for index in sorted(errors)]
-
-
-def report(errors, result_line, journal):
-    """Tells the errors of the files and the result; returns the exit code: 0, or 1 if a file
-    failed.
-    """
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    before = (
-        f"; {journal.num_done_before} were done before (--restart makes them again)"
-        if journal.num_done_before
-        else ""
+def transform_files(
+    name: str,
+    docstring: str,
+    transform: Callable[[str], str],
+    input_suffix: str,
+    output_suffix: str,
+    universal_newlines: bool = False,
+) -> None:
+    """A whole step that makes one text of each text: flags, checks, work, result."""
+    args = step_parser(docstring, input_suffix, output_suffix).parse_args()
+    files, problems = check_inputs(args)
+    raise_if_any(problems, FlagError)
+    step = functools.partial(
+        transform_file, transform, args.input_suffix, args.output_suffix, universal_newlines
     )
-    print(result_line + before + (f"; {len(errors)} FAILED" if errors else ""))
-    return 1 if errors else 0
-
-
-def run_step(name, function, files, args):
-    """run_on_files and report, for a function(file) that returns (bytes read, bytes written)."""
-    started = time.monotonic()
     journal = Journal(
         name,
         fixed_folder(args.data),
         lambda task: ([task[0] + args.input_suffix], [task[0] + args.output_suffix]),
         args.restart,
     )
-    results, errors = run_on_files(function, [(path,) for path in files], args.num_workers, journal)
-    return report(errors, f"{name}: {totals(results)}, {time.monotonic() - started:.1f} s", journal)
+    results, errors = run_on_files(step, [(path,) for path in files], args.num_workers, journal)
+    finish(f"{name}: {totals(results)}", errors, journal)
 
 
-def totals(results, noun="files"):
+def run_on_files(
+    function: Callable[..., Any], tasks: Sequence[tuple], num_workers: int, journal: Journal
+) -> tuple[list, list[str]]:
+    """Calls function(*task) on `num_workers` processes for every task that was not done before;
+    returns (results, errors).
+
+    tasks: tuples whose first item is the file that errors are about. journal: knows the tasks done
+    before.
+    results: in the order of the tasks, None where one failed. errors: one message per failed task,
+    in order; a broken file does not stop the others, and its output of an earlier call is removed.
+    """
+    results = [journal.result_of(task) for task in tasks]
+    to_do = [index for index, result in enumerate(results) if result is None]
+    errors, started = {}, time.monotonic()
+    with ProgressLine() as progress, process_pool(num_workers, len(to_do)) as pool:
+        jobs = {pool.submit(function, *tasks[index]): index for index in to_do}
+        for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
+            index = jobs[job]
+            if error := _error_of(job, tasks[index][0]):
+                errors[index] = error
+                journal.remove_outputs(tasks[index])
+            else:
+                results[index] = job.result()
+                journal.add(tasks[index], results[index])
+            seconds = time.monotonic() - started
+            progress.show(
+                f"{done:,} of {len(to_do):,} files, {done / seconds:.1f} files/s, "
+                f"{time_left(done, len(to_do), seconds)}"
+            )
+    return results, [errors[index] for index in sorted(errors)]
+
+
+def _error_of(job, path):
+    """What made a job fail, in words; None if it did not."""
+    error = job.exception()
+    if error is None:
+        return None
+    if isinstance(error, DataError):
+        return str(error)
+    if isinstance(error, BrokenProcessPool):
+        return f"{path}: {WORKER_KILLED}"
+    return f"{path}: {type(error).__name__}: {error}"
+
+
+def finish(result: str, errors: list[str], journal: Journal) -> None:
+    """Prints the result of a step; DataError with the errors of all files."""
+    done_before = (
+        f"; {journal.num_done_before} were done before (--restart makes them again)"
+        if journal.num_done_before
+        else ""
+    )
+    failed = f"; {len(errors)} FAILED" if errors else ""
+    print(f"{result}, {time.monotonic() - journal.started:.1f} s{done_before}{failed}", flush=True)
+    raise_if_any(errors)
+
+
+def totals(results: list, noun: str = "files") -> str:
     """In words: how many of the results, (bytes read, bytes written, ...) or None after an error,
     and megabytes.
     """
     done = [result for result in results if result is not None]
     read, written = (sum(result[column] for result in done) / BYTES_PER_MB for column in (0, 1))
     return f"{len(done)} of {len(results)} {noun}, {read:.2f} MB in, {written:.2f} MB out"
-
-
-def _outcomes(function, tasks, num_workers):
-    """Yields (index, (result, error message)) as the tasks get done."""
-    workers = min(num_workers, len(tasks))
-    if workers <= 1:
-        for index, task in enumerate(tasks):
-            yield index, _guarded(function, task)
-        return
-    with concurrent.futures.ProcessPoolExecutor(workers, initializer=_ignore_interrupt) as pool:
-        futures = {pool.submit(_guarded, function, task): index for index, task in enumerate(tasks)}
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                yield futures[future], _result_of(future, tasks[futures[future]][0])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _guarded(function, task):
-    try:
-        return function(*task), None
-    except BrokenInput as error:
-        return None, str(error)
-    except Exception as error:
-        return None, f"{task[0]}: {type(error).__name__}: {error}"
-
-
-def _result_of(future, path):
-    try:
-        return future.result()
-    except concurrent.futures.process.BrokenProcessPool:
-        return None, (
-            f"{path}: a worker process was killed (out of memory?); "
-            "run the step again with a smaller --num_workers"
-        )
-
-
-def run(main):
-    """Runs main() as a command: its result is the exit code; Ctrl-C and SIGTERM end it without a
-    stack trace.
-    """
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-
-
-def _ignore_interrupt():
-    """Ctrl-C is for the parent, which then lets the files in work finish and stops."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _show_progress(done, total, seconds):
-    """One line on a terminal, overwritten at each file and wiped after the last."""
-    if not sys.stderr.isatty():
-        return
-    rate = done / max(seconds, 1e-9)
-    wipe = "\r\033[K" if done == total else ""
-    print(
-        (
-            f"\r{done}/{total} files, {rate:.1f} files/s, "
-            f"{(total - done) / rate:.0f} s left\033[K{wipe}"
-        ),
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )

@@ -8,47 +8,39 @@ Writes <out_dir>/part-XXXXX-of-YYYYY, XXXXX from 00000. YYYYY is --num_outputs a
 name: how many parts there are follows from --block_size. About 200 MB/s.
 """
 
+import argparse
 import glob
 import os
-import time
+import shlex
+from collections.abc import Iterable, Sequence
 
 import cleanup_io
 from journal import Journal
 
+from bert.common import cli
+from bert.common.files import FlagError, atomic_writer, raise_if_any
 
-def parse_args():
+
+def parse_args() -> argparse.Namespace:
     parser = cleanup_io.step_parser(__doc__, input_suffix=".4")
-    parser.add_argument(
-        "--block_size",
-        type=float,
-        default=26.92,
-        metavar="MB",
-        help=(
-            "extracted text (files without suffix) per part at most, in units of 1024 * 1024 "
-            "bytes; a larger file is a part of its own (default: %(default)s)"
-        ),
-    )
-    parser.add_argument(
-        "--num_outputs",
-        type=int,
-        default=500,
-        metavar="N",
-        help="the number in the names of the parts (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--out_dir",
-        default="./results",
-        metavar="FOLDER",
-        help="where the parts go (default: %(default)s)",
-    )
+    add = parser.add_argument
+    # fmt: off
+    add("--block_size", type=float, default=26.92, metavar="MB",
+        help="extracted text (files without suffix) per part at most, in units of 1024 * 1024 "
+        "bytes; a larger file is a part of its own (default: %(default)s)")
+    add("--num_outputs", type=int, default=500, metavar="N",
+        help="the number in the names of the parts (default: %(default)s)")
+    add("--out_dir", default="./results", metavar="FOLDER",
+        help="where the parts go (default: %(default)s)")
+    # fmt: on
     return parser.parse_args()
 
 
-def blocks_of(files, sizes, block_bytes):
+def blocks_of(files: Iterable[str], sizes: Iterable[int], block_bytes: float) -> list[list[str]]:
     """Divides the files, in order, into lists; a new list begins where block_bytes < size so far +
     next size.
     """
-    blocks = []
+    blocks: list[list[str]] = []
     total = 0
     for path, size in zip(files, sizes):
         if not blocks or block_bytes < total + size:
@@ -59,16 +51,16 @@ def blocks_of(files, sizes, block_bytes):
     return blocks
 
 
-def gathered(text):
+def gathered(text: str) -> str:
     """The text as it goes into a part: no byte-order mark, a final empty line removed."""
     text = text.removeprefix("\ufeff")
     return text[:-1] if text.endswith("\n\n") else text
 
 
-def gather_block(part, sources):
+def gather_block(part: str, sources: Sequence[str]) -> tuple[int, int]:
     """Writes one part; returns (bytes read, bytes written)."""
     read = written = 0
-    with cleanup_io.atomic_file(part) as file:
+    with atomic_writer(part) as file:
         for source in sources:
             data = gathered(cleanup_io.read_text(source, universal_newlines=True)).encode("utf-8")
             file.write(data)
@@ -77,17 +69,19 @@ def gather_block(part, sources):
     return read, written
 
 
-def leftover_problems(out_dir, parts):
+def leftover_problems(out_dir: str, parts: Sequence[str]) -> list[str]:
     """Parts of an earlier run with other settings, which would mix with the parts of this one."""
-    leftovers = set(glob.glob(os.path.join(glob.escape(out_dir), "part-*-of-*"))) - set(parts)
+    found = glob.glob(os.path.join(glob.escape(out_dir), "part-*-of-*"))
+    leftovers = sorted(set(found) - set(parts))
+    if not leftovers:
+        return []
     return [
-        f"{path}: left by a run with other settings, expected only the {len(parts)} parts of this "
-        f"run; remove it: rm {path}"
-        for path in sorted(leftovers)
+        f"{out_dir}: holds {len(leftovers)} parts of a run with other settings, expected only the "
+        f"{len(parts)} parts of this run; remove them: {shlex.join(['rm', *leftovers])}"
     ]
 
 
-def check(args):
+def check(args: argparse.Namespace) -> tuple[list[tuple], list[str]]:
     """Returns (tasks of gather_block, problems)."""
     files, problems = cleanup_io.check_inputs(args)
     if not args.block_size > 0:
@@ -109,25 +103,18 @@ def check(args):
     ], problems
 
 
-def main():
+def main() -> None:
     args = parse_args()
-    started = time.monotonic()
     tasks, problems = check(args)
-    cleanup_io.exit_if(problems)
+    raise_if_any(problems, FlagError)
     out_dir = os.path.expanduser(args.out_dir)
     os.makedirs(out_dir, exist_ok=True)
     journal = Journal("do_gather", out_dir, lambda task: (task[1], [task[0]]), args.restart)
     results, errors = cleanup_io.run_on_files(gather_block, tasks, args.num_workers, journal)
     num_files = sum(len(sources) for _, sources in tasks)
-    return cleanup_io.report(
-        errors,
-        (
-            f"do_gather: {num_files} files into {cleanup_io.totals(results, 'parts')}, "
-            f"{time.monotonic() - started:.1f} s"
-        ),
-        journal,
-    )
+    parts = cleanup_io.totals(results, "parts")
+    cleanup_io.finish(f"do_gather: {num_files} files into {parts}", errors, journal)
 
 
 if __name__ == "__main__":
-    cleanup_io.run(main)
+    cli.run(main)

@@ -7,14 +7,15 @@ them in English, one on a line; empty lines stay, and one more ends the file. Th
 chain after the extraction, about 16 MB/s per core. Nothing is downloaded.
 """
 
-import functools
 import io
 
 import cleanup_io
 import punkt_3_4_5
 
+from bert.common import cli
 
-def segment(text):
+
+def segment(text: str) -> str:
     """The text with each sentence on a line of its own, and an empty line after the last."""
     tokenizer = punkt_3_4_5.english_tokenizer()
     lines = []
@@ -26,20 +27,11 @@ def segment(text):
     return "\n".join([*lines, "", ""])
 
 
-def main():
-    args = cleanup_io.step_parser(__doc__, input_suffix=".2", output_suffix=".3").parse_args()
-    files, problems = cleanup_io.check_inputs(args)
-    cleanup_io.exit_if(problems)
-    punkt_3_4_5.english_tokenizer()  # loaded once, before the worker processes start
-    step = functools.partial(
-        cleanup_io.transform_file,
-        segment,
-        args.input_suffix,
-        args.output_suffix,
-        universal_newlines=True,
+def main() -> None:
+    cleanup_io.transform_files(
+        "do_sentence_segmentation", __doc__, segment, ".2", ".3", universal_newlines=True
     )
-    return cleanup_io.run_step("do_sentence_segmentation", step, files, args)
 
 
 if __name__ == "__main__":
-    cleanup_io.run(main)
+    cli.run(main)

@@ -8,7 +8,7 @@ download is resumed.
         --base_url='https://archive.org/download/{wiki}-{date}'
     python3 cleanup_scripts/download.py --list
 
-YYYYMMDD: a date that https://dumps.wikimedia.org/enwiki/ lists. Needs only Python.
+YYYYMMDD: a date that https://dumps.wikimedia.org/enwiki/ lists. Needs only Python 3.10 or later.
 
 --mlperf writes, below --out_dir (download):
     text     results4/part-00000-of-00500 ..., eval.txt, eval.md5 (an archive is kept and unpacked);
@@ -34,119 +34,70 @@ compared with MLPerf's size and MD5. If an address no longer answers, give anoth
 """
 
 import argparse
+import functools
 import os
 import re
 import shlex
 import sys
+from collections.abc import Callable, Collection, Sequence
 
-import cleanup_io
+# Finds `bert` where nothing is installed.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 import mlcommons
 import next_commands
+from md5_list import parse_md5_list
 from mlperf_files import BY_NAME, GROUPS, TEXT_FOLDER, Wanted, drive_files
-from part_file import DownloadError, LoginRequired, Refused, Unreachable
+from part_file import LoginRequired, Refused, Unreachable
 from resumable_download import fetch, md5_of
 from unpack_text import unpack_archive_of, write_md5_list
+
+from bert.common import cli
+from bert.common.files import DataError, FlagError, raise_if_any, remove
 
 DEFAULT_BASE_URL = "https://dumps.wikimedia.org/{wiki}/{date}"
 SOURCES = ("mlcommons", "drive")
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = cli.parser_from_docstring(__doc__)
     add = parser.add_argument
-    add(
-        "--wiki",
-        default="enwiki",
-        metavar="NAME",
-        help="which Wikipedia, e.g. enwiki, dewiki (default: %(default)s)",
-    )
+    # fmt: off
+    add("--wiki", default="enwiki", metavar="NAME",
+        help="which Wikipedia, e.g. enwiki, dewiki (default: %(default)s)")
     add("--date", metavar="YYYYMMDD", help="the date of the dump; leave out for no dump")
-    add(
-        "--file",
-        default="pages-articles-multistream.xml.bz2",
-        metavar="NAME",
+    add("--file", default="pages-articles-multistream.xml.bz2", metavar="NAME",
         help="which file of the dump: what follows '<wiki>-<date>-' in its name "
-        "(default: %(default)s)",
-    )
-    add(
-        "--base_url",
-        default=DEFAULT_BASE_URL,
-        metavar="URL",
-        help="folder of the dump on a mirror, with {wiki} and {date} (default: %(default)s)",
-    )
-    add(
-        "--mlperf",
-        metavar="GROUPS",
-        help=f"MLPerf's files: any of {','.join(GROUPS)}, comma-separated; see --list",
-    )
-    add(
-        "--source",
-        default="mlcommons",
-        metavar="NAME",
-        help=f"where MLPerf's files come from: {' or '.join(SOURCES)} (default: %(default)s)",
-    )
-    add(
-        "--metadata_url",
-        default=mlcommons.METADATA_URL,
-        metavar="URL",
-        help="folder of MLCommons' .uri and .md5 files, e.g. on a mirror (default: %(default)s)",
-    )
-    add(
-        "--out_dir",
-        default="download",
-        metavar="FOLDER",
-        help="where the files go (default: %(default)s)",
-    )
-    add(
-        "--url",
-        action="append",
-        default=[],
-        metavar="FILE=URL",
+        "(default: %(default)s)")
+    add("--base_url", default=DEFAULT_BASE_URL, metavar="URL",
+        help="folder of the dump on a mirror, with {wiki} and {date} (default: %(default)s)")
+    add("--mlperf", metavar="GROUPS",
+        help=f"MLPerf's files: any of {','.join(GROUPS)}, comma-separated; see --list")
+    add("--source", default="mlcommons", metavar="NAME",
+        help=f"where MLPerf's files come from: {' or '.join(SOURCES)} (default: %(default)s)")
+    add("--metadata_url", default=mlcommons.METADATA_URL, metavar="URL",
+        help="folder of MLCommons' .uri and .md5 files, e.g. on a mirror (default: %(default)s)")
+    add("--out_dir", default="download", metavar="FOLDER",
+        help="where the files go (default: %(default)s)")
+    add("--url", action="append", default=[], metavar="FILE=URL",
         help="download this file, by its name or by its path in MLCommons' list, from that "
-        "address; may be repeated",
-    )
-    add(
-        "--md5",
-        action="append",
-        default=[],
-        metavar="FILE=HEX",
-        help="expect this MD5 of that file, whatever is published; FILE=none: do not check; may be "
-        "repeated",
-    )
-    add(
-        "--retries",
-        type=int,
-        default=8,
-        metavar="N",
-        help="give up after 1 + N failed tries in a row; 0 = do not retry (default: %(default)s)",
-    )
-    add(
-        "--first_wait",
-        type=float,
-        default=1.0,
-        metavar="SECONDS",
-        help="before the second try; doubled each time, 60 at most (default: %(default)s)",
-    )
-    add(
-        "--timeout",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="without a byte, before trying again (default: %(default)s)",
-    )
-    add(
-        "--list",
-        action="store_true",
-        help="show MLPerf's files with what is published of them, and exit",
-    )
+        "address; may be repeated")
+    add("--md5", action="append", default=[], metavar="FILE=HEX",
+        help="expect this MD5 of that file, whatever is published; FILE=none: do not check; may "
+        "be repeated")
+    add("--retries", type=int, default=8, metavar="N",
+        help="give up after 1 + N failed tries in a row; 0 = do not retry (default: %(default)s)")
+    add("--first_wait", type=float, default=1.0, metavar="SECONDS",
+        help="before the second try; doubled each time, 60 at most (default: %(default)s)")
+    add("--timeout", type=float, default=60.0, metavar="SECONDS",
+        help="without a byte, before trying again (default: %(default)s)")
+    add("--list", action="store_true",
+        help="show MLPerf's files with what is published of them, and exit")
+    # fmt: on
     return parser.parse_args(argv)
 
 
-def pairs(items, flag, problems):
+def pairs(items: Sequence[str], flag: str, problems: list[str]) -> dict[str, str]:
     """['a=b', ...] -> {'a': 'b', ...}"""
     for item in items:
         if not re.fullmatch(r"[^=]+=.+", item):
@@ -154,15 +105,15 @@ def pairs(items, flag, problems):
     return dict(item.split("=", 1) for item in items if "=" in item)
 
 
-def wanted_groups(args):
+def wanted_groups(args: argparse.Namespace) -> list[str]:
     return [group for group in (args.mlperf or "").split(",") if group]
 
 
-def check(args):
-    """Returns ({file name: URL}, {file name: MD5}) of --url and --md5; exits after reporting all
-    problems if there are any.
+def check(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns ({file name: URL}, {file name: MD5}) of --url and --md5; FlagError with all
+    problems.
     """
-    problems = []
+    problems: list[str] = []
     urls, md5s = pairs(args.url, "url", problems), pairs(args.md5, "md5", problems)
     if args.date is None and not wanted_groups(args):
         problems.append(
@@ -192,11 +143,13 @@ def check(args):
         problems += unknown_names(args, urls.keys() | md5s.keys(), files)
     if args.retries < 0 or args.first_wait < 0 or args.timeout <= 0:
         problems.append("--retries and --first_wait: expected 0 or more; --timeout: more than 0")
-    cleanup_io.exit_if(problems)
+    raise_if_any(problems, FlagError)
     return urls, {name: md5.lower() for name, md5 in md5s.items()}
 
 
-def unknown_names(args, names, files):
+def unknown_names(
+    args: argparse.Namespace, names: Collection[str], files: Sequence[Wanted]
+) -> list[str]:
     """A message for each name of --url or --md5 that is none of the files to download."""
     dump = [dump_name(args)] if args.date else []
     known = {*dump, *(name for file in files for name in file.known_as())}
@@ -209,23 +162,29 @@ def unknown_names(args, names, files):
     ]
 
 
-def dump_name(args):
+def dump_name(args: argparse.Namespace) -> str:
     return f"{args.wiki}-{args.date}-{args.file}"
 
 
 class Downloads:
     """The files to download, one after the other; a failure does not stop those after it."""
 
-    def __init__(self, args, urls, md5s):
+    def __init__(
+        self, args: argparse.Namespace, urls: dict[str, str], md5s: dict[str, str]
+    ) -> None:
         self.out_dir, self._urls, self._md5s = os.path.expanduser(args.out_dir), urls, md5s
-        self.how = {
-            "retries": args.retries,
-            "first_wait": args.first_wait,
-            "timeout": args.timeout,
-        }
-        self.errors, self.done = [], {}  # names; {path: MD5}
+        self.fetch = functools.partial(
+            fetch, retries=args.retries, first_wait=args.first_wait, timeout=args.timeout
+        )
+        self.errors: list[str] = []  # names
+        self.done: dict[str, str] = {}  # {path: MD5}
 
-    def get(self, file, if_missing="", advice_after=None):
+    def get(
+        self,
+        file: Wanted,
+        if_missing: str = "",
+        advice_after: Callable[[Exception], str] = lambda error: "",
+    ) -> None:
         """Downloads one file, or checks the existing one; prints the result or notes the error.
 
         advice_after: function of the error when the server does not send the file.
@@ -236,7 +195,7 @@ class Downloads:
         size = file.size if chosen is None else None
         try:
             if chosen is None and file.listed_md5 not in (None, md5):
-                raise DownloadError(
+                raise DataError(
                     f"{file.name}: MLCommons lists the MD5 {file.listed_md5}, MLPerf's README "
                     f"publishes {md5}: it is another file; to download it all the same: "
                     f"--md5 {file.name}={file.listed_md5}"
@@ -244,18 +203,18 @@ class Downloads:
             if os.path.exists(path):
                 found, how = self._check_existing(path, file.name, md5), "already downloaded"
             else:
-                found = fetch(url or file.url, path, size, md5, if_missing=if_missing, **self.how)
+                found = self.fetch(url or file.url, path, size, md5, if_missing=if_missing)
                 how = "downloaded"
-        except (DownloadError, OSError) as error:
-            gives_advice = isinstance(error, Refused) and advice_after and not url
-            self.note_error(f"{error}{advice_after(error) if gives_advice else ''}", file.name)
+        except (DataError, OSError) as error:
+            advice = advice_after(error) if isinstance(error, Refused) and not url else ""
+            self.note_error(f"{error}{advice}", file.name)
             return
         unknown = "not checked" if chosen == "none" else "no published one to compare with"
         known = "as expected" if md5 else unknown
         print(f"{path}: {how}, {os.path.getsize(path):,} bytes, MD5 {found} ({known})", flush=True)
         self.done[path] = found
 
-    def note_error(self, message, *names):
+    def note_error(self, message: object, *names: str) -> None:
         """Prints the error, once; `names` are the files or groups that failed."""
         print(f"error: {message}", file=sys.stderr, flush=True)
         self.errors += names
@@ -268,39 +227,34 @@ class Downloads:
     def _check_existing(self, path, name, md5):
         found = md5_of(path, name)
         if md5 not in (None, found):
-            raise DownloadError(
+            raise DataError(
                 f"{path}: its MD5 is {found}, expected {md5}; remove it and run again: "
                 f"rm {shlex.quote(path)}"
             )
         return found
 
-    def md5_from_list(self, name, url, if_missing):
+    def md5_from_list(self, name: str, url: str, if_missing: str) -> str | None:
         """The MD5 of a dump's file by the dump's own list; None, with the error noted, if there is
         none.
         """
         list_path = os.path.join(self.out_dir, os.path.basename(url))
         try:
-            if os.path.exists(list_path):
-                os.remove(list_path)  # it grows until the dump is finished
-            fetch(url, list_path, if_missing=if_missing, **self.how)
+            remove(list_path)  # it grows until the dump is finished
+            self.fetch(url, list_path, if_missing=if_missing)
             with open(list_path, encoding="utf-8", errors="replace") as file:
-                listed = dict(
-                    reversed(line.split(maxsplit=1))
-                    for line in file.read().splitlines()
-                    if " " in line
-                )
+                listed = parse_md5_list(file.read(), url)
             if name in listed:
                 return listed[name]
-            raise DownloadError(
+            raise DataError(
                 f"{url}: lists {len(listed)} files, but no {name}: the dump is not finished, or "
                 "--file is wrong"
             )
-        except (DownloadError, OSError) as error:
+        except (DataError, OSError) as error:
             self.note_error(error, name)
             return None
 
 
-def get_dump(downloads, args, md5s):
+def get_dump(downloads: Downloads, args: argparse.Namespace, md5s: dict[str, str]) -> None:
     name = dump_name(args)
     folder = args.base_url.replace("{wiki}", args.wiki).replace("{date}", args.date).rstrip("/")
     hint = (
@@ -321,57 +275,55 @@ def get_dump(downloads, args, md5s):
     downloads.get(Wanted(name, name, f"{folder}/{name}", size, md5), hint)
 
 
-def list_mlcommons(downloads, args):
+def list_mlcommons(downloads: Downloads, args: argparse.Namespace) -> dict[str, list[Wanted]]:
     """{group: files} by MLCommons' lists; the groups of a list that cannot be fetched are noted as
     errors.
     """
-    groups_of_uri, files = {}, {}
+    groups_of_uri: dict[str, list[str]] = {}
+    files: dict[str, list[Wanted]] = {}
     for group in wanted_groups(args):
         groups_of_uri.setdefault(mlcommons.uri_of(args.metadata_url, group), []).append(group)
-    while groups_of_uri:
-        uri = next(iter(groups_of_uri))
-        groups = groups_of_uri.pop(uri)
+    for uri, groups in groups_of_uri.items():
         try:
-            data_set = mlcommons.read_data_set(uri, downloads.how)
-        except (DownloadError, OSError) as error:
+            data_set = mlcommons.read_data_set(uri, downloads.fetch)
+        except (DataError, OSError) as error:
             what = error.fault if isinstance(error, LoginRequired) else error
             advice = mlcommons.advice_after(error, uri, groups, downloads.out_dir)
             if isinstance(error, Unreachable):  # the other lists are on the same server
-                groups += [group for others in groups_of_uri.values() for group in others]
-                groups_of_uri.clear()
+                seen = {*files, *downloads.errors}
+                groups = [group for group in wanted_groups(args) if group not in seen]
+                downloads.note_error(f"{what}{advice}", *groups)
+                break
             downloads.note_error(f"{what}{advice}", *groups)
             continue
         for group in groups:
             try:
                 files[group] = mlcommons.files_of_group(group, data_set)
-            except DownloadError as error:
+            except DataError as error:
                 downloads.note_error(error, group)
     return files
 
 
-def get_group(downloads, args, group, files):
+def get_group(
+    downloads: Downloads, args: argparse.Namespace, group: str, files: list[Wanted]
+) -> None:
     """Downloads the files of a group; the text is unpacked."""
-    if args.source == "drive":
-        hints = [
-            f"MLPerf may have moved it; give its new address: --url {file.name}=..."
-            for file in files
-        ]
-        advice_after = None
-    else:
-        hints = ["MLCommons lists it, but does not have it"] * len(files)
-        uri = mlcommons.uri_of(args.metadata_url, group)
+    from_drive = args.source == "drive"
+    uri = mlcommons.uri_of(args.metadata_url, group)
 
-        def advice_after(error):
-            return mlcommons.advice_after(error, uri, [group], downloads.out_dir)
+    def advice_after(error):
+        return "" if from_drive else mlcommons.advice_after(error, uri, [group], downloads.out_dir)
 
     errors_before = len(downloads.errors)
-    for file, hint in zip(files, hints):
+    for file in files:
+        moved = f"MLPerf may have moved it; give its new address: --url {file.name}=..."
+        hint = moved if from_drive else "MLCommons lists it, but does not have it"
         downloads.get(file, hint, advice_after)
     if group == "text" and len(downloads.errors) == errors_before:
         finish_text(downloads, files)
 
 
-def finish_text(downloads, files):
+def finish_text(downloads: Downloads, files: list[Wanted]) -> None:
     """Unpacks the text if it came as an archive, and writes the list of its MD5s that
     verify_dataset.py reads.
     """
@@ -379,11 +331,11 @@ def finish_text(downloads, files):
         if done := unpack_archive_of(files, downloads.out_dir, downloads.done):
             print(f"{os.path.join(downloads.out_dir, TEXT_FOLDER)}: {done}", flush=True)
         write_md5_list(files, downloads.out_dir)
-    except (DownloadError, OSError) as error:
+    except (DataError, OSError) as error:
         downloads.note_error(error, TEXT_FOLDER)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if args.list:
         mlcommons.print_list(args.metadata_url)
@@ -396,7 +348,7 @@ def main(argv=None):
         files = list_mlcommons(downloads, args)
     if not downloads.errors:
         all_files = [file for group in files.values() for file in group]
-        cleanup_io.exit_if(unknown_names(args, urls.keys() | md5s.keys(), all_files))
+        raise_if_any(unknown_names(args, urls.keys() | md5s.keys(), all_files), FlagError)
     if args.date is not None:
         get_dump(downloads, args, md5s)
     for group in files:
@@ -411,4 +363,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cleanup_io.run(main)
+    cli.run(main)

@@ -9,31 +9,36 @@ times, changed by hand or made by another version is made again; an incomplete l
 that was killed, is ignored.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bert.common import files
 
 
-def fixed_folder(pattern):
+def fixed_folder(pattern: str) -> str:
     """The folder that a glob pattern begins with: 'extracted/*/wiki_*' -> 'extracted'."""
     return os.path.dirname(re.split(r"[*?\[]", os.path.expanduser(pattern))[0]) or "."
 
 
-def code_digest():
-    """A digest of all loaded modules of this folder and of `bert`, and of the version of NLTK.
-
-    Neither `bert` nor NLTK is imported for it: download.py runs without them.
+def code_digest() -> str:
+    """A digest of the code that decides on the output: the loaded modules of this folder,
+    bert/common/unicode_11*.py if loaded, and the version of NLTK.
     """
-    files = [__file__, *([sys.modules["bert"].__file__] if "bert" in sys.modules else [])]
-    own = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in files)
+    here = os.path.dirname(os.path.abspath(__file__))
+    paths = set()
+    for name, module in list(sys.modules.items()):
+        path = os.path.abspath(getattr(module, "__file__", None) or "")
+        if os.path.dirname(path) == here or name.startswith("bert.common.unicode_11"):
+            paths.add(path)
     digest = hashlib.sha256()
-    paths = {
-        os.path.abspath(getattr(module, "__file__", None) or "")
-        for module in list(sys.modules.values())
-    }
-    for path in sorted(path for path in paths if path.startswith(own)):
+    for path in sorted(paths):
         with open(path, "rb") as file:
             digest.update(file.read())
     if "nltk" in sys.modules:
@@ -47,30 +52,31 @@ class Journal:
     A task is a tuple; files_of(task) gives its (input paths, output paths).
     """
 
-    def __init__(self, step, folder, files_of, restart=False):
-        self._folder = folder
-        self._path = os.path.join(self._folder, f".{step}.journal")
+    def __init__(
+        self,
+        step: str,
+        folder: str,
+        files_of: Callable[[tuple], tuple[list[str], list[str]]],
+        restart: bool = False,
+    ) -> None:
+        self.started = time.monotonic()
+        self._folder, self._path = folder, os.path.join(folder, f".{step}.journal")
         self._files_of = files_of
         self._code = code_digest()
         self._lines = {} if restart else self._read()
-        self._inputs = {}  # {task: state of its inputs}, noted before they are read
+        self._inputs: dict[tuple, list] = {}  # the states of a task's inputs before they are read
         self.num_done_before = 0
 
     def _read(self):
         lines = {}
-        try:
-            with open(self._path, encoding="utf-8") as file:
-                for line in file:
-                    try:
-                        output, fingerprint, result = json.loads(line)
-                    except ValueError:  # half a line
-                        continue
+        with contextlib.suppress(FileNotFoundError), open(self._path, encoding="utf-8") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):  # an incomplete or empty line
+                    output, fingerprint, result = json.loads(line)
                     lines[output] = fingerprint, result
-        except FileNotFoundError:
-            pass
         return lines
 
-    def result_of(self, task):
+    def result_of(self, task: tuple) -> Any:
         """The result of a task that is done, None for one that is to be done (again)."""
         inputs, outputs = self._files_of(task)
         self._inputs[task] = self._states(inputs)
@@ -80,27 +86,19 @@ class Journal:
         self.num_done_before += 1
         return result
 
-    def add(self, task, result):
-        """Notes a task that has just been done."""
+    def add(self, task: tuple, result: Any) -> None:
+        """Writes down a task that has just been done."""
         _, outputs = self._files_of(task)
         line = json.dumps([self._name(outputs[0]), self._fingerprint(task, outputs), result])
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write("\n" + line + "\n" if self._ends_in_half_a_line(file) else line + "\n")
+            file.write("\n" + line)  # first a new line: the last one may be incomplete
 
-    def _ends_in_half_a_line(self, file):
-        if file.tell() == 0:
-            return False
-        with open(self._path, "rb") as written:
-            written.seek(-1, os.SEEK_END)
-            return written.read() != b"\n"
-
-    def remove_outputs(self, task):
+    def remove_outputs(self, task: tuple) -> None:
         """Removes what an earlier call made of an input that is broken now: the next step would
-        take it for current.
+        read it as if it were current.
         """
         for path in self._files_of(task)[1]:
-            if os.path.exists(path):
-                os.remove(path)
+            files.remove(path)
 
     def _fingerprint(self, task, outputs):
         settings = [item for item in task if isinstance(item, int | float)]

@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -35,8 +35,9 @@ from mlperf_files import (
     place_of,
 )
 from next_commands import after_own_downloader
-from part_file import DownloadError, LoginRequired
-from resumable_download import fetch
+from part_file import LoginRequired
+
+from bert.common.files import DataError
 
 METADATA_URL = "https://training.mlcommons-storage.org/metadata"
 DATA_SETS = {
@@ -80,27 +81,27 @@ def own_command(uri: str, folder: str) -> str:
     return f"bash <(curl -s {OWN_DOWNLOADER}) -d {shlex.quote(folder)} {shlex.quote(uri)}"
 
 
-def read_data_set(uri: str, how: dict) -> DataSet:
-    """Fetches both small files, each time. how: retries, first_wait and timeout of fetch()."""
-    base = _fetch_text(uri, how).strip()
+def read_data_set(uri: str, fetch: Callable[..., str]) -> DataSet:
+    """Fetches both small files, each time. fetch: that of resumable_download.py."""
+    base = _fetch_text(uri, fetch).strip()
     if not re.fullmatch(r"https?://\S+", base):
-        raise DownloadError(
+        raise DataError(
             f"{uri}: holds {base[:80]!r}, expected one address that begins with http:// or https://"
         )
     md5_url = f"{uri.removesuffix('.uri')}.md5"
-    return DataSet(uri, base, parse_md5_list(_fetch_text(md5_url, how), md5_url))
+    return DataSet(uri, base, parse_md5_list(_fetch_text(md5_url, fetch), md5_url))
 
 
-def _fetch_text(url, how):
+def _fetch_text(url, fetch):
     with tempfile.TemporaryDirectory(prefix="download-") as folder:
         path = os.path.join(folder, os.path.basename(url))
-        fetch(url, path, if_missing=IF_MOVED, **how)
+        fetch(url, path, if_missing=IF_MOVED)
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
 
 
 def files_of_group(group: str, data_set: DataSet) -> list[Wanted]:
-    """The files of --mlperf=<group> in a data set; DownloadError if a necessary one is missing."""
+    """The files of --mlperf=<group> in a data set; DataError if a necessary one is missing."""
     published = [_wanted(group, path, data_set) for path in _published_paths(group, data_set)]
     places = {file.place for file in published}
     chosen = _text_paths(data_set) if group == "text" else _other_paths(group, data_set)
@@ -153,19 +154,17 @@ def _text_paths(data_set):
 
 def _best_archive(paths, uri):
     """[the archive to take]: the one of the published name, else a .tar.gz, else the other one."""
-    for is_better in (
-        lambda path: os.path.basename(path) in BY_NAME,
-        lambda path: path.endswith((".tar.gz", ".tgz")),
-        lambda path: True,
-    ):
-        if better := [path for path in paths if is_better(path)]:
-            if len(better) > 1:
-                raise DownloadError(
-                    f"{uri}: its list has several archives: {', '.join(better[:5])}; expected one "
-                    "with the text"
-                )
-            return better
-    return []
+
+    def rank(path):
+        return os.path.basename(path) in BY_NAME, path.endswith((".tar.gz", ".tgz"))
+
+    best = [path for path in paths if rank(path) == max(map(rank, paths))]
+    if len(best) > 1:
+        raise DataError(
+            f"{uri}: its list has several archives: {', '.join(best[:5])}; expected one with the "
+            "text"
+        )
+    return best
 
 
 def _wanted(group, path, data_set):
@@ -178,10 +177,10 @@ def _wanted(group, path, data_set):
 
 
 def _check_complete(group, files, data_set):
-    """DownloadError if a necessary file is missing, or two files are for one place."""
+    """DataError if a necessary file is missing, or two files are for one place."""
     places = [file.place for file in files]
     if doubles := sorted({place for place in places if places.count(place) > 1}):
-        raise DownloadError(
+        raise DataError(
             f"{data_set.uri}: its list has several files for one place: {', '.join(doubles[:5])}"
         )
     names = [os.path.basename(place) for place in places]
@@ -194,7 +193,7 @@ def _check_complete(group, files, data_set):
         missing = ["*-pages-articles*.xml.bz2"]
     if missing:
         listed = ", ".join(list(data_set.md5s)[:5])
-        raise DownloadError(
+        raise DataError(
             f"{data_set.uri}: its list has no {', '.join(missing)}; it begins with: {listed}"
         )
 

@@ -52,58 +52,26 @@ class Wanted(NamedTuple):
 # Sizes, MD5s and addresses: MLCommons, training repository, language_model/tensorflow/bert:
 # README.md and cleanup_scripts/download_and_uncompress.sh. Addresses of the text: the scripts of
 # several submissions use these.
+# fmt: off
 PUBLISHED = (
-    Published("text", "results_text.tar.gz", None, None, "14xV2OUGSQDG_yDBrmbSdcDC-QGeqpfs_"),
-    Published(
-        "text",
-        "bert_reference_results_text_md5.txt",
-        None,
-        None,
-        "1tmMgLwoBvbEJEHXh77sqrXYw5RpqT8R_",
-    ),
-    Published(
-        "model",
-        "bert_config.json",
-        314,
-        "7f59165e21b7d566db610ff6756c926b",
-        "1fbGClQMi2CoMv7fwrwTC5YYPooQBdcFW",
-    ),
-    Published(
-        "model",
-        "vocab.txt",
-        231508,
-        "64800d5d8528ce344256daf115d4965e",
-        "1USK108J6hMM_d27xCHi738qBL8_BT1u1",
-    ),
-    Published(
-        "model",
-        "model.ckpt-28252.data-00000-of-00001",
-        4034713312,
-        "50797acd537880bfb5a7ade80d976129",
-        "1chiTBljF0Eh1U5pKs6ureVHgSbtU8OG_",
-    ),
-    Published(
-        "model",
-        "model.ckpt-28252.index",
-        17371,
-        "f97de3ae180eb8d479555c939d50d048",
-        "1Q47V3K3jFRkbJ2zGCrKkKk-n0fvMZsa0",
-    ),
-    Published(
-        "model",
-        "model.ckpt-28252.meta",
-        24740228,
-        "dbd16c731e8a8113bc08eeed0326b8e7",
-        "1vAcVmXSLsLeQ1q7gvHnQUSth5W_f_pwv",
-    ),
-    Published(
-        "dump",
-        "enwiki-20200101-pages-articles-multistream.xml.bz2",
-        17751214669,
-        "00d47075e0f583fb7c0791fac1c57cb3",
-        "18K1rrNJ_0lSR9bsLaoP3PkQeSFO-9LE7",
-    ),
+    Published("text", "results_text.tar.gz", None, None,
+              "14xV2OUGSQDG_yDBrmbSdcDC-QGeqpfs_"),
+    Published("text", "bert_reference_results_text_md5.txt", None, None,
+              "1tmMgLwoBvbEJEHXh77sqrXYw5RpqT8R_"),
+    Published("model", "bert_config.json", 314,
+              "7f59165e21b7d566db610ff6756c926b", "1fbGClQMi2CoMv7fwrwTC5YYPooQBdcFW"),
+    Published("model", "vocab.txt", 231508,
+              "64800d5d8528ce344256daf115d4965e", "1USK108J6hMM_d27xCHi738qBL8_BT1u1"),
+    Published("model", "model.ckpt-28252.data-00000-of-00001", 4034713312,
+              "50797acd537880bfb5a7ade80d976129", "1chiTBljF0Eh1U5pKs6ureVHgSbtU8OG_"),
+    Published("model", "model.ckpt-28252.index", 17371,
+              "f97de3ae180eb8d479555c939d50d048", "1Q47V3K3jFRkbJ2zGCrKkKk-n0fvMZsa0"),
+    Published("model", "model.ckpt-28252.meta", 24740228,
+              "dbd16c731e8a8113bc08eeed0326b8e7", "1vAcVmXSLsLeQ1q7gvHnQUSth5W_f_pwv"),
+    Published("dump", "enwiki-20200101-pages-articles-multistream.xml.bz2", 17751214669,
+              "00d47075e0f583fb7c0791fac1c57cb3", "18K1rrNJ_0lSR9bsLaoP3PkQeSFO-9LE7"),
 )
+# fmt: on
 GROUPS = {
     "text": "the 500 parts and eval.txt",
     "model": "vocabulary and first checkpoint",

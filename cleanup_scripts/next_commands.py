@@ -14,16 +14,25 @@ EXAMPLE_FLAGS = (
 )
 # The names in MLCommons' published lists.
 TEXT_ARCHIVE, TEXT_ARCHIVE_MD5_LIST = "results_text.tar.gz", "bert_reference_results_text_md5.txt"
-WEIGHTS_AT_MLCOMMONS = "model.ckpt-28252-003.data-00000-of-00001"
-WEIGHTS = "model.ckpt-28252.data-00000-of-00001"
+CHECKPOINT = f"{CHECKPOINT_FOLDER}/model.ckpt-28252"
+WEIGHTS = ".data-00000-of-00001"
 DUMP_OF_2020 = "enwiki-20200101-pages-articles-multistream.xml.bz2"
 
 
 def after(groups: Collection[str], paths: Collection[str], out_dir: str) -> Iterator[str]:
     """The commands for the groups of MLPerf's files and the paths that have been downloaded."""
     if "text" in groups:
-        yield from _after_text(
-            shlex.quote(os.path.join(out_dir, TEXT_FOLDER)), os.path.join(out_dir, TEXT_MD5_LIST)
+        text = shlex.quote(os.path.join(out_dir, TEXT_FOLDER))
+        md5_list = os.path.join(out_dir, TEXT_MD5_LIST)
+        listed = f" --md5_list={shlex.quote(md5_list)}" if os.path.exists(md5_list) else ""
+        yield f"python3 verify_dataset.py --results={text}{listed}"
+        yield (
+            f"python3 create_pretraining_shards.py --input_dir={text} --output_dir=tfrecord "
+            f"{EXAMPLE_FLAGS}"
+        )
+        yield (
+            f"python3 create_pretraining_data.py --input_file={text}/eval.txt "
+            f"--output_file=eval_intermediate {EXAMPLE_FLAGS}"
         )
     for path in paths:
         if DUMP.fullmatch(os.path.basename(path)):
@@ -35,19 +44,6 @@ def after(groups: Collection[str], paths: Collection[str], out_dir: str) -> Iter
                 "--tfrecord_train=tfrecord --idx_train=idx/train --tfrecord_eval=eval "
                 "--idx_eval=idx/eval   # when examples and indexes are made"
             )
-
-
-def _after_text(text, md5_list):
-    listed = f" --md5_list={shlex.quote(md5_list)}" if os.path.exists(md5_list) else ""
-    yield f"python3 verify_dataset.py --results={text}{listed}"
-    yield (
-        f"python3 create_pretraining_shards.py --input_dir={text} --output_dir=tfrecord "
-        f"{EXAMPLE_FLAGS}"
-    )
-    yield (
-        f"python3 create_pretraining_data.py --input_file={text}/eval.txt "
-        f"--output_file=eval_intermediate {EXAMPLE_FLAGS}"
-    )
 
 
 def _process_wiki(path):
@@ -67,11 +63,8 @@ def after_own_downloader(group: str, folder: str, out_dir: str) -> str:
             f"verify_dataset.py --results={text} --md5_list={inside(TEXT_ARCHIVE_MD5_LIST)}"
         )
     if group == "model":
-        weights = (
-            inside(f"{CHECKPOINT_FOLDER}/{name}") for name in (WEIGHTS_AT_MLCOMMONS, WEIGHTS)
-        )
         return (
-            f"mv {' '.join(weights)}, then train.py "
-            f"--init_checkpoint={inside(f'{CHECKPOINT_FOLDER}/model.ckpt-28252')}"
+            f"mv {inside(f'{CHECKPOINT}-003{WEIGHTS}')} {inside(f'{CHECKPOINT}{WEIGHTS}')}, "
+            f"then train.py --init_checkpoint={inside(CHECKPOINT)}"
         )
     return _process_wiki(os.path.join(folder, DUMP_OF_2020))

@@ -1,23 +1,18 @@
 """The part of a file that has arrived so far. Imported by resumable_download.py, never run."""
 
-import fcntl
 import json
 import os
 
-
-class DownloadError(Exception):
-    """A file cannot be downloaded or unpacked; the message says from where, what was found, what
-    was expected and what to do.
-    """
+from bert.common.files import DataError, atomic_writer, lock, remove
 
 
-class Refused(DownloadError):
+class Refused(DataError):
     """The server does not send the file.
 
     `fault`: what was found; the whole message adds what to do.
     """
 
-    def __init__(self, fault: str, advice: str = ""):
+    def __init__(self, fault: str, advice: str = "") -> None:
         super().__init__(f"{fault}. {advice}".removesuffix(". "))
         self.fault = fault
 
@@ -36,24 +31,20 @@ class PartFile:
     Locked against a second download.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         folder, name = os.path.split(os.path.abspath(path))
         self.path = os.path.join(folder, f".{name}.part")
         self._origin_path = self.path + ".json"
         self._file = open(self.path, "ab")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock(self._file):
             self._file.close()
-            raise DownloadError(
-                f"{path}: another download is writing it; wait for that one"
-            ) from None
+            raise DataError(f"{path}: another download is writing it; wait for that one")
 
     @property
-    def size(self):
+    def size(self) -> int:
         return os.path.getsize(self.path)
 
-    def origin(self):
+    def origin(self) -> dict:
         """{"url", "etag", "last_modified", "size"} of the bytes so far; {} if unknown."""
         try:
             with open(self._origin_path) as file:
@@ -61,29 +52,26 @@ class PartFile:
         except (FileNotFoundError, ValueError):
             return {}
 
-    def restart(self, origin):
+    def restart(self, origin: dict) -> None:
         """Drops the bytes so far; those that follow are of `origin`."""
         self._file.truncate(0)
-        temporary = self._origin_path + ".tmp"
-        with open(temporary, "w") as file:
-            json.dump(origin, file)
-        os.replace(temporary, self._origin_path)
+        with atomic_writer(self._origin_path) as file:
+            file.write(json.dumps(origin).encode())
 
-    def append(self, block):
+    def append(self, block: bytes) -> None:
         self._file.write(block)
         self._file.flush()
 
-    def rename_to(self, path):
+    def rename_to(self, path: str) -> None:
         os.fsync(self._file.fileno())
         os.replace(self.path, path)
         os.remove(self._origin_path)
 
-    def remove(self):
-        for path in (self.path, self._origin_path):
-            if os.path.exists(path):
-                os.remove(path)
+    def remove(self) -> None:
+        remove(self.path)
+        remove(self._origin_path)
 
-    def close(self):
+    def close(self) -> None:
         """Keeps the bytes for a later call; an empty part file is removed."""
         if os.path.exists(self.path) and self.size == 0:
             self.remove()

@@ -14,10 +14,10 @@ extracted text, and the steps' files .1 to .4 beside it
         <output folder>/results/eval.txt, eval.md5            held-out articles and their MD5s
 An extracted folder (wiki_00 ... or AA/wiki_00 ... of an earlier extraction) is used where it is.
 
-The same command again goes on where the last one stopped: an extraction that ended \
-is not repeated (one that was cut short is),
+The same command again resumes where the last one stopped: a finished extraction is kept \
+(an interrupted one restarts),
 and each step makes only what is missing or no longer belongs to its input or settings. \
-To start anew: rm -r <output folder>
+To start from scratch: rm -r <output folder>
 
 settings (environment variables), with MLPerf's values as defaults:
   EXTRACTED_SIZE=1M         size of an extracted file; for an excerpt 256K, \
@@ -57,7 +57,7 @@ fi
 [[ -d $input || ! -e $output/extracted || $(cat "$source_mark" 2>/dev/null) == "$origin" ]] ||
   problems+=("$output/extracted: extracted from another dump or with another EXTRACTED_SIZE \
 ($(cat "$source_mark" 2>/dev/null || echo unknown); now $origin); \
-use it: $0 $output/extracted $output, or start anew: rm -r $output")
+use it: $0 $output/extracted $output, or start from scratch: rm -r $output")
 for setting in NUM_TEST_ARTICLES SEED NUM_OUTPUTS NUM_WORKERS; do
   [[ ${!setting:-0} =~ ^[0-9]+$ ]] || problems+=("$setting=${!setting}: expected a whole number")
 done
@@ -71,11 +71,10 @@ done
 why_it_stopped() {
   case $(tail -n 3 "$1") in
     *"Compressed file ended"*)
-      echo "the file is cut off: fetch it again" \
-        "(cleanup_scripts/download.py goes on where it stopped)"
+      echo "the file is truncated: download it again (cleanup_scripts/download.py resumes)"
       ;;
-    *"Invalid data stream"*) echo "it is no bzip2 file, or damaged: fetch it again" ;;
-    *UnicodeDecodeError*) echo "it holds bytes that are not UTF-8: it is damaged, fetch it again" ;;
+    *"Invalid data stream"*) echo "it is not a bzip2 file, or corrupt: download it again" ;;
+    *UnicodeDecodeError*) echo "it has bytes that are not UTF-8: it is corrupt, download it again" ;;
     *) echo "the lines above say why" ;;
   esac
 }
@@ -104,8 +103,8 @@ extract() {  # extract <dump> <folder>
 run_step() {
   run_echoed "$@" && return
   printf 'error: %s\n' "stopped at this step: $(basename "$2"). \
-Repair or remove the files named above, then type the same command again: \
-what is done is not repeated" >&2
+Repair or remove the files above, then run the same command again: \
+finished work is kept" >&2
   exit 1
 }
 
@@ -117,7 +116,7 @@ if [[ ! -d $input ]]; then
     echo "$extracted: extracted before"
   else
     [[ $input != *.xml ]] || tail -c 1000 "$input" | grep -q '</mediawiki>' ||
-      echo "warning: $input does not end in </mediawiki>: it is cut off, or an excerpt" >&2
+      echo "warning: $input does not end in </mediawiki>: it is truncated, or an excerpt" >&2
     extract "$input" "$extracted"
   fi
 fi

@@ -3,7 +3,7 @@ data.
 
 A later NLTK differs in three ways, which this module takes back, and a later Python in a fourth:
 * Candidates: one per word (run of non-space characters), judged by itself; later NLTK merges
-  neighbouring candidates.
+  adjacent candidates.
 * Punctuation is ASCII only; later NLTK counts curly quotes and guillemets as closing punctuation.
 * Patterns are matched by Python's `re`; later NLTK uses the `regex` package, to which \\w and \\s
   mean more characters.
@@ -76,7 +76,7 @@ PLAIN_CANDIDATE = re.compile(r"([A-Za-z]{2,})\.\s+\S")
 
 
 class SentenceTokenizer345(PunktSentenceTokenizer):
-    def __init__(self, parameters):
+    def __init__(self, parameters: PunktParameters) -> None:
         super().__init__(parameters, lang_vars=LanguageVars345(), token_cls=Token345)
         # Only an abbreviation or the first word of a collocation does not end a sentence in a plain
         # candidate.
@@ -84,12 +84,12 @@ class SentenceTokenizer345(PunktSentenceTokenizer):
             first for first, _ in parameters.collocations
         }
 
-    def sentences_from_text(self, text, realign_boundaries=True):
+    def sentences_from_text(self, text: str, realign_boundaries: bool = True) -> list[str]:
         """Punkt's sentences, found as Python 3.7 finds them and cut out of the text as it is."""
         spans = self.span_tokenize(as_unicode_11(text), realign_boundaries)
         return [text[start:end] for start, end in spans]
 
-    def text_contains_sentbreak(self, text):
+    def text_contains_sentbreak(self, text: str) -> bool:
         """Punkt's decision on one candidate; at once where Punkt's rules leave no choice (1.4 times
         the speed).
         """
@@ -113,7 +113,7 @@ class OrthographicContext(dict):
 
 
 @functools.cache
-def english_tokenizer():
+def english_tokenizer() -> SentenceTokenizer345:
     parameters = PunktParameters()
     parameters.abbrev_types = english.ABBREV_TYPES
     parameters.collocations = english.COLLOCATIONS

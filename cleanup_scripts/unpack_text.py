@@ -6,7 +6,6 @@ they are from, so that a second call does nothing.
 """
 
 import errno
-import fcntl
 import json
 import lzma
 import os
@@ -15,11 +14,11 @@ import shutil
 import tarfile
 import zlib
 
-import cleanup_io
 from md5_list import parse_md5_list, safe_path
 from mlperf_files import ARCHIVE, TEXT_FILE, TEXT_FOLDER, TEXT_MD5_LIST, Wanted
-from part_file import DownloadError
-from resumable_download import Progress
+
+from bert.common.files import DataError, atomic_writer, lock
+from bert.common.progress import ByteProgress
 
 RECORD = ".unpacked.json"
 LARGEST_LIST = 1 << 20  # bytes; a list of 502 files has 30,000
@@ -53,7 +52,8 @@ def write_md5_list(files: list[Wanted], out_dir: str) -> None:
         md5s = md5s or _listed_text(os.path.join(out_dir, file.place))
     if md5s:
         lines = "".join(f"{md5}  {name}\n" for name, md5 in sorted(md5s.items()))
-        cleanup_io.write_text(os.path.join(out_dir, TEXT_MD5_LIST), lines)
+        with atomic_writer(os.path.join(out_dir, TEXT_MD5_LIST)) as md5_list:
+            md5_list.write(lines.encode())
 
 
 def _listed_text(path):
@@ -63,7 +63,7 @@ def _listed_text(path):
     try:
         with open(path, encoding="utf-8") as file:
             listed = parse_md5_list(file.read(), path)
-    except (DownloadError, UnicodeDecodeError):
+    except (DataError, UnicodeDecodeError):
         return {}
     return {
         name: md5
@@ -74,13 +74,9 @@ def _listed_text(path):
 
 def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
     """Unpacks the parts, eval.txt and eval.md5 to `folder`; returns in words what was done."""
-    with open(archive, "r+b") as file:  # not written to, but NFS locks only files open for writing
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DownloadError(
-                f"{archive}: another call is unpacking it; wait for that one"
-            ) from None
+    with open(archive, "r+b") as file:  # not written to: see lock()
+        if not lock(file):
+            raise DataError(f"{archive}: another call is unpacking it; wait for that one")
         if os.path.exists(folder):
             _check_unpacked(folder, archive, archive_md5)
             return "already unpacked"
@@ -89,7 +85,7 @@ def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
 
 
 def _check_unpacked(folder, archive, archive_md5):
-    """Raises DownloadError unless the folder has all files as they were unpacked from this
+    """Raises DataError unless the folder has all files as they were unpacked from this
     archive.
     """
     try:
@@ -101,14 +97,14 @@ def _check_unpacked(folder, archive, archive_md5):
             if _state(os.path.join(folder, name)) != state
         ]
     except (OSError, ValueError, KeyError):
-        raise DownloadError(
+        raise DataError(
             f"{folder}: exists, but was not unpacked by this script; rename it and run again"
         ) from None
     advice = f"remove it and run again: rm -r {shlex.quote(folder)}"
     if record.get("archive_md5") != archive_md5:
-        raise DownloadError(f"{folder}: unpacked from another archive than {archive}; {advice}")
+        raise DataError(f"{folder}: unpacked from another archive than {archive}; {advice}")
     if changed:
-        raise DownloadError(
+        raise DataError(
             f"{folder}: {changed[0]} has changed since it was unpacked ({len(changed)} such "
             f"files); {advice}"
         )
@@ -128,14 +124,12 @@ def _unpack(file, archive, folder, archive_md5):
     temporary = os.path.join(parent, f".{name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)  # of a call that was killed
     os.mkdir(temporary)
-    unpacking = Unpacking(file, archive, temporary)
+    unpacking = _Unpacking(file, archive, temporary)
     try:
         unpacking.run()
         files = {name: _state(os.path.join(temporary, name)) for name in unpacking.names}
-        with open(os.path.join(temporary, RECORD), "w") as record:
-            json.dump({"archive_md5": archive_md5, "files": files}, record)
-            record.flush()
-            os.fsync(record.fileno())
+        with atomic_writer(os.path.join(temporary, RECORD)) as record:
+            record.write(json.dumps({"archive_md5": archive_md5, "files": files}).encode())
         os.rename(temporary, folder)
         return len(files)
     except OSError as error:
@@ -146,7 +140,7 @@ def _unpack(file, archive, folder, archive_md5):
         shutil.rmtree(temporary, ignore_errors=True)  # nothing to do after the rename
 
 
-class Unpacking:
+class _Unpacking:
     """One pass over an archive: each member is checked, then written to `folder` if it is text."""
 
     def __init__(self, file, archive, folder):
@@ -154,32 +148,28 @@ class Unpacking:
         self._archive_bytes = os.path.getsize(archive)
         self._text_bytes = 0  # written, or about to be written
         self._text_folder = None  # in the archive
-        self._progress = Progress(
-            f"unpacking {os.path.basename(archive)}", self._archive_bytes, file.tell()
-        )
+        self._progress = ByteProgress(f"unpacking {os.path.basename(archive)}", self._archive_bytes)
         self.names = []
 
     def run(self):
         try:
-            with tarfile.open(fileobj=self._file, mode="r:*") as tar:
+            with self._progress, tarfile.open(fileobj=self._file, mode="r:*") as tar:
                 for member in tar:
                     self._write(member, tar)
                 while tar.fileobj.read(BLOCK_BYTES):  # to the checksum at the end of a .gz
                     pass
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise self._damaged(error) from None
+            raise self._corrupt(error) from None
         except OSError as error:
             if error.errno is None:  # gzip's and bz2's errors in the data
-                raise self._damaged(error) from None
+                raise self._corrupt(error) from None
             raise
-        finally:
-            self._progress.clear()
         if not self.names:
             raise self._unexpected("found none")
 
     def _write(self, member, tar):
         if not (member.isfile() or member.isdir()):
-            raise DownloadError(
+            raise DataError(
                 f"{self._archive}: {member.name[:80]!r} is a link or a device, expected only files "
                 "and folders"
             )
@@ -193,20 +183,13 @@ class Unpacking:
             raise self._unexpected(f"found {name} twice")
         self._text_folder = folder
         self._text_bytes += member.size
-        if shutil.disk_usage(self._folder).free < max(member.size, self._bytes_missing()):
+        rest = self._archive_bytes - self._file.tell()  # still packed: needs more than this
+        if shutil.disk_usage(self._folder).free < max(member.size, rest):
             raise self.disk_full()
-        with open(os.path.join(self._folder, name), "xb") as file:
-            content = tar.extractfile(member)
-            while block := content.read(BLOCK_BYTES):
-                file.write(block)
-                self._progress.show(self._file.tell())
-            file.flush()
-            os.fsync(file.fileno())
+        with atomic_writer(os.path.join(self._folder, name)) as file:
+            shutil.copyfileobj(tar.extractfile(member), file, BLOCK_BYTES)
+        self._progress.show_bytes(self._file.tell())
         self.names.append(name)
-
-    def _bytes_missing(self):
-        """How much more space is needed at least: what is left of the archive, still packed."""
-        return self._archive_bytes - self._file.tell()
 
     def disk_full(self):
         """The error with the estimated size of the text, at the archive's ratio up to here."""
@@ -214,20 +197,20 @@ class Unpacking:
         needed = max(self._text_bytes, self._text_bytes * self._archive_bytes // read)
         written = sum(entry.stat().st_size for entry in os.scandir(self._folder))
         free = shutil.disk_usage(self._folder).free + written
-        return DownloadError(
+        return DataError(
             f"{self._archive}: disk full: {free:,} bytes free, the unpacked text needs about "
             f"{needed:,}; make room and run again"
         )
 
-    def _damaged(self, error):
+    def _corrupt(self, error):
         reason = str(error).partition("\n")[0].rstrip(":")
-        return DownloadError(
-            f"{self._archive}: damaged, or not an archive ({reason}); remove it and run again: "
+        return DataError(
+            f"{self._archive}: corrupt, or not an archive ({reason}); remove it and run again: "
             f"rm {shlex.quote(self._archive)}"
         )
 
     def _unexpected(self, found):
-        return DownloadError(
+        return DataError(
             f"{self._archive}: expected one folder with part-00000-of-00500 ..., {found}; unpack "
             "it by hand"
         )

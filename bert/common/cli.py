@@ -1,4 +1,4 @@
-"""What all commands share: boolean flags, errors without a stack trace, exit codes."""
+"""Used by all commands: boolean flags, errors without a stack trace, exit codes."""
 
 import argparse
 import os
@@ -7,17 +7,19 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
+from typing import NoReturn
 
-from bert.common.files import DataError
+from bert.common.files import DataError, FlagError
 
 
 class _Parser(argparse.ArgumentParser):
-    def convert_arg_line_to_args(self, line):
+    def convert_arg_line_to_args(self, line: str) -> list[str]:
         """What a line of a flag file means: flags, or nothing where it is empty or a comment."""
         return shlex.split(line, comments=True)
 
 
-def parser_from_docstring(docstring):
+def parser_from_docstring(docstring: str) -> argparse.ArgumentParser:
     """A parser whose --help is the script's docstring; flags cannot be abbreviated, so that new
     ones break no call.
 
@@ -31,7 +33,9 @@ def parser_from_docstring(docstring):
     )
 
 
-def add_boolean_flag(parser, name, default, help):
+def add_boolean_flag(
+    parser: argparse.ArgumentParser, name: str, default: bool | None, help: str
+) -> None:
     """Adds `--name=True`, `--name=False`, `--name` and `--noname`, as absl's flags take them."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
@@ -57,8 +61,8 @@ def _boolean(text):
     return words[text.lower()]
 
 
-def run(main):
-    """Runs `main()` as a command: problems on stderr in words, exit code 1.
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Runs `main()` as a command: problems on stderr in words, exit code 1, or 2 for wrong flags.
 
     Ctrl-C and SIGTERM end it without a stack trace.
     """
@@ -66,6 +70,9 @@ def run(main):
     sys.unraisablehook = _send_lost_signal_again
     try:
         sys.exit(main())
+    except FlagError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except (DataError, OSError) as error:
         rank = int(os.environ.get("RANK", 0))
         sys.exit(f"error on rank {rank}: {error}" if rank else f"error: {error}")
@@ -73,7 +80,7 @@ def run(main):
         sys.exit(128 + signal.SIGINT)
 
 
-def run_as_rank(main):
+def run_as_rank(main: Callable[[], int | None]) -> None:
     """`run` for one of torchrun's processes: an error ends it at once, and is reported only once.
 
     The interpreter's own shutdown could wait for a collective that the other ranks never enter.

@@ -1,19 +1,21 @@
-"""What a file is that should have been data, as its first bytes tell."""
+"""What a file is that should have been data, by its first bytes."""
 
 import re
 
+GIT_LFS_POINTER = re.compile(rb"version https://git-lfs")
+WEB_PAGE = re.compile(rb"\s*<(?i:!doctype|html)")
 _KINDS = (
     (
-        rb"version https://git-lfs",
+        GIT_LFS_POINTER,
         "a Git LFS pointer, not the data: fetch the file itself with: git lfs pull",
     ),
-    (rb"\s*<(?i:!doctype|html)", "a web page, not the data: the download failed, repeat it"),
-    (rb"\x1f\x8b|PK\x03\x04|BZh[1-9]", "a compressed file: unpack it"),  # gzip, zip, bzip2
+    (WEB_PAGE, "a web page, not the data: the download failed, repeat it"),
+    (re.compile(rb"\x1f\x8b|PK\x03\x04|BZh[1-9]"), "a compressed file: unpack it"),  # gz, zip, bz2
 )
 
 
-def detect_other_format(start):
-    """What the first bytes (>= 64) of a file tell that it is instead of data, and what to do; None
-    if they tell nothing.
+def detect_other_format(start: bytes) -> str | None:
+    """What a file is instead of data, by its first bytes (>= 64), and what to do; None if they show
+    nothing unusual.
     """
-    return next((kind for pattern, kind in _KINDS if re.match(pattern, start)), None)
+    return next((kind for pattern, kind in _KINDS if pattern.match(start)), None)

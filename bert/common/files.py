@@ -5,33 +5,39 @@ A path with a scheme (`gs://`, `s3://`, `hdfs://`, `file://`) goes through Tenso
 `tf.io.gfile`, which is imported for the first such path only: it takes 3 seconds.
 """
 
+from __future__ import annotations  # tokenization.py is tested on Python 3.9 too
+
 import contextlib
 import fcntl
 import glob
 import os
 import re
 import secrets
+from collections.abc import Collection, Iterator, Sequence
+from typing import IO
 
 
 class DataError(ValueError):
-    """Bad input or flags; the message names file, place, what was found, what was expected and what
+    """Bad input or flags; the message gives file, place, what was found, what was expected and what
     to do next.
     """
 
 
-def raise_if_any(problems):
-    """Raises one DataError that tells every problem of the list, a line each; nothing for an empty
-    list.
-    """
+class FlagError(DataError):
+    """What was typed is wrong, and no work was done: exit code 2, as of argparse's own errors."""
+
+
+def raise_if_any(problems: Sequence[str], error: type[DataError] = DataError) -> None:
+    """Raises one error with every problem of the list, one per line; nothing for an empty list."""
     if problems:
-        raise DataError("\n       ".join(problems))
+        raise error("\n       ".join(problems))
 
 
 # --------------------------------------------------------------------------------------------------
 # Paths with a scheme
 
 
-def is_remote(path):
+def is_remote(path: str | os.PathLike) -> bool:
     return "://" in str(path)
 
 
@@ -53,7 +59,7 @@ def _gfile(path):
 
 
 class _RemoteWriter:
-    """A GFile that takes any bytes-like object and tells how much it wrote, as Python's own files
+    """A GFile that takes any bytes-like object and returns how much it wrote, as Python's own files
     do.
     """
 
@@ -80,23 +86,23 @@ def _is_file(path):
         return gfile.exists(path) and not gfile.isdir(path)
 
 
-def is_folder(path):
+def is_folder(path: str) -> bool:
     if not is_remote(path):
         return os.path.isdir(path)
     with _gfile(path) as gfile:
-        # Only `exists` complains of an unknown scheme.
+        # Only `exists` fails for an unknown scheme.
         return gfile.exists(path) and gfile.isdir(path)
 
 
 def _names(folder):
-    """Returns the sorted names of what lies in a folder."""
+    """Returns the sorted names in a folder."""
     if not is_remote(folder):
         return sorted(os.listdir(folder))
     with _gfile(folder) as gfile:
         return sorted(name.rstrip("/") for name in gfile.listdir(folder))
 
 
-def make_parent_folder(path):
+def make_parent_folder(path: str) -> None:
     folder, _ = _split(path)
     if not is_remote(path):
         os.makedirs(folder, exist_ok=True)
@@ -109,7 +115,7 @@ def make_parent_folder(path):
 # Whole files
 
 
-def read_blocks(path, size=1 << 20):
+def read_blocks(path: str, size: int = 1 << 20) -> Iterator[bytes]:
     """Yields the contents of a file, `size` bytes at a time."""
     if not is_remote(path):
         with open(path, "rb", buffering=0) as file:
@@ -121,7 +127,7 @@ def read_blocks(path, size=1 << 20):
                 yield block
 
 
-def read_bytes(path):
+def read_bytes(path: str) -> bytes:
     """Returns the contents of a file."""
     if is_remote(path):
         return b"".join(read_blocks(path, 1 << 24))
@@ -129,7 +135,7 @@ def read_bytes(path):
         return file.read()
 
 
-def size_of(path):
+def size_of(path: str) -> int | None:
     """Returns the size of a file in bytes; None if there is none."""
     try:
         if not is_remote(path):
@@ -140,7 +146,7 @@ def size_of(path):
         return None
 
 
-def remove(path):
+def remove(path: str) -> None:
     """Removes a file, if it is there; the removal is on the disk when this returns."""
     with contextlib.suppress(FileNotFoundError):
         if is_remote(path):
@@ -151,7 +157,7 @@ def remove(path):
             sync_folder(os.path.dirname(os.path.abspath(path)))
 
 
-def sync_folder(folder):
+def sync_folder(folder: str) -> None:
     """Brings a folder's changes of names to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -160,29 +166,39 @@ def sync_folder(folder):
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def locked(path, mode):
-    """Holds `fcntl.flock` on a file, which is made; BlockingIOError if it is taken and `mode` says
-    not to wait.
+def lock(file: IO, mode: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> bool:
+    """Locks an open file until it is closed; False if another process has locked it.
 
-    Does nothing where there are no locks: in object stores and on some file systems of clusters.
+    file: open for writing, because NFS locks no other. Some file systems of clusters know no locks:
+    there nothing is locked, and True is returned.
+    """
+    try:
+        fcntl.flock(file, mode)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def locked(path: str, mode: int) -> Iterator[None]:
+    """Makes and locks a file; BlockingIOError if it is taken and `mode` says not to wait.
+
+    Does nothing in object stores, which know no locks.
     """
     if is_remote(path):
         yield
         return
     make_parent_folder(path)
     with open(path, "w") as file:
-        try:
-            fcntl.flock(file, mode)
-        except BlockingIOError:
-            raise
-        except OSError:
-            pass
+        if not lock(file, mode):
+            raise BlockingIOError(f"{path}: locked by another process")
         yield
 
 
 @contextlib.contextmanager
-def atomic_writer(path):
+def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Opens a temporary file beside `path` for bytes, and gives it that name when the block ends
     without an error.
 
@@ -218,7 +234,7 @@ def _write_remote(temporary, path):
         gfile.rename(temporary, path, overwrite=True)
 
 
-def remove_leftovers(folder, names):
+def remove_leftovers(folder: str, names: Collection[str]) -> int:
     """Removes the temporary files that killed writers of the files `names` left in `folder`;
     returns how many.
 
@@ -234,7 +250,7 @@ def remove_leftovers(folder, names):
 
 
 # --------------------------------------------------------------------------------------------------
-# What a flag means, and what stands against it
+# What a flag means, and what is wrong with it
 
 
 def _matches(pattern):
@@ -247,12 +263,11 @@ def _matches(pattern):
         return sorted(path for path in gfile.glob(pattern) if not gfile.isdir(path))
 
 
-def expand_patterns(patterns):
+def expand_patterns(patterns: str) -> list[str]:
     """Returns the files that a comma-separated list of names and glob patterns means, in the order
     of the list.
 
-    The matches of a pattern are sorted. Raises DataError naming the first item that matches no
-    file.
+    The matches of a pattern are sorted. Raises DataError for the first item that matches no file.
     """
     paths = []
     for item in patterns.split(","):
@@ -265,7 +280,7 @@ def expand_patterns(patterns):
     return paths
 
 
-def list_folder_or_pattern(where, prefix=""):
+def list_folder_or_pattern(where: str, prefix: str = "") -> list[str]:
     """Returns the files that `where`, a folder or what `expand_patterns` takes, means.
 
     Of a folder, every file in it whose name begins with `prefix` but the hidden ones, sorted.
@@ -280,23 +295,27 @@ def list_folder_or_pattern(where, prefix=""):
     return paths
 
 
-def output_problems(path, *inputs):
-    """Returns what stands against writing `path`, a list of messages; `inputs` are files that it
-    must not overwrite.
+def output_problems(path: str, *inputs: str | os.PathLike) -> list[str]:
+    """Returns the reasons why `path` cannot be written, a list of messages; `inputs` are files that
+    it must not overwrite.
     """
     if not path:
         return ["an empty name"]
-    if is_remote(path):
-        return _remote_output_problems(path, inputs)
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path):
-        return [f"{path} is a folder, expected a file name"]
+    try:
+        if is_folder(path):
+            return [f"{path} is a folder, expected a file name"]
+    except OSError as error:  # a scheme that TensorFlow does not know
+        return [str(error)]
     if any(os.path.realpath(path) == os.path.realpath(other) for other in inputs):
         return [
             f"{path} would overwrite an input, or an output of the same call; give another name"
         ]
+    return [] if is_remote(path) else _folder_problems(os.path.dirname(os.path.abspath(path)))
+
+
+def _folder_problems(folder):
     if os.path.exists(folder) and not os.path.isdir(folder):
-        return [f"{folder} is a file, expected a folder to write {path} in"]
+        return [f"{folder} is a file, expected a folder to write in"]
     if not os.path.isdir(folder) and not os.path.isdir(os.path.dirname(folder)):
         return [
             f"{folder}: neither it nor its parent folder exists; make it with: mkdir -p {folder}"
@@ -304,14 +323,3 @@ def output_problems(path, *inputs):
     if not os.access(folder if os.path.isdir(folder) else os.path.dirname(folder), os.W_OK):
         return [f"{folder} is not writable"]
     return []
-
-
-def _remote_output_problems(path, inputs):
-    if path in map(str, inputs):
-        return [
-            f"{path} would overwrite an input, or an output of the same call; give another name"
-        ]
-    try:
-        return [f"{path} is a folder, expected a file name"] if is_folder(path) else []
-    except OSError as error:  # a scheme that TensorFlow does not know
-        return [str(error)]

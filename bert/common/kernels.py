@@ -9,13 +9,16 @@ kernel in its own file: numba's cache does not notice changes in others.
 import os
 import sys
 import tempfile
+from typing import Any
 
 import numba
 import numba.extending
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.dispatcher import Dispatcher
 
 
 def _choose_cache_folder():
@@ -43,13 +46,13 @@ def _choose_cache_folder():
 
 _choose_cache_folder()
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+_OPTIONS: Any = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 kernel = numba.njit(**_OPTIONS)
 inlined_kernel = numba.njit(**_OPTIONS, inline="always")
 
 
 @numba.extending.intrinsic
-def prefetch(typing_context, array, index):
+def prefetch(typing_context: Any, array: types.Type, index: types.Type) -> tuple:
     """Asks the processor to fetch array[index] into its cache, in a kernel; costs nothing to wait
     for. index: uint64.
     """
@@ -72,7 +75,7 @@ def prefetch(typing_context, array, index):
     return types.void(array, index), generate
 
 
-def at_every_offset(values, dtype):
+def at_every_offset(values: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
     """A view of an array as numbers of a wider type: element k is what begins at values[k],
     whatever its alignment.
 
@@ -83,9 +86,9 @@ def at_every_offset(values, dtype):
     return np.ndarray(max(0, (values.nbytes - width) // step + 1), dtype, values, strides=(step,))
 
 
-def is_compiled(function):
+def is_compiled(function: Dispatcher) -> bool:
     """Whether numba's cache holds compiled code of a kernel (of this or an earlier version)."""
-    folder = function.stats.cache_path
+    folder = function.stats.cache_path or ""
     prefix = f"{function.py_func.__module__.rpartition('.')[2]}.{function.py_func.__name__}-"
     return os.path.isdir(folder) and any(
         name.startswith(prefix) and name.endswith(".nbi") for name in os.listdir(folder)

@@ -1,34 +1,61 @@
-"""One line of progress on a terminal, overwritten and at last wiped; nothing where stderr is no
+"""One line of progress on a terminal, overwritten and finally erased; nothing where stderr is not a
 terminal.
 """
 
 import shutil
 import sys
+import time
+from typing import TypeVar
+
+Line = TypeVar("Line", bound="ProgressLine")  # not typing.Self: download.py runs on Python 3.10
 
 
 class ProgressLine:
-    """Use as a context manager; `show` may be called as often as there is something to tell, up to
-    some hundred times a second.
-    """
+    """Use as a context manager; `show` may be called up to some hundred times a second."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._is_shown = sys.stderr.isatty()
 
-    def __enter__(self):
+    def __enter__(self: Line) -> Line:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.show("")
 
-    def show(self, text):
+    def show(self, text: str) -> None:
         if self._is_shown:
             columns = shutil.get_terminal_size().columns
-            # The code erases what an older, longer text left.
+            # The code erases what is left of an older, longer text.
             sys.stderr.write(f"\r{text[: columns - 1]}\x1b[K")
             sys.stderr.flush()
 
 
-def time_left(done, total, seconds):
+class ByteProgress(ProgressLine):
+    """Bytes, rate and time left of one file. `show_bytes` may be called at every block.
+
+    total: bytes of the whole file, None if unknown; start: bytes that were there before.
+    """
+
+    def __init__(self, what: str, total: int | None, start: int = 0) -> None:
+        super().__init__()
+        self._what, self._total, self._start = what, total, start
+        self._started = self._shown = time.monotonic()
+
+    def show_bytes(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._shown < 0.5 or done <= self._start:
+            return
+        self._shown = now
+        done_now, seconds = done - self._start, now - self._started
+        of_total, left = "", ""
+        if self._total is not None:
+            of_total = f" of {self._total / 1e6:,.1f}"
+            left = f", {time_left(done_now, self._total - self._start, seconds)}"
+        rate = f"{done_now / seconds / 1e6:,.1f} MB/s"
+        self.show(f"{self._what} {done / 1e6:,.1f}{of_total} MB, {rate}{left}")
+
+
+def time_left(done: float, total: float, seconds: float) -> str:
     """Returns, in words, how long the rest takes if `done` of `total` took `seconds`; done is over
     0.
     """

@@ -2,7 +2,7 @@
 of theirs away.
 
 Transformers would load TensorFlow (9 seconds, and its banner); ColossalAI warns of CUDA extras that
-BERT does not use. TensorFlow tells of every optimisation it has; here it only reads and writes
+BERT does not use. TensorFlow reports every optimisation it has; here it only reads and writes
 files. ColossalAI imports torch's compiler, which would start a process for it at once: 480 MB and 3
 CPU seconds a rank, for --compile only (bert/training/model.py).
 """

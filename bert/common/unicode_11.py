@@ -38,7 +38,7 @@ class Unicode11(dict):
 
     def __init__(
         self, reclassified: Mapping[int, int], kept_ranges: Iterable[tuple[int, int]] = ()
-    ):
+    ) -> None:
         super().__init__(reclassified)
         self._kept_ranges = sorted(kept_ranges)
 

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,9 @@ import do_gather  # noqa: E402
 import do_sentence_segmentation  # noqa: E402
 import punkt_3_4_5  # noqa: E402
 import separate_test_set  # noqa: E402
-from journal import Journal, fixed_folder  # noqa: E402
+from journal import Journal, code_digest, fixed_folder  # noqa: E402
+
+from bert.common.files import atomic_writer  # noqa: E402
 
 
 def run_script(name, *flags, folder):
@@ -376,7 +379,7 @@ def test_more_test_articles_than_articles_is_an_error(tmp_path):
         "separate_test_set.py", "--data", "wiki_*", "--num_test_articles", 3, folder=tmp_path
     )
     assert result.returncode == 1
-    assert "wiki_00.3: holds 2 articles, 3 test articles are asked of it" in result.stderr
+    assert "wiki_00.3: holds 2 articles, but 3 test articles should be taken" in result.stderr
     assert files_in(tmp_path) == ["wiki_00", "wiki_00.3"]
 
 
@@ -530,7 +533,7 @@ def test_a_broken_file_leaves_out_its_part_only(tmp_path):
     assert files_in(tmp_path / "out") == ["part-00000-of-00500", "part-00002-of-00500"]
 
 
-def test_all_problems_are_told_at_once_and_before_any_work(tmp_path):
+def test_all_problems_are_reported_at_once_and_before_any_work(tmp_path):
     (tmp_path / "wiki_00").write_text("x")
     (tmp_path / "wiki_01").write_text("x")
     (tmp_path / "wiki_01.3").write_text("x")
@@ -575,7 +578,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "wiki_00.1"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt):
-        with cleanup_io.atomic_file(str(path)) as file:
+        with atomic_writer(path) as file:
             file.write(b"half")
             raise KeyboardInterrupt
     assert (path.read_text(), files_in(tmp_path)) == ("old", ["wiki_00.1"])
@@ -586,7 +589,7 @@ def die_on_b(path):
         os.kill(os.getpid(), 9)
 
 
-def test_a_killed_worker_is_told_and_does_not_hang(tmp_path):
+def test_a_killed_worker_is_reported_and_does_not_hang(tmp_path):
     journal = Journal("die", str(tmp_path), lambda task: ([task[0]], [str(tmp_path / task[0])]))
     _, errors = cleanup_io.run_on_files(die_on_b, [("a",), ("b",)], 2, journal)
     assert any(error.startswith("b: a worker process was killed") for error in errors)
@@ -622,7 +625,7 @@ def test_carriage_returns_end_a_line_where_the_original_read_text(
     assert (tmp_path / output).read_bytes() == after
 
 
-# ------------------------------------------------------------------------ going on where it stopped
+# ---------------------------------------------------------------------- resuming where it stopped
 
 STEPS = [
     ("cleanup_file.py", []),
@@ -727,6 +730,26 @@ def test_other_code_makes_all_again(tmp_path):
         assert result.returncode == 0 and ("done before" in result.stdout) == done_before, result
 
 
+@pytest.mark.parametrize(
+    "module, counts",
+    [
+        ("bert.common.unicode_11", True),
+        ("bert.common.unicode_11_table", True),
+        ("bert.common.progress", False),
+    ],
+)
+def test_only_code_that_decides_on_the_text_counts(tmp_path, monkeypatch, module, counts):
+    digests = set()
+    for code in "ab":
+        (tmp_path / code).write_text(code)
+        changed = types.ModuleType(module)
+        changed.__file__ = str(tmp_path / code)
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, changed)
+            digests.add(code_digest())
+    assert len(digests) == (2 if counts else 1)
+
+
 def test_a_half_written_journal_line_counts_for_nothing(tmp_path):
     write_extracted(tmp_path)
     run_chain(tmp_path, steps=STEPS[:1])
@@ -827,22 +850,22 @@ def test_process_wiki_from_an_extracted_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, content, told",
+    "name, content, message",
     [
         (
             "dump.xml.bz2",
             b"not a bz2 file",
-            "dump.xml.bz2: WikiExtractor stopped with an error: it is no bzip2 file, or damaged",
+            "dump.xml.bz2: WikiExtractor stopped with an error: it is not a bzip2 file, or corrupt",
         ),
         (
             "dump.xml.bz2",
             bz2.compress(os.urandom(10_000))[:5000],
-            "WikiExtractor stopped with an error: the file is cut off",
+            "WikiExtractor stopped with an error: the file is truncated",
         ),
         (
             "dump.xml",
             DUMP_BEGIN.encode() + b"<page>\xff\n</page></mediawiki>",
-            "it holds bytes that are not UTF-8",
+            "it has bytes that are not UTF-8",
         ),
         (
             "dump.xml",
@@ -851,15 +874,15 @@ def test_process_wiki_from_an_extracted_folder(tmp_path):
         ),
     ],
 )
-def test_process_wiki_stops_at_a_broken_dump(tmp_path, name, content, told):
+def test_process_wiki_stops_at_a_broken_dump(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     result = process_wiki(name, "out", folder=tmp_path)
     assert result.returncode != 0
-    assert told in result.stderr
+    assert message in result.stderr
     assert files_in(tmp_path / "out") == []
 
 
-def test_process_wiki_goes_on_where_it_stopped(tmp_path):
+def test_process_wiki_resumes_where_it_stopped(tmp_path):
     dump = tmp_path / "dump.bz2"
     dump.write_bytes(
         bz2.compress(
@@ -868,7 +891,7 @@ def test_process_wiki_goes_on_where_it_stopped(tmp_path):
     )
     settings = {"NUM_TEST_ARTICLES": "9"}  # of 3: step 4 fails
     failed = process_wiki("dump.bz2", "out", folder=tmp_path, **settings)
-    assert failed.returncode == 1 and "then type the same command again" in failed.stderr
+    assert failed.returncode == 1 and "then run the same command again" in failed.stderr
     again = process_wiki("dump.bz2", "out", folder=tmp_path, NUM_TEST_ARTICLES="1")
     assert again.returncode == 0, again.stderr
     assert (
@@ -886,7 +909,7 @@ def test_process_wiki_goes_on_where_it_stopped(tmp_path):
     assert (
         other.returncode == 2
         and "extracted from another dump" in other.stderr
-        and "start anew: rm -r out" in other.stderr
+        and "start from scratch: rm -r out" in other.stderr
     )
 
 
@@ -898,7 +921,7 @@ def test_process_wiki_stops_at_a_step_that_fails(tmp_path):
     assert "do_gather" not in result.stdout and not (tmp_path / "out/results").exists()
 
 
-def test_process_wiki_tells_what_is_wrong(tmp_path):
+def test_process_wiki_reports_what_is_wrong(tmp_path):
     assert process_wiki(folder=tmp_path).returncode == 2
     result = process_wiki("missing.txt", "out", folder=tmp_path)
     assert result.returncode == 2

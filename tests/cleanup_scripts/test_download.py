@@ -24,8 +24,9 @@ import md5_list  # noqa: E402
 import mlcommons  # noqa: E402
 import mlperf_files  # noqa: E402
 import unpack_text  # noqa: E402
-from part_file import DownloadError  # noqa: E402
 from resumable_download import fetch  # noqa: E402
+
+from bert.common.files import DataError  # noqa: E402
 
 DATA = bytes(range(256)) * 4000  # 1,024,000 bytes
 MD5 = hashlib.md5(DATA).hexdigest()
@@ -60,7 +61,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(server, tmp_path):
 
 def test_a_new_process_resumes_where_the_last_one_stopped(server, tmp_path):
     server.faults = ["cut"]
-    with pytest.raises(DownloadError, match="300,000 bytes are kept: run the same command again"):
+    with pytest.raises(DataError, match="300,000 bytes are kept: run the same command again"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **(QUICK | {"retries": 0}))
     assert names(tmp_path) == [".data.bin.part", ".data.bin.part.json"]
     fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
@@ -70,7 +71,7 @@ def test_a_new_process_resumes_where_the_last_one_stopped(server, tmp_path):
 
 def test_a_changed_file_is_not_glued_to_the_old_beginning(server, tmp_path):
     server.faults = ["cut"]
-    with pytest.raises(DownloadError):
+    with pytest.raises(DataError):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **(QUICK | {"retries": 0}))
     server.etag, server.files["/data.bin"] = '"v2"', DATA[::-1]
     fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
@@ -101,7 +102,7 @@ def test_a_server_that_sends_another_range_is_not_believed(server, tmp_path):
 
 def test_all_bytes_there_but_not_yet_checked(server, tmp_path):
     server.faults = ["cut"]
-    with pytest.raises(DownloadError):
+    with pytest.raises(DataError):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **(QUICK | {"retries": 0}))
     (tmp_path / ".data.bin.part").write_bytes(DATA)
     fetch(server.url + "/data.bin", tmp_path / "data.bin", md5=MD5, **QUICK)
@@ -118,7 +119,7 @@ def test_a_server_error_is_tried_again(server, tmp_path, status):
 
 def test_gives_up_after_the_last_retry(server, tmp_path):
     server.faults = [500] * 9
-    with pytest.raises(DownloadError, match="answers 500 .*; failed 4 times in a row"):
+    with pytest.raises(DataError, match="answers 500 .*; failed 4 times in a row"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
     assert len(server.requests) == 4 and names(tmp_path) == []
 
@@ -148,7 +149,7 @@ def test_no_server_is_a_clear_error(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(DownloadError, match="cannot be reached .*Connection refused.*proxy"):
+    with pytest.raises(DataError, match="cannot be reached .*Connection refused.*proxy"):
         fetch(
             f"http://127.0.0.1:{port}/data.bin", tmp_path / "data.bin", **(QUICK | {"retries": 1})
         )
@@ -158,7 +159,7 @@ def test_no_server_is_a_clear_error(tmp_path):
 def test_wrong_bytes_never_get_the_name(server, tmp_path):
     server.files["/data.bin"] = DATA[:-1] + b"x"
     with pytest.raises(
-        DownloadError,
+        DataError,
         match=f"MD5 of what arrived is .*, expected {MD5}; it was removed. Run the same",
     ):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", len(DATA), MD5, **QUICK)
@@ -166,33 +167,33 @@ def test_wrong_bytes_never_get_the_name(server, tmp_path):
 
 
 def test_a_wrong_size_is_reported_before_the_transfer(server, tmp_path):
-    with pytest.raises(DownloadError, match="has 1,024,000 bytes, expected 17: it is another file"):
+    with pytest.raises(DataError, match="has 1,024,000 bytes, expected 17: it is another file"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", 17, MD5, **QUICK)
     assert names(tmp_path) == []
 
 
 def test_neither_size_nor_md5_would_hide_a_cut(server, tmp_path):
     server.tells_length = False
-    with pytest.raises(DownloadError, match="a cut transfer would not be noticed"):
+    with pytest.raises(DataError, match="a cut transfer would not be noticed"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
 
 
 @pytest.mark.parametrize("fault", ["html", "disguised html"])
 def test_a_web_page_is_not_data(server, tmp_path, fault):
     server.faults = [fault]
-    with pytest.raises(DownloadError, match="sent a web page instead of data.bin.* in a browser"):
+    with pytest.raises(DataError, match="sent a web page instead of data.bin.* in a browser"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
     assert names(tmp_path) == [] and len(server.requests) == 1
 
 
 def test_a_git_lfs_pointer_is_not_data(server, tmp_path):
     server.files["/data.bin"] = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"
-    with pytest.raises(DownloadError, match="a Git LFS pointer"):
+    with pytest.raises(DataError, match="a Git LFS pointer"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
 
 
 def test_a_missing_file_is_reported_at_once(server, tmp_path):
-    with pytest.raises(DownloadError, match=r"no such file on the server \(404\). Look elsewhere."):
+    with pytest.raises(DataError, match=r"no such file on the server \(404\). Look elsewhere."):
         fetch(
             server.url + "/other.bin", tmp_path / "other.bin", if_missing="Look elsewhere.", **QUICK
         )
@@ -202,14 +203,14 @@ def test_a_missing_file_is_reported_at_once(server, tmp_path):
 def test_two_downloads_do_not_write_one_file(server, tmp_path):
     with open(tmp_path / ".data.bin.part", "ab") as part:
         fcntl.flock(part, fcntl.LOCK_EX)
-        with pytest.raises(DownloadError, match="another download is writing it"):
+        with pytest.raises(DataError, match="another download is writing it"):
             fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
 
 
 def test_a_full_disk_is_reported_before_the_transfer(server, tmp_path, monkeypatch):
     free = type("Usage", (), {"free": 10})
     monkeypatch.setattr("resumable_download.shutil.disk_usage", lambda _: free)
-    with pytest.raises(DownloadError, match="10 bytes free, 1,024,000 more are needed"):
+    with pytest.raises(DataError, match="10 bytes free, 1,024,000 more are needed"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
     assert names(tmp_path) == []
 
@@ -473,7 +474,7 @@ def test_an_archive_with_a_wrong_checksum_leaves_nothing(tmp_path):
     path, packed = tmp_path / "text.tar.gz", bytearray(archive(LOOSE))
     packed[-8] ^= 1  # the CRC of gzip
     path.write_bytes(packed)
-    with pytest.raises(DownloadError, match="damaged, or not an archive .*CRC"):
+    with pytest.raises(DataError, match="corrupt, or not an archive .*CRC"):
         unpack_text.unpack_text(str(path), str(tmp_path / "results4"), "md5")
     assert names(tmp_path) == ["text.tar.gz"]
 
@@ -482,7 +483,9 @@ def test_the_lock_is_on_a_file_open_for_writing(tmp_path, monkeypatch):
     """NFS locks no other."""
     path, modes = tmp_path / "text.tar.gz", []
     path.write_bytes(archive(LOOSE))
-    monkeypatch.setattr("unpack_text.fcntl.flock", lambda file, _: modes.append(file.writable()))
+    monkeypatch.setattr(
+        "bert.common.files.fcntl.flock", lambda file, _: modes.append(file.writable())
+    )
     unpack_text.unpack_text(str(path), str(tmp_path / "results4"), "md5")
     assert modes == [True]
 
@@ -521,8 +524,8 @@ def test_a_folder_that_was_not_unpacked_here_is_left_alone(server, tmp_path):
         ),
         (archive({"notes.txt": b"x"}), "one folder with part-00000-of-00500 ..., found none"),
         (archive({"a/part-00000-of-00500": b"x", "b/eval.txt": b"x"}), "found a and b"),
-        (archive(LOOSE)[:-20], "damaged, or not an archive"),
-        (b"no archive", "damaged, or not an archive"),
+        (archive(LOOSE)[:-20], "corrupt, or not an archive"),
+        (b"no archive", "corrupt, or not an archive"),
     ],
 )
 def test_a_bad_archive_leaves_nothing(server, tmp_path, packed, message):
@@ -539,13 +542,13 @@ def test_unpacking_that_is_interrupted_or_has_no_room(tmp_path, monkeypatch):
     path.write_bytes(archive(LOOSE))
     with monkeypatch.context() as patch:
         patch.setattr("unpack_text.shutil.disk_usage", lambda _: type("Usage", (), {"free": 3}))
-        with pytest.raises(DownloadError, match="disk full: 3 bytes free, .* needs about"):
+        with pytest.raises(DataError, match="disk full: 3 bytes free, .* needs about"):
             unpack_text.unpack_text(str(path), str(folder), "md5")
     assert names(tmp_path) == ["text.tar.gz"]
     with monkeypatch.context() as patch:
         no_space = OSError(errno.ENOSPC, "No space left on device")
         patch.setattr("unpack_text.os.fsync", lambda _: (_ for _ in ()).throw(no_space))
-        with pytest.raises(DownloadError, match="disk full: .* needs about [1-9]"):
+        with pytest.raises(DataError, match="disk full: .* needs about [1-9]"):
             unpack_text.unpack_text(str(path), str(folder), "md5")
     assert names(tmp_path) == ["text.tar.gz"]
     with monkeypatch.context() as patch:
@@ -554,7 +557,7 @@ def test_unpacking_that_is_interrupted_or_has_no_room(tmp_path, monkeypatch):
             unpack_text.unpack_text(str(path), str(folder), "md5")
     assert names(tmp_path) == ["text.tar.gz"]
     assert unpack_text.unpack_text(str(path), str(folder), "md5") == "unpacked, 4 files"
-    with pytest.raises(DownloadError, match="unpacked from another archive"):
+    with pytest.raises(DataError, match="unpacked from another archive"):
         unpack_text.unpack_text(str(path), str(folder), "other md5")
 
 
@@ -657,7 +660,7 @@ def test_mlcommons_real_lists(group):
 def test_a_checkpoint_without_one_of_its_files_is_an_error(end):
     data_set = real_data_set("model", without=f"tf1_ckpt/model.ckpt-28252{end}")
     missing = f"no tf1_ckpt/model.ckpt-28252{end.removeprefix('-003')}; it begins with"
-    with pytest.raises(DownloadError, match=missing):
+    with pytest.raises(DataError, match=missing):
         mlcommons.files_of_group("model", data_set)
 
 

@@ -34,7 +34,7 @@ cli.run(main)
     assert (process.returncode, process.stderr) == (128 + number, "")
 
 
-def test_other_errors_in_finalizers_are_told():
+def test_other_errors_in_finalizers_are_reported():
     program = (
         "from bert.common import cli; Lost = type('Lost', (), {'__del__': lambda self: 1 / 0}); "
         "cli.run(lambda: Lost() and None)"
@@ -46,7 +46,7 @@ def test_other_errors_in_finalizers_are_told():
 
 
 @pytest.mark.parametrize(
-    "end, code, told",
+    "end, code, report",
     [
         ("raise DataError('wrong')", 1, "error: wrong\n"),
         ("raise OSError('wrong')", 1, "error: wrong\n"),
@@ -54,8 +54,8 @@ def test_other_errors_in_finalizers_are_told():
         ("sys.exit(3)", 3, ""),
     ],
 )  # fmt: skip
-def test_error_of_a_rank_ends_it_at_once(end, code, told):
-    """Here a thread that has no end stands for a collective that others never come to."""
+def test_error_of_a_rank_ends_it_at_once(end, code, report):
+    """Here a thread that has no end stands for a collective that others never enter."""
     program = f"""
 import sys, threading, time
 from bert.common import cli
@@ -71,8 +71,20 @@ cli.run_as_rank(main)
     process = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
-    assert process.returncode == code and process.stdout == "so far\n" and told in process.stderr
-    assert told or process.stderr == ""
+    assert process.returncode == code and process.stdout == "so far\n" and report in process.stderr
+    assert report or process.stderr == ""
+
+
+def test_wrong_flags_end_with_2():
+    program = (
+        "from bert.common import cli, files; "
+        "cli.run(lambda: files.raise_if_any(['--a: 1', '--b: 2'], files.FlagError))"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert process.returncode == 2
+    assert process.stderr == "error: --a: 1\n       --b: 2\n"
 
 
 def test_rank_that_has_done_its_work_tidies_up():

@@ -2,6 +2,7 @@
 TensorFlow.
 """
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from conftest import ROOT, UNICODE_TEXT, assert_refused, create, run_script
 
 from bert.common import files
 
+LOCK_NOW = fcntl.LOCK_EX | fcntl.LOCK_NB
 FLAGS = ("--dupe_factor=2", f"--vocab_file={ROOT}/vocab.txt")
 
 
-def test_leftovers_are_told_from_other_files(tmp_path):
+def test_leftovers_are_distinguished_from_other_files(tmp_path):
     names = [
         ".a.01234567.tmp",
         ".a.89abcdef.tmp",
@@ -46,6 +48,16 @@ def test_local_paths_do_not_import_tensorflow(tmp_path):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert process.stdout.endswith("\nFalse\n") and process.stderr == ""
+
+
+def test_a_second_lock_is_refused_until_the_file_is_closed(tmp_path):
+    with open(tmp_path / "a", "w") as first, open(tmp_path / "a", "w") as second:
+        assert files.lock(first)
+        assert not files.lock(second)
+        with pytest.raises(BlockingIOError), files.locked(str(tmp_path / "a"), LOCK_NOW):
+            pass
+    with files.locked(str(tmp_path / "a"), LOCK_NOW):
+        pass
 
 
 @pytest.fixture

@@ -30,9 +30,14 @@ def test_results_and_an_ignored_interrupt():
         assert [pool.submit(interrupt_oneself).result() for _ in range(2)] == ["still here"] * 2
 
 
-def test_a_killed_process_is_told():
+def test_a_killed_process_is_reported():
     with pytest.raises(DataError, match="was killed"), process_pool(1, 2) as pool:
         pool.submit(kill_oneself).result()
+
+
+def test_no_jobs():
+    with process_pool(2, 0):
+        pass
 
 
 def test_an_error_leaves_out_what_is_not_begun(tmp_path):

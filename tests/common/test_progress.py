@@ -9,7 +9,8 @@ import sys
 import pytest
 from conftest import ROOT, UNICODE_TEXT, create, run_script
 
-from bert.common.progress import time_left
+from bert.common import progress
+from bert.common.progress import ByteProgress, time_left
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,29 @@ from bert.common.progress import time_left
 )
 def test_time_left(done, total, seconds, expected):
     assert time_left(done, total, seconds) == expected
+
+
+def test_bytes_twice_a_second(monkeypatch, capsys):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    seconds = iter([0.0, 0.1, 1.0, 1.2, 3.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    with ByteProgress("a.bz2", total=10_000_000, start=1_000_000) as line:
+        for done in (1_500_000, 4_000_000, 4_500_000, 7_000_000):
+            line.show_bytes(done)
+    assert capsys.readouterr().err.replace("\x1b[K", "").split("\r") == [
+        "",
+        "a.bz2 4.0 of 10.0 MB, 3.0 MB/s, 2 s left",
+        "a.bz2 7.0 of 10.0 MB, 2.0 MB/s, 2 s left",
+        "",
+    ]
+
+
+def test_bytes_of_a_file_of_unknown_size(monkeypatch, capsys):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    seconds = iter([0.0, 2.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    ByteProgress("a.bz2", total=None).show_bytes(4_000_000)
+    assert capsys.readouterr().err == "\ra.bz2 4.0 MB, 2.0 MB/s\x1b[K"
 
 
 def run_on_a_terminal(*command):
