@@ -51,8 +51,9 @@ class DaliDataloader:
     """Iterating yields one epoch of batches: {feature name: torch tensor}, B rows each.
 
     `input_ids`, `input_mask`, `segment_ids`: int64 [B, max_seq_length]; `masked_lm_positions`,
-    `masked_lm_ids`: int64 [B, max_predictions_per_seq]; `masked_lm_weights`: float32, likewise;
-    `next_sentence_labels`: int64 [B, 1]. The two lengths are those of the first record.
+    `masked_lm_ids`: int64 [B, max_predictions_per_seq]; `masked_lm_weights`: float32 [B,
+    max_predictions_per_seq]; `next_sentence_labels`: int64 [B, 1]. The two lengths are those of the
+    first record.
 
     training=True: shuffled over all files, in another order each epoch. Every rank gets
     `len(loader)` batches of `batch_size`. Records that do not fill a batch on every rank are left

@@ -70,30 +70,34 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--vocab_file",
         default=VOCAB_FILE,
-        help="of the examples, to be saved with the model (default: vocab.txt beside this script)",
+        help="vocabulary of the examples, saved with the model (default: this script's vocab.txt)",
     )
     cli.add_boolean_flag(model, "do_lower_case", True, "False for a cased vocabulary")
     add(
         "--output_dir",
         required=True,
-        help="folder of this run; the same command resumes the run in it",
+        help="folder of this run; the same command again resumes it",
     )
     data = parser.add_argument_group("data: folders, glob patterns or files")
     add = data.add_argument
     add("--tfrecord_train", required=True, help="training TFRecords")
     add(
         "--idx_train",
-        help="their indexes; what is missing in a folder is made (default: <output_dir>/idx/train)",
+        help="their indexes; missing ones are created in a folder (default: <output_dir>/idx/train)",
     )
     add("--tfrecord_eval", required=True, help="evaluation TFRecords")
-    add("--idx_eval", help="their indexes, likewise (default: <output_dir>/idx/eval)")
+    add("--idx_eval", help="their indexes, as --idx_train (default: <output_dir>/idx/eval)")
     cli.add_boolean_flag(data, "shuffle", True, "False: training examples in file order")
     add(
         "--max_seq_length",
         type=int,
         help="refuse examples of another length (default: that of the first example)",
     )
-    add("--max_predictions_per_seq", type=int, help="likewise of their predictions")
+    add(
+        "--max_predictions_per_seq",
+        type=int,
+        help="refuse examples with another number of predictions (default: as the first example)",
+    )
     add(
         "--num_threads",
         type=int,
@@ -192,20 +196,20 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         default="ddp",
         help=(
             "ddp: data parallelism; zero1: with the optimizer's state distributed; "
-            "hybrid: with layers cut over --tp_size processes (default: %(default)s)"
+            "hybrid: with layers distributed over --tp_size processes (default: %(default)s)"
         ),
     )
     add(
         "--tp_size",
         type=int,
         default=1,
-        help="processes over which a layer is cut; 1: none (default: %(default)s)",
+        help="processes over which a layer is distributed; 1: none (default: %(default)s)",
     )
     cli.add_boolean_flag(
         machine,
         "unpad",
         False,
-        "compute nothing for padding; same losses but for rounding and dropout's draws",
+        "compute nothing for padding; same losses except for rounding and dropout",
     )
     cli.add_boolean_flag(machine, "compile", False, "torch.compile the layers")
     cli.add_boolean_flag(
@@ -218,7 +222,7 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         "--collective_timeout",
         type=float,
         default=1800,
-        help="seconds after which a rank that waits for the others gives up (default: %(default)s)",
+        help="seconds after which a rank stops waiting for the others (default: %(default)s)",
     )
     checkpoints = parser.add_argument_group("checkpoints")
     add = checkpoints.add_argument
@@ -226,19 +230,19 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         "--save_checkpoints_steps",
         type=int,
         default=1000,
-        help="steps between; 0: at the end only (default: %(default)s)",
+        help="steps between checkpoints; 0: only at the end (default: %(default)s)",
     )
     add(
         "--keep_checkpoint_max",
         type=int,
         default=3,
-        help="newest ones to keep; 0: all (default: %(default)s)",
+        help="newest checkpoints to keep; 0: all (default: %(default)s)",
     )
     cli.add_boolean_flag(
         checkpoints,
         "export",
         False,
-        "write export/ from the newest checkpoint, and do nothing else",
+        "only write export/ from the newest checkpoint",
     )
     evaluation = parser.add_argument_group("evaluation")
     add = evaluation.add_argument
@@ -256,12 +260,12 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_boolean_flag(evaluation, "eval_at_start", False, "evaluate before the first step too")
     add(
         "--expected_curve",
-        help="warn where accuracy leaves this curve, such as configs/curves/mosaicml_448_adamw.csv",
+        help="warn if accuracy leaves this curve, such as configs/curves/mosaicml_448_adamw.csv",
     )
     add(
         "--target_accuracy",
         type=float,
-        help="stop at this masked LM accuracy, such as MLPerf's 0.720; leave out to train on",
+        help="stop at this masked LM accuracy, such as MLPerf's 0.720 (default: never)",
     )
     return parser.parse_args(argv)
 

@@ -73,7 +73,7 @@ def hyper_parameters(
         "opt_end_learning_rate": 0.0,
         "opt_learning_rate_training_steps": flags.num_train_steps,
         "opt_learning_rate_warmup_steps": flags.num_warmup_steps,
-        "num_warmup_steps": flags.num_warmup_steps,  # the checker wants both keys
+        "num_warmup_steps": flags.num_warmup_steps,  # the checker needs both keys
         "start_warmup_step": flags.start_warmup_step,
         "opt_gradient_clip_norm": flags.max_grad_norm,
         f"opt_{optimizer}_beta_1": flags.lamb_beta_1,
