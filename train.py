@@ -83,7 +83,7 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tfrecord_train", required=True, help="training TFRecords")
     add(
         "--idx_train",
-        help="their indexes; missing ones are created in a folder (default: <output_dir>/idx/train)",
+        help="indexes; in a folder, missing ones are created (default: <output_dir>/idx/train)",
     )
     add("--tfrecord_eval", required=True, help="evaluation TFRecords")
     add("--idx_eval", help="their indexes, as --idx_train (default: <output_dir>/idx/eval)")
