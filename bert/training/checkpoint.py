@@ -23,10 +23,9 @@ import torch
 import torch.distributed as dist
 
 from bert.common.files import DataError, sync_folder
-from bert.training.distributed import control_group, gathered, shared_errors
+from bert.training.distributed import gathered, shared_errors
 
 _MANIFEST, _SHARED = "manifest.json", "shared.pt"
-
 
 State = dict[str, Any]  # tensors, numbers, strings, lists and dicts
 
@@ -76,12 +75,9 @@ def save(folder: str, step: int, shared: State, own: State, keep_max: int) -> No
 
 def newest_valid(folder: str) -> Checkpoint | None:
     """Calls `find_newest_valid` on rank 0 and returns its result on every rank."""
-    found: list[Checkpoint | None] = [None]
     with shared_errors():
-        if dist.get_rank() == 0:
-            found = [find_newest_valid(folder)]
-    dist.broadcast_object_list(found, src=0, group=control_group())
-    return found[0]
+        found = find_newest_valid(folder) if dist.get_rank() == 0 else None
+    return gathered(found)[0]
 
 
 def find_newest_valid(folder: str) -> Checkpoint | None:

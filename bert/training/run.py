@@ -77,7 +77,7 @@ class Run:
         self._start_or_resume(found)
 
     # ----------------------------------------------------------------------------------------------
-    # Its parts
+    # Data, model and optimizer
 
     def _build_loaders(self) -> tuple[DaliDataloader, DaliDataloader]:
         flags = self.flags
@@ -253,9 +253,9 @@ class Run:
         lasting, in_update = (size / 1e9 for size in self.parallel.bytes_per_process)
         return (
             f"{self.parallel.num_parameters:,} parameters, "
-            f"{lasting:.1f} GB a process with gradients and optimizer; besides, activations, "
-            f"and after them {in_update:.1f} GB for the update | "
-            f"{flags.train_batch_size * flops / 1e12:,.3g} TFLOPs a step | "
+            f"{lasting:.1f} GB per process with gradients and optimizer, plus the larger of "
+            f"activations and {in_update:.1f} GB for the update | "
+            f"{flags.train_batch_size * flops / 1e12:,.3g} TFLOPs per step | "
             f"{dist.get_world_size()} x {self.device.type}, {flags.plugin}, {self.precision} | "
             f"batch {flags.train_batch_size} = {self._num_shards} {shares} x "
             f"{flags.steps_per_update} micro-batches x {self._micro_batch_size} examples\n"
