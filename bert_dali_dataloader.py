@@ -9,18 +9,21 @@
         for batch in loader:  # one epoch
             batch["input_ids"]  # int64 [batch_size, max_seq_length]
 
-The order of an epoch is a permutation of all records (bert/loader/shuffle.py), of which global
-batch g takes the positions g * batch_size * num_shards and following; rank r takes every
-num_shards-th of them, from the r-th on. Threads read and decode; NVIDIA DALI (`fn.external_source`)
-takes the batches to their device. DALI's own TFRecord reader shuffles only within a buffer, checks
-no checksum, and takes a feature that is short or of another type in silence.
+The order of an epoch is a permutation of all records (bert/loader/shuffle.py). Global batch g has
+the positions from g * batch_size * num_shards on; rank r takes every num_shards-th of them, from
+the r-th on. Threads read and decode; NVIDIA DALI (`fn.external_source`) moves the batches to their
+device. DALI's own TFRecord reader shuffles only within a buffer, checks no checksum, and accepts a
+feature that is too short or of another type without an error.
 """
 
 import contextlib
 import itertools
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
@@ -29,29 +32,40 @@ from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
 from bert.examples.decoding import Decoder
 from bert.examples.example import check_values, decode_example, feature_lengths
 from bert.loader.batches import iterate_batches, rank_positions
-from bert.loader.index import build_missing_indexes, pair_by_name, read_indexes, read_samples
+from bert.loader.index import (
+    RecordIndex,
+    build_missing_indexes,
+    pair_by_name,
+    read_indexes,
+    read_samples,
+)
 from bert.loader.shuffle import EpochOrder
 
-_STATE_VERSION = 1  # another one when the order of an epoch changes
+_STATE_VERSION = 1  # changes with the order of an epoch
+
+Batch = dict[str, torch.Tensor]
+Position = tuple[int, int]  # epoch, records of its order that all ranks have got
 
 
 class DaliDataloader:
     """Iterating yields one epoch of batches: {feature name: torch tensor}, B rows each.
 
     `input_ids`, `input_mask`, `segment_ids`: int64 [B, max_seq_length]; `masked_lm_positions`,
-    `masked_lm_ids`: int64 [B, max_predictions_per_seq]; `masked_lm_weights`: float32, likewise;
-    `next_sentence_labels`: int64 [B, 1]. The two lengths are those of the first record.
+    `masked_lm_ids`: int64 [B, max_predictions_per_seq]; `masked_lm_weights`: float32 [B,
+    max_predictions_per_seq]; `next_sentence_labels`: int64 [B, 1]. The two lengths are those of the
+    first record.
 
-    training=True: every rank makes `len(loader)` batches of `batch_size`. The records that do not
-    fill a batch on every rank are left out of this epoch; they are others in each epoch. Shuffled
-    over all files, in another order each epoch. training=False: every record exactly once over all
-    ranks, in file order, distributed over the ranks in turn. Every rank makes `len(loader)`
-    batches; the last one may be smaller, and has 0 rows on a rank for which no record is left.
+    training=True: shuffled over all files, in another order each epoch. Every rank gets
+    `len(loader)` batches of `batch_size`. Records that do not fill a batch on every rank are left
+    out of this epoch; each epoch leaves out other records. training=False: every record exactly
+    once over all ranks, in file order, distributed over the ranks in turn. Every rank gets
+    `len(loader)` batches; the last one may be smaller, and has 0 rows on a rank for which no record
+    is left.
 
-    A `for` that is left early leaves its epoch; the next one starts the next epoch.
+    After a `break`, the next `for` starts the next epoch.
 
     Attributes: `num_records` (in all files), `first_example` (record 0 of the first file: {feature
-    name: numpy array}), `files` (a small dict that tells these files from others).
+    name: numpy array}), `files` (a small dict that identifies these files).
 
     Args:
       tfrec_filenames: list of TFRecord files.
@@ -65,48 +79,41 @@ class DaliDataloader:
       device_id: GPU for `cuda=True`; default: the environment's LOCAL_RANK, or 0.
       prefetch: batches decoded ahead; default: 2 for each thread, at least 4.
       vocab_size: refuse token ids that are not below it; default: not checked.
-      build_missing_indexes: write indexes that are named but absent, or not named: beside the
+      build_missing_indexes: write indexes that do not exist or are not in the list: beside the
         others, or beside the files.
 
     Raises DataError, before the first batch, if files and indexes do not belong together, sampled
-    records (three of each file) are damaged or no examples, or there are too few for one training
-    batch; while iterating, for a record that is damaged or no example. The message names file and
+    records (three of each file) are corrupt or not examples, or there are too few for one training
+    batch; while iterating, for a record that is corrupt or not an example. The message has file and
     place.
     """
 
     def __init__(
-        self, tfrec_filenames, tfrec_idx_filenames, batch_size=32, shard_id=0, num_shards=1,
-        num_threads=4, training=True, cuda=True, *, seed=12345, shuffle=None, device_id=None,
-        prefetch=None, vocab_size=None, build_missing_indexes=False,
+        self, tfrec_filenames: Sequence[str], tfrec_idx_filenames: Sequence[str] | None,
+        batch_size: int = 32, shard_id: int = 0, num_shards: int = 1, num_threads: int = 4,
+        training: bool = True, cuda: bool = True, *, seed: int = 12345, shuffle: bool | None = None,
+        device_id: int | None = None, prefetch: int | None = None, vocab_size: int | None = None,
+        build_missing_indexes: bool = False,
     ):  # fmt: skip
-        self.batch_size, self.shard_id, self.num_shards, self.training = (
-            batch_size,
-            shard_id,
-            num_shards,
-            training,
-        )
-        self._num_threads = num_threads
+        self.batch_size, self.shard_id, self.num_shards = batch_size, shard_id, num_shards
+        self.training, self._cuda, self._num_threads = training, cuda, num_threads
         self._prefetch = max(4, 2 * num_threads) if prefetch is None else prefetch
-        self._cuda, self._device_id = (
-            cuda,
-            int(os.environ.get("LOCAL_RANK", 0)) if device_id is None else device_id,
-        )
+        self._device_id = int(os.environ.get("LOCAL_RANK", 0)) if device_id is None else device_id
         self._seed, self._shuffle = seed, training if shuffle is None else shuffle
         self._check_options(tfrec_filenames, tfrec_idx_filenames)
         self._index = self._open_files(tfrec_filenames, tfrec_idx_filenames, build_missing_indexes)
-        self.num_records = self._index.num_records
+        self.num_records: int = self._index.num_records
         if training and len(self) == 0:
             raise DataError(
                 f"{self.num_records} records in {len(tfrec_filenames)} files make no batch of "
                 f"{batch_size} on each of {num_shards} ranks; lower the batch size or add data"
             )
         self.first_example, self._decoder = self._check_samples(vocab_size)
-        # (epoch, records of it that all ranks have got): behind the last batch given out, and where
-        # the next `for` begins.
+        # After the last batch given out, and where the next `for` starts.
         self._position = self._next_start = (0, 0)
-        self._idle_feed = None
+        self._idle_feed: _DaliFeed | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Batches of this rank in a whole epoch."""
         return self._num_steps(0)
 
@@ -117,27 +124,23 @@ class DaliDataloader:
 
     def _end(self, position):
         """Where the last of these batches ends."""
-        return min(
-            position + self._num_steps(position) * self.batch_size * self.num_shards,
-            self.num_records,
-        )
+        end = position + self._num_steps(position) * self.batch_size * self.num_shards
+        return min(end, self.num_records)
 
     def _order(self, epoch):
         return EpochOrder(self.num_records, self._seed, epoch, self._shuffle)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         epoch, start = self._next_start
         self._next_start = (epoch + 1, 0)
-        num_steps, global_batch = self._num_steps(start), self.batch_size * self.num_shards
-        end = self._end(start)
+        end, global_batch = self._end(start), self.batch_size * self.num_shards
         positions = rank_positions(start, end, self.shard_id, self.num_shards)
         # In evaluation a rank may have no record left for the last step.
-        empty = itertools.repeat(
-            self._empty_batch(), num_steps - -(-len(positions) // self.batch_size)
+        num_empty = self._num_steps(start) - -(-len(positions) // self.batch_size)
+        batches = itertools.chain(
+            self._decoded(epoch, positions), itertools.repeat(self._empty_batch(), num_empty)
         )
-        for step, batch in enumerate(
-            itertools.chain(self._decoded(epoch, positions), empty), start=1
-        ):
+        for step, batch in enumerate(batches, start=1):
             self._position = (epoch, min(start + step * global_batch, end))
             yield batch
         self._position = (epoch + 1, 0)
@@ -146,25 +149,21 @@ class DaliDataloader:
     # Position
 
     @property
-    def files(self):
-        """Number, bytes and records of the files, and a digest of their names and sizes: {str: int
-        or str}.
-        """
+    def files(self) -> dict[str, int | str]:
+        """Number, bytes and records of the files, and a digest of their names and sizes."""
         return self._index.fingerprint()
 
     @property
-    def position(self):
-        """(epoch, records of its order that all ranks have got), behind the last batch that was
-        given out.
-        """
+    def position(self) -> Position:
+        """(epoch, records of its order that all ranks have got), after the last batch given out."""
         return self._position
 
-    def records_between(self, start, end):
-        """Returns [(file name, number of the record in it)] of what all ranks together got from one
-        `position` to a later one.
+    def records_between(self, start: Position, end: Position) -> list[tuple[str, int]]:
+        """Returns [(file name, number of the record in it)] of the records that all ranks got
+        between two positions.
         """
         (epoch, first), (last_epoch, last) = start, end
-        found = []
+        found: list[int] = []
         while epoch <= last_epoch:
             end_in_epoch = last if epoch == last_epoch else self._end(first)
             found += self._order(epoch).records(range(first, end_in_epoch)).tolist()
@@ -172,11 +171,10 @@ class DaliDataloader:
         places = map(self._index.file_of_record, found)
         return [(os.path.basename(path), number) for path, number in places]
 
-    def state_dict(self):
-        """Returns the position behind the last batch that was given out: a small dict of numbers
-        and strings, for JSON too.
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the position after the last batch given out: a small dict, also for JSON.
 
-        It is the same on all ranks that have made the same number of steps.
+        It is the same on all ranks after the same number of steps.
         """
         epoch, position = self._position
         return {
@@ -185,33 +183,27 @@ class DaliDataloader:
             "num_shards": self.num_shards, "files": self.files,
         }  # fmt: skip
 
-    def load_state_dict(self, state):
-        """The next `for` gives the rest of the epoch that `state` was taken in (nothing if it was
-        behind its last batch).
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next `for` gives the rest of the epoch of `state` (nothing after its last batch).
 
         With another batch size or number of ranks it resumes at the same place of the same order,
-        and says so. DataError for other files, another seed or another kind of loader, which have
-        another order.
+        and prints a note. DataError for other files, another seed or another kind of loader, which
+        have another order.
         """
         own = self.state_dict()
-        if (
-            not isinstance(state, dict)
-            or state.keys() != own.keys()
-            or state["version"] != own["version"]
-        ):
+        is_dict = isinstance(state, dict)
+        if not is_dict or state.keys() != own.keys() or state["version"] != own["version"]:
+            found = {**state, "files": "..."} if is_dict else state
             raise DataError(
                 f"not a state of this version of the loader: expected the keys {', '.join(own)} "
-                f"and version {_STATE_VERSION}, found "
-                f"{state if not isinstance(state, dict) else {**state, 'files': '...'}}"
+                f"and version {_STATE_VERSION}, found {found}"
             )
-        raise_if_any(
-            [
-                f"the state was taken with {name}={state[name]!r}, this loader has {own[name]!r}: "
-                "another order; make the loader as it was then, or start without the state"
-                for name in ("seed", "shuffle", "training", "files")
-                if state[name] != own[name]
-            ]
-        )
+        raise_if_any([
+            f"the state was taken with {name}={state[name]!r}, this loader has {own[name]!r}: "
+            "another order; make the loader with the same options, or start without the state"
+            for name in ("seed", "shuffle", "training", "files")
+            if state[name] != own[name]
+        ])  # fmt: skip
         if not (state["epoch"] >= 0 and 0 <= state["position"] <= self.num_records):
             raise DataError(
                 f"epoch {state['epoch']}, position {state['position']}: "
@@ -224,10 +216,8 @@ class DaliDataloader:
         ]
         if changes and self.shard_id == 0:
             print(
-                (
-                    f"note: {', '.join(changes)}: epoch {state['epoch']} resumes behind its "
-                    f"{state['position']:,} records that were given out, none twice"
-                ),
+                f"note: {', '.join(changes)}: epoch {state['epoch']} resumes after the "
+                f"{state['position']:,} records that were already given out",
                 file=sys.stderr,
             )
         self._position = self._next_start = (state["epoch"], state["position"])
@@ -261,15 +251,15 @@ class DaliDataloader:
             )
         raise_if_any(problems)
 
-    def _open_files(self, paths, index_paths, build_missing):
+    def _open_files(self, paths, index_paths, build_missing) -> RecordIndex:
         index_paths = list(index_paths or [])
         if build_missing:
             first = len(paths) * self.shard_id // self.num_shards
             index_paths = build_missing_indexes(paths, index_paths, first, self._num_threads)
         return read_indexes(pair_by_name(paths, index_paths), self._num_threads)
 
-    def _check_samples(self, vocab_size):
-        """Decodes the sampled records of all files; returns the first one, and the decoder for all
+    def _check_samples(self, vocab_size) -> tuple[dict[str, np.ndarray], Decoder]:
+        """Checks sampled records of all files; returns the first one, and the decoder for records
         of its shape.
         """
         samples = read_samples(self._index, self._num_threads)
@@ -287,42 +277,37 @@ class DaliDataloader:
     # ----------------------------------------------------------------------------------------------
     # Batches
 
-    def _decoded(self, epoch, positions):
+    def _decoded(self, epoch, positions) -> Iterator[Batch]:
         """Yields the batches of some positions of an epoch as tensors on their device."""
         if not positions:
             return
         batches = iterate_batches(
-            self._index,
-            self._order(epoch),
-            self._decoder,
-            positions,
-            self.batch_size,
-            self._num_threads,
-            self._prefetch,
-        )
-        feed, self._idle_feed = (
-            self._idle_feed or _DaliFeed(self._device_id if self._cuda else None),
-            None,
-        )
+            self._index, self._order(epoch), self._decoder, positions, self.batch_size,
+            self._num_threads, self._prefetch,
+        )  # fmt: skip
+        feed = self._idle_feed or _DaliFeed(self._device_id if self._cuda else None)
+        self._idle_feed = None
         with contextlib.closing(batches):
             for integers, weights in feed.run(batches):
                 yield self._decoder.split(integers, weights)
-        # Only one that was run to its end can run again: after an error, or a `for` left early, the
-        # next epoch makes its own.
+        # A feed can only run again after its end: after an error or a `break`, the next epoch makes
+        # its own.
         self._idle_feed = feed
 
-    def _empty_batch(self):
+    def _empty_batch(self) -> Batch:
         device = torch.device("cuda", self._device_id) if self._cuda else torch.device("cpu")
-        return self._decoder.split(
-            *(torch.empty(0, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
-        )
+        integers = torch.empty(0, dtype=torch.int64, device=device)
+        weights = torch.empty(0, dtype=torch.float32, device=device)
+        return self._decoder.split(integers, weights)
 
 
 class _DaliFeed:
-    """A DALI pipeline that takes batches to their device. `device_id`: None for the CPU."""
+    """A DALI pipeline that moves batches to their device. `device_id`: None for the CPU."""
 
-    def __init__(self, device_id):
-        self._device_id, self._batches, self._iterator = device_id, None, None
+    def __init__(self, device_id: int | None):
+        self._device_id = device_id
+        self._batches: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
+        self._iterator: DALIGenericIterator | None = None
 
     def run(self, batches):
         """Yields pairs of torch tensors, int64 [n] and float32 [m], for the pairs of numpy arrays
@@ -330,17 +315,12 @@ class _DaliFeed:
         """
         self._batches = batches
         if self._iterator is None:
-            # A whole batch is one sample of DALI's, in two pieces: 9 us of CPU a record at batch
-            # 64, 11 us in seven.
-            options = {
-                "batch_size": 1,
-                "num_threads": 1,
-                "device_id": self._device_id,
-                "prefetch_queue_depth": 2,
-            }
+            # A whole batch is one sample for DALI, in two arrays: 9 us of CPU per record at batch
+            # 64; with seven arrays 11 us.
             pipeline = _take_batches(
-                lambda _: next(self._batches), self._device_id is not None, **options
-            )
+                lambda _: next(self._batches), self._device_id is not None, batch_size=1,
+                num_threads=1, device_id=self._device_id, prefetch_queue_depth=2,
+            )  # fmt: skip
             self._iterator = DALIGenericIterator(pipeline, ["integers", "weights"])
         else:
             self._iterator.reset()
@@ -356,18 +336,18 @@ def _take_batches(next_batch, cuda):
     return tuple(column.gpu() if cuda else column for column in columns)
 
 
-def build_dali_train(train_pattern, train_idx_pattern, **options):
-    """DaliDataloader for training over the files of two patterns (folders or files will do), paired
-    by name.
+def build_dali_train(train_pattern: str, train_idx_pattern: str, **options: Any) -> DaliDataloader:
+    """Returns a DaliDataloader for training over the files of two patterns (or folders, or files),
+    paired by name.
 
     `options` are those of DaliDataloader. With build_missing_indexes=True the second is a folder,
-    made if needed.
+    created if needed.
     """
     return _build(train_pattern, train_idx_pattern, training=True, **options)
 
 
-def build_dali_eval(eval_pattern, eval_idx_pattern, **options):
-    """The same for evaluation: every record exactly once over all ranks, in file order."""
+def build_dali_eval(eval_pattern: str, eval_idx_pattern: str, **options: Any) -> DaliDataloader:
+    """Returns one for evaluation: every record exactly once over all ranks, in file order."""
     return _build(eval_pattern, eval_idx_pattern, training=False, **options)
 
 

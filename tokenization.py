@@ -13,9 +13,14 @@ is what Unicode 11.0 says, as in MLPerf's Python 3.7, whatever Python runs.
 
 import re
 import unicodedata
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
 
 from bert.common.files import read_bytes
 from bert.common.unicode_11 import RECLASSIFIED_PUNCTUATION, Unicode11
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 # Blocks of CJK ideographs (inclusive), from Google's BERT: Chinese has no spaces between words, so
 # every ideograph is a token of its own. Hangul, Hiragana and Katakana are not ideographs and stay
@@ -25,7 +30,7 @@ _CJK_BLOCKS = (
     (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
 
-# Ideographs need no class of Unicode's, so those newer than Unicode 11 stay what they are.
+# BERT uses no Unicode property of ideographs, so those newer than Unicode 11 are kept.
 as_unicode_11 = Unicode11(RECLASSIFIED_PUNCTUATION, kept_ranges=_CJK_BLOCKS)
 
 _UNUSED_TOKEN = re.compile(r"\[unused\d+\]")
@@ -40,17 +45,15 @@ def _is_whitespace(char):
 
 
 def _is_control(char):
-    """Control and format characters, which are dropped; tab and line ends count as white space
-    instead.
-    """
+    """Control and format characters, which are dropped; tab and line ends are white space."""
     return char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Cf")
 
 
 def _is_punctuation(char):
-    """Every ASCII character that is no letter, digit, space or control, and Unicode's punctuation
-    (P*).
+    """Every ASCII character except letters, digits, space and control characters, and Unicode's
+    punctuation (P*).
 
-    Unicode files `$ + < = > ^ ` | ~` under symbols; BERT splits at them all the same.
+    For Unicode `$ + < = > ^ ` | ~` are symbols; BERT splits at them too.
     """
     code = ord(char)
     is_ascii_sign = 33 <= code <= 47 or 58 <= code <= 64 or 91 <= code <= 96 or 123 <= code <= 126
@@ -66,10 +69,8 @@ def _is_cjk_ideograph(char):
 # Text and vocabulary
 
 
-def convert_to_unicode(text):
-    """Returns `text` as str; bytes are decoded as UTF-8, strictly (UnicodeDecodeError on a bad
-    byte).
-    """
+def convert_to_unicode(text: str | bytes) -> str:
+    """Returns `text` as str; bytes are decoded as UTF-8 (UnicodeDecodeError on an invalid byte)."""
     if isinstance(text, str):
         return text
     if isinstance(text, bytes):
@@ -77,19 +78,19 @@ def convert_to_unicode(text):
     raise ValueError(f"text must be str or bytes, found {type(text).__name__}")
 
 
-def printable_text(text):
-    """Returns `text` as the str that `print` shows."""
+def printable_text(text: str | bytes) -> str:
+    """Returns `text` as str, for `print`."""
     return convert_to_unicode(text)
 
 
-def whitespace_tokenize(text):
+def whitespace_tokenize(text: str) -> list[str]:
     """Splits at white space as Python defines it; [] for blank text."""
     return text.split()
 
 
-def load_vocab(vocab_file):
-    """Reads one token per line into {token: id}, in file order; a repeated token keeps its first id
-    and takes no new one.
+def load_vocab(vocab_file: str) -> dict[str, int]:
+    """Reads one token per line into {token: id}, in file order; a repeated token keeps its first
+    id.
 
     Raises OSError if the file cannot be read, ValueError if it is not UTF-8.
     """
@@ -100,31 +101,31 @@ def load_vocab(vocab_file):
         raise ValueError(
             f"{vocab_file}: not a vocabulary: byte {error.start} is not UTF-8"
         ) from None
-    vocab = {}
+    vocab: dict[str, int] = {}
     for line in lines:
         vocab.setdefault(line.strip(), len(vocab))
     return vocab
 
 
-def convert_by_vocab(vocab, items):
-    """Looks up each item; KeyError names the first one that `vocab` lacks."""
+def convert_by_vocab(vocab: Mapping[Key, Value], items: Iterable[Key]) -> list[Value]:
+    """Looks up each item; KeyError with the first one that `vocab` lacks."""
     return [vocab[item] for item in items]
 
 
-def convert_tokens_to_ids(vocab, tokens):
+def convert_tokens_to_ids(vocab: Mapping[str, int], tokens: Iterable[str]) -> list[int]:
     return convert_by_vocab(vocab, tokens)
 
 
-def convert_ids_to_tokens(inv_vocab, ids):
+def convert_ids_to_tokens(inv_vocab: Mapping[int, str], ids: Iterable[int]) -> list[str]:
     return convert_by_vocab(inv_vocab, ids)
 
 
-def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
+def validate_case_matches_checkpoint(do_lower_case: bool, init_checkpoint: str | None) -> None:
     """Raises ValueError if `do_lower_case` contradicts the name of one of Google's released models.
 
-    The folder of a released checkpoint tells its casing
-    (`uncased_L-24_H-1024_A-16/bert_model.ckpt`); training continues with the wrong one without a
-    sign, only worse. A path without such a name is not judged.
+    The folder of a released checkpoint has its casing in its name
+    (`uncased_L-24_H-1024_A-16/bert_model.ckpt`). With the wrong casing there is no error, but the
+    model is worse. A path without such a name is accepted.
     """
     match = re.search(r"([A-Za-z0-9_-]+)/bert_model\.ckpt", init_checkpoint or "")
     if not match:
@@ -148,11 +149,13 @@ class FullTokenizer:
     """Basic tokenisation, then WordPiece, with the vocabulary of a file.
 
     Attributes: `vocab` {token: id}, `inv_vocab` {id: token}, `basic_tokenizer`,
-    `wordpiece_tokenizer`. `preserve_unused_tokens` leaves `[unused7]` and the like whole where the
-    vocabulary has them.
+    `wordpiece_tokenizer`. `preserve_unused_tokens`: tokens like `[unused7]` that the vocabulary has
+    are not split.
     """
 
-    def __init__(self, vocab_file, do_lower_case=True, *, preserve_unused_tokens=False):
+    def __init__(
+        self, vocab_file: str, do_lower_case: bool = True, *, preserve_unused_tokens: bool = False
+    ):
         self.vocab = load_vocab(vocab_file)
         self.inv_vocab = {index: token for token, index in self.vocab.items()}
         self.basic_tokenizer = BasicTokenizer(
@@ -160,49 +163,46 @@ class FullTokenizer:
         )
         self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
 
-    def tokenize(self, text):
-        """Returns the list of pieces (str) of `text` (str or UTF-8 bytes)."""
+    def tokenize(self, text: str | bytes) -> list[str]:
+        """Returns the pieces of a text (bytes: UTF-8)."""
         tokens = self.basic_tokenizer.tokenize(text)
         return [piece for token in tokens for piece in self.wordpiece_tokenizer.tokenize(token)]
 
-    def convert_tokens_to_ids(self, tokens):
+    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
         return convert_by_vocab(self.vocab, tokens)
 
-    def convert_ids_to_tokens(self, ids):
+    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
         return convert_by_vocab(self.inv_vocab, ids)
 
 
 class BasicTokenizer:
-    """Cleans text and splits it at white space, CJK ideographs and punctuation; uncased also lowers
-    and strips accents.
+    """Cleans text and splits it at white space, CJK ideographs and punctuation; uncased also
+    lower-cases and strips accents.
 
-    `vocab`: if it holds `[unusedN]`, that token is left whole wherever white space sets it apart.
+    `vocab`: tokens like `[unused7]` in it are not split where white space surrounds them.
     """
 
-    def __init__(self, do_lower_case=True, vocab=()):
+    def __init__(self, do_lower_case: bool = True, vocab: Iterable[str] = ()):
         self.do_lower_case = do_lower_case
         self.preserved_tokens = {token for token in vocab if _UNUSED_TOKEN.fullmatch(token)}
 
-    def tokenize(self, text):
-        """Returns the list of basic tokens (str) of `text` (str or UTF-8 bytes)."""
-        text = self._separate_cjk_ideographs(self._clean(as_unicode_11(convert_to_unicode(text))))
+    def tokenize(self, text: str | bytes) -> list[str]:
+        """Returns the basic tokens of a text (bytes: UTF-8)."""
+        cleaned = self._clean(as_unicode_11(convert_to_unicode(text)))
         tokens = []
-        for token in whitespace_tokenize(text):
+        for token in whitespace_tokenize(self._separate_cjk_ideographs(cleaned)):
             if token in self.preserved_tokens:
                 tokens.append(token)
                 continue
             if self.do_lower_case:
                 token = self._strip_accents(token.lower())
             tokens.extend(self._split_on_punctuation(token))
-        # Drops the empty strings, and splits where lower-casing or decomposition brought forth
-        # white space.
+        # Drops empty strings, and splits at white space that lower-casing or decomposition made.
         return whitespace_tokenize(" ".join(tokens))
 
     @staticmethod
     def _clean(text):
-        """Drops control characters, U+0000 and U+FFFD, so that their neighbours join; white space
-        becomes a space.
-        """
+        """Drops control characters, U+0000 and U+FFFD; replaces white space by a space."""
         kept = (char for char in text if not (char == "\ufffd" or _is_control(char)))
         return "".join(" " if _is_whitespace(char) else char for char in kept)
 
@@ -220,29 +220,26 @@ class BasicTokenizer:
 
     @staticmethod
     def _split_on_punctuation(text):
-        """Returns a list like ["it", "'", "s"], with empty strings around a sign that has no
-        neighbour.
-        """
+        """Returns a list like ["it", "'", "s"], also with empty strings."""
         return "".join(f" {char} " if _is_punctuation(char) else char for char in text).split(" ")
 
 
 class WordpieceTokenizer:
-    """Greedy longest match from the left; pieces after the first carry the prefix `##`."""
+    """Greedy longest match from the left; pieces after the first have the prefix `##`."""
 
-    def __init__(self, vocab, unk_token="[UNK]", max_input_chars_per_word=200):
+    def __init__(
+        self, vocab: Collection[str], unk_token: str = "[UNK]", max_input_chars_per_word: int = 200
+    ):
         self.vocab = vocab
         self.unk_token = unk_token
         self.max_input_chars_per_word = max_input_chars_per_word
 
-    def tokenize(self, text):
-        """Returns the pieces of each white-space separated word; a word that cannot be pieced
-        together is `unk_token`.
+    def tokenize(self, text: str | bytes) -> list[str]:
+        """Returns the pieces of all words; a word that the vocabulary cannot form is
+        `unk_token`.
         """
-        return [
-            piece
-            for word in whitespace_tokenize(convert_to_unicode(text))
-            for piece in self._pieces(word)
-        ]
+        words = whitespace_tokenize(convert_to_unicode(text))
+        return [piece for word in words for piece in self._pieces(word)]
 
     def _pieces(self, word):
         if len(word) > self.max_input_chars_per_word:

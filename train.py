@@ -14,9 +14,11 @@ checkpoint, to the same losses. @configs/recipes/mlperf_256.args among the flags
 that file.
 """
 
+import argparse
 import gc
 import itertools
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 
 from bert.common import quiet_imports  # noqa: F401  before the frameworks
@@ -24,6 +26,7 @@ from bert.common import quiet_imports  # noqa: F401  before the frameworks
 # isort: split
 import torch
 import torch.distributed as dist
+from transformers import BertConfig
 
 from bert.common import cli
 from bert.common.files import DataError
@@ -32,7 +35,8 @@ from bert.training.distributed import StopRequest
 from bert.training.flag_checks import check
 from bert.training.launch import join_processes, lock_output_dir, readable_errors
 from bert.training.model import (
-    count_right,
+    Batch,
+    count_correct_or_tied,
     load_config,
     load_model,
     load_tokenizer,
@@ -41,13 +45,13 @@ from bert.training.model import (
     save_model,
 )
 from bert.training.optimization import learning_rate
-from bert.training.plugins import DTYPES, PLUGINS
+from bert.training.plugins import DTYPES, PLUGINS, DataParallel
 from bert.training.run import Run
 
 VOCAB_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt")
 
 
-def parse_flags(argv=None):
+def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser_from_docstring(__doc__)
     model = parser.add_argument_group("model and output")
     add = model.add_argument
@@ -66,30 +70,34 @@ def parse_flags(argv=None):
     add(
         "--vocab_file",
         default=VOCAB_FILE,
-        help="of the examples, to be saved with the model (default: vocab.txt beside this script)",
+        help="vocabulary of the examples, saved with the model (default: this script's vocab.txt)",
     )
     cli.add_boolean_flag(model, "do_lower_case", True, "False for a cased vocabulary")
     add(
         "--output_dir",
         required=True,
-        help="folder of this run; the same command resumes the run in it",
+        help="folder of this run; the same command again resumes it",
     )
     data = parser.add_argument_group("data: folders, glob patterns or files")
     add = data.add_argument
     add("--tfrecord_train", required=True, help="training TFRecords")
     add(
         "--idx_train",
-        help="their indexes; what is missing in a folder is made (default: <output_dir>/idx/train)",
+        help="indexes; in a folder, missing ones are created (default: <output_dir>/idx/train)",
     )
     add("--tfrecord_eval", required=True, help="evaluation TFRecords")
-    add("--idx_eval", help="their indexes, likewise (default: <output_dir>/idx/eval)")
+    add("--idx_eval", help="their indexes, as --idx_train (default: <output_dir>/idx/eval)")
     cli.add_boolean_flag(data, "shuffle", True, "False: training examples in file order")
     add(
         "--max_seq_length",
         type=int,
         help="refuse examples of another length (default: that of the first example)",
     )
-    add("--max_predictions_per_seq", type=int, help="likewise of their predictions")
+    add(
+        "--max_predictions_per_seq",
+        type=int,
+        help="refuse examples with another number of predictions (default: as the first example)",
+    )
     add(
         "--num_threads",
         type=int,
@@ -188,20 +196,20 @@ def parse_flags(argv=None):
         default="ddp",
         help=(
             "ddp: data parallelism; zero1: with the optimizer's state distributed; "
-            "hybrid: with layers cut over --tp_size processes (default: %(default)s)"
+            "hybrid: with layers distributed over --tp_size processes (default: %(default)s)"
         ),
     )
     add(
         "--tp_size",
         type=int,
         default=1,
-        help="processes over which a layer is cut; 1: none (default: %(default)s)",
+        help="processes over which a layer is distributed; 1: none (default: %(default)s)",
     )
     cli.add_boolean_flag(
         machine,
         "unpad",
         False,
-        "compute nothing for padding; same losses but for rounding and dropout's draws",
+        "compute nothing for padding; same losses except for rounding and dropout",
     )
     cli.add_boolean_flag(machine, "compile", False, "torch.compile the layers")
     cli.add_boolean_flag(
@@ -214,7 +222,7 @@ def parse_flags(argv=None):
         "--collective_timeout",
         type=float,
         default=1800,
-        help="seconds after which a rank that waits for the others gives up (default: %(default)s)",
+        help="seconds after which a rank stops waiting for the others (default: %(default)s)",
     )
     checkpoints = parser.add_argument_group("checkpoints")
     add = checkpoints.add_argument
@@ -222,19 +230,19 @@ def parse_flags(argv=None):
         "--save_checkpoints_steps",
         type=int,
         default=1000,
-        help="steps between; 0: at the end only (default: %(default)s)",
+        help="steps between checkpoints; 0: only at the end (default: %(default)s)",
     )
     add(
         "--keep_checkpoint_max",
         type=int,
         default=3,
-        help="newest ones to keep; 0: all (default: %(default)s)",
+        help="newest checkpoints to keep; 0: all (default: %(default)s)",
     )
     cli.add_boolean_flag(
         checkpoints,
         "export",
         False,
-        "write export/ from the newest checkpoint, and do nothing else",
+        "only write export/ from the newest checkpoint",
     )
     evaluation = parser.add_argument_group("evaluation")
     add = evaluation.add_argument
@@ -252,81 +260,77 @@ def parse_flags(argv=None):
     cli.add_boolean_flag(evaluation, "eval_at_start", False, "evaluate before the first step too")
     add(
         "--expected_curve",
-        help="warn where accuracy leaves this curve, such as configs/curves/mosaicml_448_adamw.csv",
+        help="warn if accuracy leaves this curve, such as configs/curves/mosaicml_448_adamw.csv",
     )
     add(
         "--target_accuracy",
         type=float,
-        help="stop at this masked LM accuracy, such as MLPerf's 0.720; leave out to train on",
+        help="stop at this masked LM accuracy, such as MLPerf's 0.720 (default: never)",
     )
     return parser.parse_args(argv)
 
 
-def endless(loader):
+def endless(loader: Iterable[Batch]) -> Iterator[Batch]:
     while True:
         yield from loader
 
 
-def denominators(batches, data_group):
-    """Returns float32 [2]: sum of masked LM weights plus 1e-5, and examples, of one update over all
-    ranks.
+def denominators(batches: list[Batch], data_group: dist.ProcessGroup | None) -> torch.Tensor:
+    """Returns float32 [2]: sum of masked LM weights plus 1e-5, and number of examples, of one
+    update over all ranks.
 
-    Dividing by the sums of the whole update makes a loss that does not depend on how ranks and
-    micro-batches cut it.
+    Divided by these sums, a loss does not depend on the number of ranks and micro-batches.
     """
     weights = torch.stack([batch["masked_lm_weights"].sum() for batch in batches]).sum()
-    sums = torch.stack(
-        [weights, torch.full_like(weights, sum(len(batch["input_ids"]) for batch in batches))]
-    )
+    num_examples = sum(len(batch["input_ids"]) for batch in batches)
+    sums = torch.stack([weights, torch.full_like(weights, num_examples)])
     dist.all_reduce(sums, group=data_group)
     sums[0] += 1e-5
     return sums
 
 
-def count_tokens(batches, data_group):
-    """Returns the tokens of one update that are no padding, over all ranks, float32 []."""
+def count_tokens(batches: list[Batch], data_group: dist.ProcessGroup | None) -> torch.Tensor:
+    """Returns the tokens of one update without padding, over all ranks, float32 []."""
     tokens = torch.stack([batch["input_mask"].sum() for batch in batches]).sum().float()
     dist.all_reduce(tokens, group=data_group)
     return tokens
 
 
-def accumulate_gradients(parallel, batches):
+def accumulate_gradients(parallel: DataParallel, batches: list[Batch]) -> torch.Tensor:
     """Forward and backward over the micro-batches of one update.
 
     Returns float32 [3], over all ranks: masked LM loss, next-sentence loss, masked LM accuracy.
     """
-    totals, divisors = 0.0, denominators(batches, parallel.data_group)
+    divisors = denominators(batches, parallel.data_group)
+    totals = torch.zeros(3, device=divisors.device)
     for number, batch in enumerate(batches, start=1):
         is_last = number == len(batches)
         with nullcontext() if is_last else parallel.no_sync():
             with parallel.autocast():
                 logits = predict(parallel.model, batch)
             losses = torch.stack(loss_sums(logits, batch)) / divisors
-            # The plugin averages gradients over the ranks; the losses are already shares of the sum
-            # over ranks.
+            # The plugin averages gradients over ranks, but these losses are to be added.
             parallel.backward(losses.sum() * dist.get_world_size(parallel.data_group))
         with torch.no_grad():
-            accuracy = count_right(logits[0], batch) / divisors[0]
-            totals = totals + torch.cat((losses.detach(), accuracy.reshape(1)))
+            accuracy = count_correct_or_tied(logits[0], batch) / divisors[0]
+            totals += torch.cat((losses.detach(), accuracy.reshape(1)))
     dist.all_reduce(totals, group=parallel.data_group)
     return totals
 
 
-def train(flags, config, device, stop_request):
+def train(
+    flags: argparse.Namespace, config: BertConfig, device: torch.device, stop_request: StopRequest
+) -> None:
     run = Run(flags, config, device)
-    stopped_by = stop_request.agreed()  # asked for while the run was set up
+    stopped_by = stop_request.first_signal_on_any_rank()  # during set-up
     if run.step == 0 and (flags.eval_at_start or flags.num_train_steps == 0):
         run.evaluate()
     examples = endless(run.train_loader)
     while not (run.is_complete or stopped_by):
         rate = learning_rate(
-            run.step,
-            flags.learning_rate,
-            flags.num_warmup_steps,
-            flags.num_train_steps,
-            flags.poly_power,
-            flags.start_warmup_step,
-        )
+            run.step, flags.learning_rate, flags.num_warmup_steps, flags.num_train_steps,
+            flags.poly_power, flags.start_warmup_step,
+        )  # fmt: skip
         run.begin_update(rate)
         batches = list(itertools.islice(examples, flags.steps_per_update))
         results = accumulate_gradients(run.parallel, batches)
@@ -336,10 +340,9 @@ def train(flags, config, device, stop_request):
 
         if run.is_evaluation_due:
             run.evaluate()
-        stopped_by = stop_request.agreed()
-        is_save_due = (
-            flags.save_checkpoints_steps > 0 and run.step % flags.save_checkpoints_steps == 0
-        )
+        stopped_by = stop_request.first_signal_on_any_rank()
+        interval = flags.save_checkpoints_steps
+        is_save_due = interval > 0 and run.step % interval == 0
         if is_save_due or run.is_complete or stopped_by:
             run.save()
     if run.is_complete:
@@ -350,25 +353,19 @@ def train(flags, config, device, stop_request):
         )
 
 
-def export(flags, config):
-    """Writes <output_dir>/export from the newest checkpoint.
-
-    The run itself may be at work meanwhile.
-    """
-    path, _ = checkpoint.find_newest_valid(os.path.join(flags.output_dir, "checkpoints")) or (
-        None,
-        None,
-    )
-    if path is None:
+def export(flags: argparse.Namespace, config: BertConfig) -> None:
+    """Writes <output_dir>/export from the newest checkpoint, also while the run is training."""
+    newest = checkpoint.find_newest_valid(os.path.join(flags.output_dir, "checkpoints"))
+    if newest is None:
         raise DataError(f"--export: {flags.output_dir} holds no checkpoint; train first")
     folder = os.path.join(flags.output_dir, "export")
     tokenizer = load_tokenizer(flags.vocab_file, flags.do_lower_case, config)
-    model = load_model(path, config)
+    model = load_model(newest.path, config)
     save_model(config, dict(model.named_parameters()), folder, tokenizer)
-    print(f"{folder}: the model of {path}")
+    print(f"{folder}: the model of {newest.path}")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
     if flags.export:
         if int(os.environ.get("RANK", 0)) == 0:
@@ -381,10 +378,9 @@ def main(argv=None):
         device = join_processes(flags.device, flags.seed, flags.collective_timeout)
         with lock_output_dir(flags.output_dir):
             train(flags, config, device, stop_request)
-    # The data-parallel model must be gone before the process group: its destructor would otherwise
-    # end the group while it holds the interpreter's lock, and wait for ever for gloo's threads,
-    # which want that lock too (seen in 3 of 8 runs). After an error the group is left to the end of
-    # the process, which comes at once.
+    # The data-parallel model must be deleted before the process group. Otherwise its destructor
+    # ends the group while it holds the interpreter's lock, and waits for ever for gloo's threads,
+    # which need that lock too (seen in 3 of 8 runs). After an error the process ends at once.
     gc.collect()
     dist.destroy_process_group()
 

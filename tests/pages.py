@@ -26,7 +26,7 @@ EXCEPTIONS = {
     "./run_tests.sh": "it runs the tests",
     "./setup.sh && source": "the packages are here already; tests/test_setup.py runs setup.sh",
     "pre-commit install": "it changes the checkout's git hooks",
-    "ruff check --fix": "it changes files; tests/test_code_style.py runs both without that",
+    "ruff check --fix": "it changes files; tests/test_code_style.py runs all three without --fix",
     ".venv.uv/bin/uv pip compile": "it asks the package index; test_packaging.py compares",
     "cat > make_part.sbatch": "for Slurm, which is not here",
     "sbatch ": "likewise",

@@ -1,13 +1,17 @@
-"""What can be wrong with train.py's flags, the data they name and the run they go on with: all of
-it told at once.
+"""Checks of train.py's flags, of their data and of the run they resume: all problems are reported
+at once.
 """
 
+import argparse
 import glob
 import json
 import math
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+from transformers import BertConfig
 
 from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
 from bert.examples.example import decode_example
@@ -15,19 +19,16 @@ from bert.examples.tfrecord import TFRecordFile
 from bert.training.expected_curve import ExpectedCurve
 from bert.training.model import config_values, load_config, load_tokenizer, missing_model
 
-CPU_PLUGINS = {"ddp"}
-# What the process that starts another, one of several, tells it.
-_PROCESS_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)
+Result = TypeVar("Result")
 
-# What may differ when a run resumes. Training data are compared by the names and sizes of the
-# files, wherever they lie, --init_checkpoint by its last name, configurations by what is in them.
+CPU_PLUGINS = {"ddp"}
+# torchrun sets these for each process.
+_PROCESS_VARIABLES = (
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
+
+# Flags that may differ when a run resumes. Training data are compared by the names and sizes of the
+# files, not their folders, --init_checkpoint by its last name, configurations by their content.
 CHANGEABLE_FLAGS = {
     "output_dir", "bert_config_file", "vocab_file", "tfrecord_train", "idx_train", "tfrecord_eval",
     "idx_eval", "max_seq_length", "max_predictions_per_seq", "num_threads", "steps_per_update",
@@ -36,25 +37,27 @@ CHANGEABLE_FLAGS = {
     "eval_batch_size", "eval_every_samples", "eval_at_start", "target_accuracy", "expected_curve",
 }  # fmt: skip
 
-# What may differ from rank to rank of a run: where files lie on a machine, and what it has.
+# Flags that may differ between the ranks of a run: paths and capacities of a machine.
 FLAGS_OF_A_RANK = {
     "output_dir", "bert_config_file", "vocab_file", "init_checkpoint", "expected_curve",
     "tfrecord_train", "idx_train", "tfrecord_eval", "idx_eval", "num_threads", "collective_timeout",
 }  # fmt: skip
 
 
-def check(flags, world_size):
-    """Raises DataError with everything that is wrong. `world_size`: processes of the run."""
+def check(flags: argparse.Namespace, world_size: int) -> None:
+    """Raises DataError with all problems. `world_size`: processes of the run."""
     config_problems, config = _attempt("--bert_config_file", load_config, flags.bert_config_file)
     raise_if_any([
         *_wrong_numbers(flags), *_wrong_combinations(flags, world_size), *_wrong_devices(flags),
-        *config_problems, *(_against_config(flags, config) if config else []),
-        *_wrong_files(flags, config), *_other_than_before(flags, config),
+        *config_problems, *(_wrong_for_config(flags, config) if config else []),
+        *_wrong_files(flags, config), *_wrong_for_resuming(flags, config),
     ])  # fmt: skip
 
 
-def _attempt(flag, function, *args):
-    """Returns ([] or [what went wrong], the function's result or None)."""
+def _attempt(
+    flag: str, function: Callable[..., Result], *args: Any
+) -> tuple[list[str], Result | None]:
+    """Calls a function; returns ([] or [its error], its result or None)."""
     try:
         return [], function(*args)
     except (DataError, OSError) as error:
@@ -118,27 +121,24 @@ def _wrong_combinations(flags, world_size):
         )
     if flags.compile and (flags.unpad or flags.plugin == "hybrid"):
         other = "--unpad, whose shapes change with each batch" if flags.unpad else "--plugin=hybrid"
-        problems.append(f"--compile does not go together with {other}")
+        problems.append(f"--compile cannot be combined with {other}")
     return problems
 
 
 def _wrong_devices(flags):
     problems, gpus = [], torch.cuda.device_count()
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if (
-        "RANK" not in os.environ
-        and int(os.environ.get("SLURM_NTASKS", 1)) > 1
-        and "SLURM_PROCID" in os.environ
-    ):
+    missing = [name for name in _PROCESS_VARIABLES if name not in os.environ]
+    if "RANK" in os.environ and missing:
+        problems.append(
+            f"RANK is set, but not {', '.join(missing)}: use torchrun, "
+            "or set them as configs/train.sbatch does"
+        )
+    is_srun = "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    if "RANK" not in os.environ and is_srun:
         problems.append(
             "srun starts several processes, but RANK is not set for each: "
             "see configs/train.sbatch, or use torchrun"
-        )
-    absent = [name for name in _PROCESS_VARIABLES if name not in os.environ]
-    if "RANK" in os.environ and absent:
-        problems.append(
-            f"RANK is set, but not {', '.join(absent)}: use torchrun, "
-            "or set them as configs/train.sbatch does"
         )
     use_cuda = flags.device != "cpu" and gpus > 0
     if use_cuda and gpus < local_processes:
@@ -158,7 +158,7 @@ def _wrong_devices(flags):
     return problems
 
 
-def _against_config(flags, config):
+def _wrong_for_config(flags, config):
     problems, _ = _attempt(
         "--vocab_file", load_tokenizer, flags.vocab_file, flags.do_lower_case, config
     )
@@ -173,31 +173,20 @@ def _against_config(flags, config):
 
 def _wrong_files(flags, config):
     problems = []
-    if (
-        flags.init_checkpoint
-        and not _checkpoints(flags)
-        and (problem := missing_model(flags.init_checkpoint))
-    ):
-        problems.append(f"--init_checkpoint: {problem}")
-    problems += (
-        _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0]
-        if flags.expected_curve
-        else []
-    )
+    if flags.init_checkpoint and not _checkpoints(flags):
+        if problem := missing_model(flags.init_checkpoint):
+            problems.append(f"--init_checkpoint: {problem}")
+    if flags.expected_curve:
+        problems += _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0]
     for split in ("train", "eval"):
-        found, files = _attempt(
-            f"--tfrecord_{split}", list_folder_or_pattern, getattr(flags, f"tfrecord_{split}")
-        )
+        flag, indexes = f"--tfrecord_{split}", indexes_of(flags, split)
+        found, files = _attempt(flag, list_folder_or_pattern, getattr(flags, flag[2:]))
         problems += found
-        if not is_folder_of_indexes(indexes_of(flags, split)):
-            problems += _attempt(
-                f"--idx_{split}", list_folder_or_pattern, indexes_of(flags, split)
-            )[0]
+        if not is_folder_of_indexes(indexes):
+            problems += _attempt(f"--idx_{split}", list_folder_or_pattern, indexes)[0]
         if files:
-            found, example = _attempt(f"--tfrecord_{split}", _first_example, files[0])
-            problems += found or _wrong_shape(
-                flags, config, f"--tfrecord_{split}: {files[0]}", example
-            )
+            found, example = _attempt(flag, _first_example, files[0])
+            problems += found or _wrong_shape(flags, config, f"{flag}: {files[0]}", example)
     return problems
 
 
@@ -226,10 +215,10 @@ def _wrong_shape(flags, config, place, example):
 
 
 # --------------------------------------------------------------------------------------------------
-# The run that is there already
+# An earlier run in the output folder
 
 
-def flags_path(flags):
+def flags_path(flags: argparse.Namespace) -> str:
     return os.path.join(flags.output_dir, "flags.json")
 
 
@@ -237,18 +226,17 @@ def _checkpoints(flags):
     return glob.glob(os.path.join(glob.escape(flags.output_dir), "checkpoints", "step-*"))
 
 
-def as_recorded(flags, config):
-    """What flags.json of a run holds: bytes."""
-    return json.dumps(
-        {"flags": vars(flags), "bert_config": config_values(config)}, indent=1
-    ).encode()
+def flags_content(flags: argparse.Namespace, config: BertConfig) -> bytes:
+    """Returns the content of a run's flags.json."""
+    content = {"flags": vars(flags), "bert_config": config_values(config)}
+    return json.dumps(content, indent=1).encode()
 
 
-def _other_than_before(flags, config):
-    """Messages for each flag that shapes the run and is another than in the run that is in the
-    output folder.
+def _wrong_for_resuming(flags, config):
+    """Returns a message for each flag that must not change, but differs from the run in the output
+    folder.
     """
-    path, checkpoints = flags_path(flags), _checkpoints(flags)
+    path = flags_path(flags)
     if not os.path.exists(path):
         if os.path.exists(os.path.join(flags.output_dir, "metrics.jsonl")):
             return [
@@ -271,11 +259,11 @@ def _other_than_before(flags, config):
         if name not in CHANGEABLE_FLAGS
         and _comparable(name, value) != _comparable(name, earlier.get(name))
     ]
-    if os.path.isdir(os.path.join(flags.output_dir, "model")) and not checkpoints:
+    if os.path.isdir(os.path.join(flags.output_dir, "model")) and not _checkpoints(flags):
         problems.append(
             f"--output_dir: the run in {flags.output_dir} has ended and its checkpoints are gone; "
             f"choose another --output_dir, with --init_checkpoint={flags.output_dir}/model to "
-            "train on from its model"
+            "continue training its model"
         )
     if config:
         problems += [
@@ -290,9 +278,9 @@ def _comparable(name, value):
     return os.path.basename(value.rstrip("/")) if name == "init_checkpoint" and value else value
 
 
-def _changed(flags, what, earlier):
+def _changed(flags, value, earlier):
     return (
-        f"{what}: the run in {flags.output_dir} was begun with {earlier}; "
+        f"{value}: the run in {flags.output_dir} was started with {earlier}; "
         "choose another --output_dir for another run"
     )
 
@@ -301,12 +289,12 @@ def _changed(flags, what, earlier):
 # Where indexes are
 
 
-def indexes_of(flags, split):
-    """Where the indexes of "train" or "eval" are."""
+def indexes_of(flags: argparse.Namespace, split: str) -> str:
+    """Returns the folder, pattern or file of the indexes of "train" or "eval"."""
     return getattr(flags, f"idx_{split}") or os.path.join(flags.output_dir, "idx", split)
 
 
-def is_folder_of_indexes(where):
-    """Whether it is a folder, or a name for one, and no pattern or file."""
-    # isfile and not exists: another rank may make the folder just now.
+def is_folder_of_indexes(where: str) -> bool:
+    """Whether it is a folder, which may not exist yet, and not a pattern or a file."""
+    # isfile, not exists: another rank may be creating the folder at this moment.
     return os.path.isdir(where) or not (os.path.isfile(where) or glob.has_magic(where))

@@ -1,22 +1,22 @@
-"""How much arithmetic a training step is, and how much of a GPU's peak that uses (MFU, model FLOPs
-utilisation).
-"""
+"""FLOPs of a training step and peak FLOP/s of GPUs, for MFU (model FLOPs utilisation)."""
 
-# Dense tensor-core peaks of bf16 and fp16 (V100: of fp16, it has no other), FLOP/s, by what
-# torch.cuda.get_device_name() contains, of which the first counts; without an addition the SXM
-# module is meant. Source: NVIDIA's data sheets.
+from transformers import BertConfig
+
+# Dense tensor-core peaks in FLOP/s, of bf16 and fp16 (V100 has fp16 only). The first name that
+# torch.cuda.get_device_name() contains counts; "H100" alone means the SXM module. Source: NVIDIA's
+# data sheets.
 _PEAKS = {
     "H200 NVL": 836e12, "H100 NVL": 836e12, "H100 PCIe": 756e12, "H200": 989e12, "H100": 989e12,
     "A100": 312e12, "NVIDIA A30": 165e12, "V100-SXM2": 125e12, "V100-PCIE": 112e12,
 }  # fmt: skip
 
 
-def training_flops(config, length, num_predictions):
-    """FLOPs of forward and backward pass for one sequence of `length` tokens with `num_predictions`
-    masked ones (a float).
+def training_flops(config: BertConfig, length: float, num_predictions: float) -> float:
+    """Returns the FLOPs of forward and backward pass for one sequence of `length` tokens, of which
+    `num_predictions` are masked.
 
-    A multiplication and an addition are two; the backward pass is twice the forward. Matrix
-    products only, as is usual.
+    A multiplication and an addition count as two; the backward pass is twice the forward. As usual,
+    matrix products only.
     """
     hidden, intermediate = config.hidden_size, config.intermediate_size
     layer = 2 * length * (4 * hidden**2 + 2 * hidden * intermediate) + 4 * length**2 * hidden
@@ -24,6 +24,6 @@ def training_flops(config, length, num_predictions):
     return 3.0 * (config.num_hidden_layers * layer + heads)
 
 
-def peak_flops(device_name):
-    """The peak of a GPU in FLOP/s, or None where it is not known."""
+def peak_flops(device_name: str) -> float | None:
+    """Returns the peak of a GPU in FLOP/s, or None if it is not known."""
     return next((peak for name, peak in _PEAKS.items() if name in device_name), None)

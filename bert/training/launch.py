@@ -1,5 +1,5 @@
-"""A training process among others: joining the group, memory, the folder that is its run's own,
-what others' ends look like.
+"""Start of a training process: joining the process group, memory settings, the lock of the output
+folder, readable errors when another rank is gone.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import fcntl
 import os
 import secrets
 import socket
+from collections.abc import Iterator
 
 import colossalai
 import torch
@@ -19,44 +20,40 @@ from bert.common.files import DataError, locked
 from bert.training.distributed import gathered, shared_errors
 
 
-def join_processes(device, seed, timeout):
-    """Joins the process group that torchrun's environment describes; returns this process's
-    torch.device.
+def join_processes(device: str, seed: int, timeout: float) -> torch.device:
+    """Joins the process group that torchrun's environment describes; returns this process's device.
 
-    device: "auto" (CUDA if there is any), "cpu" or "cuda". Without torchrun, a group of one is
-    made.
-    timeout: seconds after which a process that waits for the others, in this or a later group, ends
-    with an error.
+    device: "auto" (CUDA if there is any), "cpu" or "cuda". Without torchrun, it makes a group of
+    one process. timeout: seconds after which a process that waits for the others, in this or a
+    later group, ends with an error.
     """
-    # ColossalAI's launch and its plugins take no timeout; what they do not say is looked up here.
+    # ColossalAI's launch and its plugins take no timeout, so torch's defaults are changed.
     c10d = dist.distributed_c10d
     c10d.default_pg_timeout = datetime.timedelta(seconds=timeout)
-    # NCCL's watchdog has many words for it and ends the process itself; the wait on the CPU at each
-    # step's end is to be first.
+    # Later than the wait on the CPU at each step's end, which gives a short message: NCCL's
+    # watchdog prints many lines and ends the process itself.
     c10d.default_pg_nccl_timeout = datetime.timedelta(seconds=timeout + 60)
     if "RANK" not in os.environ:  # a plain `python3 train.py`
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        alone = {
-            "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1,
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        os.environ |= {
+            "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
-        os.environ.update({name: str(value) for name, value in alone.items()})
     use_cuda = device != "cpu" and torch.cuda.is_available()
     if not use_cuda:
-        set_accelerator("cpu")  # before launch, which would take a GPU that it finds
-        torch.set_num_threads(
-            max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"]))
-        )
+        set_accelerator("cpu")  # before launch, which would use a GPU if it finds one
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // int(os.environ["LOCAL_WORLD_SIZE"])))
         keep_freed_memory()
     colossalai.launch_from_torch(seed=seed, verbose=False)
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if use_cuda else torch.device("cpu")
 
 
-def keep_freed_memory():
-    """Has glibc keep large blocks instead of giving them back and faulting them in anew at every
-    step.
+def keep_freed_memory() -> None:
+    """Makes glibc keep large blocks, so that not every step returns them to the system and gets
+    them back by page faults.
 
     The logits alone are 78 MB at 32 x 20 predictions: a step of configs/bert_tiny.json takes 0.23 s
     instead of 0.31 s.
@@ -69,17 +66,16 @@ def keep_freed_memory():
 
 
 @contextlib.contextmanager
-def lock_output_dir(folder):
-    """Has rank 0 hold the output folder meanwhile, which is made; DataError if another run holds it
-    or a rank does not see it.
+def lock_output_dir(folder: str) -> Iterator[None]:
+    """Creates the output folder and locks it on rank 0; DataError if another run holds the lock or
+    a rank does not see the same folder.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         with shared_errors():
             if dist.get_rank() == 0:
+                lock = locked(os.path.join(folder, ".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
                 try:
-                    held.enter_context(
-                        locked(os.path.join(folder, ".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    )
+                    stack.enter_context(lock)
                 except BlockingIOError:
                     raise DataError(
                         f"{folder}: another run is at work there; "
@@ -90,10 +86,10 @@ def lock_output_dir(folder):
 
 
 def _check_that_all_see(folder):
-    """DataError if a rank has another folder of that name: else the first checkpoint would fail,
-    long after the start.
+    """DataError if a rank has another folder of that name: the first checkpoint would fail, long
+    after the start.
     """
-    # A new name, of which no machine has cached that it is not there.
+    # A new name, so that no machine has cached that it does not exist.
     token = gathered(secrets.token_hex(4))[0]
     mark = os.path.join(folder, f".seen-by-all-{token}")
     with shared_errors():
@@ -112,9 +108,9 @@ def _check_that_all_see(folder):
 
 
 @contextlib.contextmanager
-def readable_errors():
-    """Turns what torch raises when another rank is gone, hangs, or memory is short, into a
-    DataError.
+def readable_errors() -> Iterator[None]:
+    """Turns torch's errors into a DataError if another rank is gone or hangs, or memory is
+    short.
     """
     try:
         yield
@@ -123,18 +119,17 @@ def readable_errors():
             f"the GPU's memory is too small: {str(error).splitlines()[0]}; raise "
             "--steps_per_update, or use --unpad, --gradient_checkpointing or --plugin=zero1"
         ) from None
-    except RuntimeError as error:  # gloo has no class of its own
-        words = str(error).lower()
-        if "timed out waiting" in words or (
-            isinstance(error, dist.DistError) and ("timeout" in words or "timed out" in words)
-        ):
+    except RuntimeError as error:  # gloo has no error class of its own
+        text = str(error).lower()
+        timeouts = ["timed out waiting"]
+        if isinstance(error, dist.DistError):
+            timeouts += ["timeout", "timed out"]
+        lost = ("closed by peer", "reset by peer", "broken pipe", "remote process exited")
+        if any(words in text for words in timeouts):
             raise DataError(
                 "waited longer than --collective_timeout for another rank, which hangs or is gone; "
-                "look at the machines' other output, then give the same command again"
+                "look at the output of the other machines, then run the same command again"
             ) from None
-        if any(
-            sign in words
-            for sign in ("closed by peer", "reset by peer", "broken pipe", "remote process exited")
-        ):
+        if any(words in text for words in lost):
             raise DataError("lost the connection to another rank, which has ended") from None
         raise

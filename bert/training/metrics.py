@@ -1,5 +1,5 @@
-"""What a run shows: evaluation over all ranks, metrics.jsonl, TensorBoard, the progress line, the
-curves.
+"""Evaluation over all ranks, and the records of a run: metrics.jsonl, TensorBoard, the progress
+line, the curves.
 """
 
 import json
@@ -7,25 +7,34 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
 
 from bert.common.files import DataError, atomic_writer
 from bert.common.progress import time_left
-from bert.training.model import correct_counts, loss_sums, predict
+from bert.training.expected_curve import ExpectedCurve
+from bert.training.model import Batch, correct_counts, loss_sums, predict
 from bert.training.tensorboard_log import TensorboardLog
+
+Position = tuple[int, int]  # of the loader: epoch, records of it
 
 
 @torch.no_grad()
-def evaluate(model, loader, device, data_group=None):
-    """Returns the evaluation metrics over all examples of all ranks of a group: sums are pooled,
-    then divided once.
+def evaluate(
+    model: torch.nn.Module,
+    loader: Iterable[Batch],
+    device: torch.device,
+    data_group: dist.ProcessGroup | None = None,
+) -> dict[str, float]:
+    """Returns the evaluation metrics over all examples of all ranks of a group: sums over all
+    ranks, divided once.
 
-    `model` is the bare module, not its data-parallel wrapper: ranks may have different numbers of
-    batches.
+    model: the module itself, not its data-parallel wrapper, because ranks may have different
+    numbers of batches.
     """
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     model.eval()
@@ -36,22 +45,12 @@ def evaluate(model, loader, device, data_group=None):
         logits = predict(model, batch)
         weights = batch["masked_lm_weights"].sum()
         counts = (weights, torch.full_like(weights, num_examples))
-        sums += torch.stack(
-            [
-                value.double()
-                for value in (*correct_counts(logits, batch), *loss_sums(logits, batch), *counts)
-            ]
-        )
+        values = (*correct_counts(logits, batch), *loss_sums(logits, batch), *counts)
+        sums += torch.stack([value.double() for value in values])
     model.train()
     dist.all_reduce(sums, group=data_group)
-    (
-        masked_lm_right,
-        next_sentence_right,
-        masked_lm_loss,
-        next_sentence_loss,
-        predictions,
-        examples,
-    ) = sums.tolist()
+    *masked_and_next, predictions, examples = sums.tolist()
+    masked_lm_right, next_sentence_right, masked_lm_loss, next_sentence_loss = masked_and_next
     return {
         "masked_lm_accuracy": masked_lm_right / predictions,
         "masked_lm_loss": masked_lm_loss / predictions,
@@ -62,20 +61,18 @@ def evaluate(model, loader, device, data_group=None):
 
 
 MAX_SKIPPED_IN_A_ROW = 5
-MIN_LOSS_SCALE = 1.0  # below it, not the scale is to blame for an overflow
-_NAMED_EXAMPLES = 3  # on the console, of an update that was left out
+MIN_LOSS_SCALE = 1.0  # below it, the scale cannot be the cause of an overflow
+_SHOWN_EXAMPLES = 3  # on the console, of a skipped update
 
 
 @dataclass
 class _Step:
-    """A step whose results are still on their device: `values` are float32 [6], in the order of
-    VALUES.
-    """
+    """A step whose results are still on their device."""
 
     number: int
     learning_rate: float
-    positions: tuple  # the loader's, before and behind its examples
-    values: torch.Tensor
+    positions: tuple[Position, Position]  # before and after its examples
+    values: torch.Tensor  # float32 [6], in the order of VALUES
 
     VALUES: ClassVar = ("mlm_loss", "nsp_loss", "mlm_accuracy", "grad_norm", "tokens", "loss_scale")
 
@@ -89,39 +86,36 @@ class Recorder:
     """
 
     def __init__(
-        self, output_dir, num_steps, samples_per_step, seq_length, utilisation, records_between,
-        expected_curve=None, first_step=1, kept_bytes=0,
-    ):  # fmt: skip
-        """A resumed run gives its first step, and how much of metrics.jsonl belongs to the
-        steps before it.
-
-        utilisation: function of (sequences per second, mean tokens of a sequence) -> MFU, or None
-        where it is not known.
-        records_between: function of two positions of the loader -> [(file name, number of the
-        record in it)].
-        expected_curve: an ExpectedCurve with which evaluations are compared, or None.
+        self,
+        output_dir: str,
+        num_steps: int,
+        samples_per_step: int,
+        seq_length: int,
+        utilisation: Callable[[float, float], float | None],
+        records_between: Callable[[Position, Position], list[tuple[str, int]]],
+        expected_curve: ExpectedCurve | None = None,
+        first_step: int = 1,
+        kept_bytes: int = 0,
+    ):
+        """utilisation: (sequences per second, mean tokens of each) -> MFU, or None if unknown.
+        records_between: two positions of the loader -> [(file name, number of the record in it)].
+        expected_curve: evaluations are compared with it. first_step, kept_bytes: of a resumed run;
+        so many bytes of metrics.jsonl belong to the steps before its first one.
         """
         self.is_main = dist.get_rank() == 0
-        self.num_steps, self.samples_per_step, self.seq_length = (
-            num_steps,
-            samples_per_step,
-            seq_length,
-        )
-        self._utilisation, self._records_between, self._expected_curve = (
-            utilisation,
-            records_between,
-            expected_curve,
-        )
+        self.num_steps, self.samples_per_step = num_steps, samples_per_step
+        self.seq_length = seq_length
+        self._utilisation, self._records_between = utilisation, records_between
+        self._expected_curve = expected_curve
         self._steps_before = self._last_line_step = first_step - 1
-        self._pending = []
+        self._pending: list[_Step] = []
         self._skipped_in_a_row = 0
-        self._last_accuracy = None  # on the evaluation set
+        self._last_accuracy: float | None = None  # on the evaluation set
         self._is_terminal = sys.stdout.isatty()
         self._interval = 0.5 if self._is_terminal else 10.0  # seconds
         self._started = self._last_line_at = time.monotonic()
-        self._pauses = self._pauses_at_last_line = self._tokens_since_last_line = (
-            0.0  # the first two in seconds
-        )
+        self._pauses = self._pauses_at_last_line = 0.0  # seconds
+        self._tokens_since_last_line = 0.0
         if self.is_main:
             self._log = _open_at(os.path.join(output_dir, "metrics.jsonl"), kept_bytes)
             is_new = first_step == 1
@@ -129,26 +123,33 @@ class Recorder:
                 os.path.join(output_dir, "tensorboard"), 0 if is_new else first_step
             )
 
-    def bytes_written(self):
-        """Returns the size of metrics.jsonl (0 on other ranks than 0), after all steps so far are
-        in it.
-        """
+    def bytes_written(self) -> int:
+        """Writes all steps so far; returns the size of metrics.jsonl (0 on ranks other than 0)."""
         if not self.is_main:
             return 0
         self._flush()
         os.fsync(self._log.fileno())
         return os.fstat(self._log.fileno()).st_size
 
-    def say(self, text, end="\n"):
+    def say(self, text: str, end: str = "\n") -> None:
         if self.is_main:
             print(f"\r\033[K{text}" if self._is_terminal else text, end=end, flush=True)
 
-    def step(self, step, results, gradient_norm, learning_rate, num_tokens, loss_scale, start, end):
+    def step(
+        self,
+        step: int,
+        results: torch.Tensor,
+        gradient_norm: torch.Tensor,
+        learning_rate: float,
+        num_tokens: torch.Tensor,
+        loss_scale: torch.Tensor | None,
+        start: Position,
+        end: Position,
+    ) -> None:
         """Takes float32 tensors: both losses and the accuracy [3], the gradient norm before
-        clipping [], real tokens [].
+        clipping [], tokens that are not padding [], the loss scale of the next step [].
 
-        loss_scale: that of the next step, float32 [], or None. start, end: the loader's positions
-        before and behind the step.
+        start, end: the loader's positions before and after the step.
         """
         if not self.is_main:
             return
@@ -158,7 +159,8 @@ class Recorder:
         if step == self.num_steps or time.monotonic() - self._last_line_at >= self._interval:
             self._flush()
 
-    def evaluation(self, step, metrics, seconds):
+    def evaluation(self, step: int, metrics: dict[str, float], seconds: float) -> None:
+        """Takes the result of `evaluate` after a step, and its duration."""
         if not self.is_main:
             return
         self.pause(seconds)
@@ -172,15 +174,13 @@ class Recorder:
             f"next_sentence_accuracy {metrics['next_sentence_accuracy']:.4f} | "
             f"{metrics['examples']:,} examples, {seconds:.1f} s"
         )
-        samples = step * self.samples_per_step
-        warning = self._expected_curve and self._expected_curve.warning(
-            samples, metrics["masked_lm_accuracy"]
-        )
-        if warning:
-            self.say(f"warning: {warning}")
+        if self._expected_curve is not None:
+            samples, accuracy = step * self.samples_per_step, metrics["masked_lm_accuracy"]
+            if warning := self._expected_curve.warning(samples, accuracy):
+                self.say(f"warning: {warning}")
 
-    def pause(self, seconds):
-        """Time that is not spent on training steps, and does not count for their speed."""
+    def pause(self, seconds: float) -> None:
+        """Subtracts time that was not spent on training steps from the time for their speed."""
         self._pauses += seconds
 
     def _write(self, **values):
@@ -188,14 +188,14 @@ class Recorder:
 
     def _flush(self):
         """Writes the steps since the last call and shows the newest; DataError if too many in a row
-        were left out.
+        were skipped.
         """
         if not self._pending:
             return
-        all_values = torch.stack([step.values for step in self._pending]).tolist()
+        rows = torch.stack([step.values for step in self._pending]).tolist()
         pending, self._pending = self._pending, []
-        for step, values in zip(pending, all_values):
-            values = dict(zip(_Step.VALUES, values))
+        for step, row in zip(pending, rows):
+            values = dict(zip(_Step.VALUES, row))
             self._tokens_since_last_line += values["tokens"]
             self._write_step(step, values)
         self._tensorboard.flush()
@@ -204,9 +204,7 @@ class Recorder:
     def _write_step(self, step, values):
         loss = values["mlm_loss"] + values["nsp_loss"]
         row = {"step": step.number, "loss": loss, "learning_rate": step.learning_rate}
-        row |= {
-            name: values[name] for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "grad_norm")
-        }
+        row |= {name: values[name] for name in _Step.VALUES[:4]}
         if math.isfinite(values["grad_norm"]):
             self._skipped_in_a_row = 0
             self._write_row(row)
@@ -214,46 +212,45 @@ class Recorder:
             # Usual in fp16: the scale is halved until nothing overflows.
             self._write_row(_finite(row) | {"skipped": True})
             self.say(
-                f"step {step.number}: gradients too large for fp16, the update is left out and the "
+                f"step {step.number}: gradients too large for fp16, the update is skipped and the "
                 f"loss scale lowered to {values['loss_scale']:g}"
             )
         else:
             examples = self._records_between(*step.positions)
             self._write_row(_finite(row) | {"skipped": True}, examples=examples)
-            self._note_skipped(step, values, examples)
+            self._report_skipped(step, values, examples)
 
-    def _write_row(self, row, **more):
-        """more: what is not to be plotted."""
-        self._write(**row, **more)
+    def _write_row(self, row, **not_plotted):
+        self._write(**row, **not_plotted)
         self._tensorboard.step(
             row["step"], {name: value for name, value in row.items() if name != "step"}
         )
 
-    def _note_skipped(self, step, values, examples):
-        """Warns of an update that was left out; DataError if there is no end to them."""
-        named = ", ".join(
-            f"{file} --record={number}" for file, number in examples[:_NAMED_EXAMPLES]
+    def _report_skipped(self, step, values, examples):
+        """Warns of a skipped update; DataError if there are too many in a row."""
+        shown = ", ".join(
+            f"{file} --record={number}" for file, number in examples[:_SHOWN_EXAMPLES]
         )
-        others = len(examples) - _NAMED_EXAMPLES
+        others = len(examples) - _SHOWN_EXAMPLES
         what = (
             f"step {step.number}: masked LM loss {values['mlm_loss']}, next-sentence loss "
             f"{values['nsp_loss']}, gradient norm {values['grad_norm']}, rate "
             f"{step.learning_rate:.3e}, examples (see inspect_tfrecord.py) "
-            f"{named}{f' and {others} more, named in metrics.jsonl' if others > 0 else ''}"
+            f"{shown}{f' and {others} more, listed in metrics.jsonl' if others > 0 else ''}"
         )
         advice = (
             "training has diverged; lower --learning_rate, lengthen --num_warmup_steps, "
             "or try --precision=fp32"
         )
         if 0 < values["loss_scale"] < MIN_LOSS_SCALE:
-            raise DataError(f"{what}; the loss scale has fallen under {MIN_LOSS_SCALE:g}: {advice}")
+            raise DataError(f"{what}; the loss scale has fallen below {MIN_LOSS_SCALE:g}: {advice}")
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise DataError(
                 f"{what}; {self._skipped_in_a_row} updates in a row were not finite: {advice}; "
                 f"the weights are those of step {step.number - self._skipped_in_a_row}"
             )
-        self.say(f"warning: {what}: the update is not finite and left out")
+        self.say(f"warning: {what}: the update is not finite and is skipped")
 
     def _show(self, step, values):
         """The progress line: speeds since the line before, time left by the mean speed since the
@@ -261,41 +258,32 @@ class Recorder:
         """
         number, now = step.number, time.monotonic()
         seconds = max(now - self._last_line_at - (self._pauses - self._pauses_at_last_line), 1e-9)
-        sequences, tokens = (
-            (number - self._last_line_step) * self.samples_per_step,
-            self._tokens_since_last_line,
-        )
+        sequences = (number - self._last_line_step) * self.samples_per_step
+        tokens = self._tokens_since_last_line
         utilisation = self._utilisation(sequences / seconds, tokens / sequences)
         left = time_left(
             number - self._steps_before,
             self.num_steps - self._steps_before,
             now - self._started - self._pauses,
         )
-        self._last_line_at, self._last_line_step, self._pauses_at_last_line = (
-            now,
-            number,
-            self._pauses,
-        )
-        self._tokens_since_last_line = 0.0
+        self._last_line_at, self._last_line_step = now, number
+        self._pauses_at_last_line, self._tokens_since_last_line = self._pauses, 0.0
         evaluated = "" if self._last_accuracy is None else f" (evaluated {self._last_accuracy:.4f})"
         self.say(
-            (
-                f"step {number:,}/{self.num_steps:,} | "
-                f"{number * self.samples_per_step:,} samples | "
-                f"loss {values['mlm_loss'] + values['nsp_loss']:.4f} "
-                f"(mlm {values['mlm_loss']:.4f}, nsp {values['nsp_loss']:.4f}) | "
-                f"accuracy {values['mlm_accuracy']:.4f}{evaluated} | "
-                f"lr {step.learning_rate:.3e} | grad norm {values['grad_norm']:.2f} | "
-                f"{sequences / seconds:,.1f} seq/s, {tokens / seconds:,.0f} tokens/s, "
-                f"padding {1 - tokens / sequences / self.seq_length:.0%} | "
-                f"{'' if utilisation is None else f'MFU {utilisation:.1%} | '}{left}"
-            ),
+            f"step {number:,}/{self.num_steps:,} | {number * self.samples_per_step:,} samples | "
+            f"loss {values['mlm_loss'] + values['nsp_loss']:.4f} "
+            f"(mlm {values['mlm_loss']:.4f}, nsp {values['nsp_loss']:.4f}) | "
+            f"accuracy {values['mlm_accuracy']:.4f}{evaluated} | "
+            f"lr {step.learning_rate:.3e} | grad norm {values['grad_norm']:.2f} | "
+            f"{sequences / seconds:,.1f} seq/s, {tokens / seconds:,.0f} tokens/s, "
+            f"padding {1 - tokens / sequences / self.seq_length:.0%} | "
+            f"{'' if utilisation is None else f'MFU {utilisation:.1%} | '}{left}",
             end="" if self._is_terminal and number < self.num_steps else "\n",
         )
 
 
-def _finite(values):
-    """The same dict with None for what is not finite: JSON has no NaN."""
+def _finite(values: dict[str, float]) -> dict[str, Any]:
+    """Returns the dict with None for values that are not finite: JSON has no NaN."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
@@ -306,14 +294,14 @@ def _open_at(path, kept_bytes):
     if size < kept_bytes:
         raise DataError(
             f"{path}: {size:,} bytes, expected at least the {kept_bytes:,} that belong to the "
-            "checkpoint; put the whole file back, or go on in another --output_dir with "
+            "checkpoint; put the whole file back, or continue in another --output_dir with "
             "--init_checkpoint=<the checkpoint>"
         )
     file.truncate(kept_bytes)
     return file
 
 
-def plot_curves(metrics_path, png_path):
+def plot_curves(metrics_path: str, png_path: str) -> None:
     """Draws losses per step and accuracies per evaluation, from metrics.jsonl, into a PNG."""
     import matplotlib
 
@@ -325,21 +313,17 @@ def plot_curves(metrics_path, png_path):
     steps = [row for row in rows if row.get("loss") is not None]
     evaluations = [row for row in rows if "masked_lm_accuracy" in row]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name, label in (
-        ("mlm_loss", "masked LM, training"),
-        ("nsp_loss", "next sentence, training"),
-    ):
-        left.plot(
-            [row["step"] for row in steps], [row[name] for row in steps], linewidth=0.8, label=label
-        )
-    left.plot(
-        *_points(evaluations, "masked_lm_loss"), "o-", markersize=3, label="masked LM, evaluation"
-    )
+
+    def draw(axes, rows, name, label, *style, **options):
+        x, y = [row["step"] for row in rows], [row[name] for row in rows]
+        axes.plot(x, y, *style, label=label, **options)
+
+    draw(left, steps, "mlm_loss", "masked LM, training", linewidth=0.8)
+    draw(left, steps, "nsp_loss", "next sentence, training", linewidth=0.8)
+    draw(left, evaluations, "masked_lm_loss", "masked LM, evaluation", "o-", markersize=3)
+    draw(right, evaluations, "masked_lm_accuracy", "masked LM", "o-", markersize=3)
+    draw(right, evaluations, "next_sentence_accuracy", "next sentence", "o-", markersize=3)
     left.set(xlabel="step", ylabel="loss (nats)", ylim=(0, None))
-    right.plot(*_points(evaluations, "masked_lm_accuracy"), "o-", markersize=3, label="masked LM")
-    right.plot(
-        *_points(evaluations, "next_sentence_accuracy"), "o-", markersize=3, label="next sentence"
-    )
     right.set(xlabel="step", ylabel="accuracy on the evaluation set", ylim=(0, 1))
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -347,7 +331,3 @@ def plot_curves(metrics_path, png_path):
     with atomic_writer(png_path) as file:
         figure.savefig(file, format="png", dpi=120)
     plt.close(figure)
-
-
-def _points(rows, name):
-    return [row["step"] for row in rows], [row[name] for row in rows]

@@ -1,5 +1,5 @@
-"""BERT with both pretraining heads: Hugging Face's `BertForPreTraining`, predicting only where a
-token was masked.
+"""BERT with both pretraining heads: Hugging Face's `BertForPreTraining`, which predicts only at
+masked positions.
 
 Shapes: B examples, S positions, P predictions per example, H hidden size, V vocabulary.
 """
@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import types
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,9 @@ from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 from bert.common.files import DataError
 from bert.training import checkpoint, unpadded
 from bert.training.tensorflow_checkpoint import is_tensorflow_checkpoint, load_tensorflow_checkpoint
+
+Batch = dict[str, torch.Tensor]  # of bert_dali_dataloader.DaliDataloader
+Logits = tuple[torch.Tensor, torch.Tensor]  # masked LM [B, P, V], next sentence [B, 2]
 
 # In Google's and MLPerf's configuration files "gelu" means the tanh approximation, which Hugging
 # Face calls "gelu_new".
@@ -34,11 +38,11 @@ _CONFIG_TYPES = {
 _SHAPE_KEYS = [key for key, kind in _CONFIG_TYPES.items() if kind is int] + ["hidden_act"]
 
 
-def load_config(path):
-    """Reads a `bert_config.json` of Google's and MLPerf's form into a `BertConfig`.
+def load_config(path: str) -> BertConfig:
+    """Reads a `bert_config.json` in the format of Google and MLPerf.
 
-    Raises DataError for a key that is missing or unknown, a value of the wrong type, and an
-    activation other than GELU.
+    Raises DataError for a missing or unknown key, a value of the wrong type, and an activation
+    other than GELU.
     """
     try:
         with open(path) as file:
@@ -66,22 +70,22 @@ def load_config(path):
     return BertConfig(**values, layer_norm_eps=1e-12)
 
 
-def config_values(config):
-    """The values of a configuration file, under its keys."""
+def config_values(config: BertConfig) -> dict[str, Any]:
+    """Returns the values of a configuration file by its keys."""
     return {key: getattr(config, key) for key in _CONFIG_TYPES}
 
 
-def build_model(config):
+def build_model(config: BertConfig) -> BertForPreTraining:
     """Returns a freshly initialised model; its `forward` is `_forward` below."""
     return _bind_forward(BertForPreTraining(config))
 
 
-def load_model(where, config):
+def load_model(where: str, config: BertConfig) -> BertForPreTraining:
     """Returns a model with the weights of a TensorFlow checkpoint (its prefix), a Hugging Face
     folder or a run's checkpoint.
 
-    Dropout is that of `config`. DataError if there is none, or if its shape or activation is not
-    that of `config`.
+    Dropout is that of `config`. DataError if there is no model, or if its shape or activation is
+    not that of `config`.
     """
     if problem := missing_model(where):
         raise DataError(problem)
@@ -95,9 +99,7 @@ def load_model(where, config):
 
 
 def _load_own(path, config):
-    """The weights of a checkpoint that train.py wrote: a folder such as
-    <output_dir>/checkpoints/step-00001000.
-    """
+    """Loads a checkpoint of train.py, such as <output_dir>/checkpoints/step-00001000."""
     model, weights = build_model(config), checkpoint.load_weights(path)
     parameters = dict(model.named_parameters())
     differences = [
@@ -138,12 +140,12 @@ def _load_folder(folder, config):
         raise DataError(f"{folder}: no Hugging Face model: {error}") from None
 
 
-def missing_model(where):
-    """Returns why `load_model` finds nothing there, in words and with what was perhaps meant, or
-    None.
+def missing_model(where: str) -> str | None:
+    """Returns None if `load_model` finds a model there, else a message with a path that may have
+    been meant.
     """
 
-    def is_there(path):
+    def is_model(path):
         return (
             is_tensorflow_checkpoint(path)
             or checkpoint.is_checkpoint(path)
@@ -151,7 +153,7 @@ def missing_model(where):
             or os.path.isfile(os.path.join(path, "config.json"))
         )
 
-    if is_there(where):
+    if is_model(where):
         return None
     prefix = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", where)
     inside = (
@@ -159,58 +161,56 @@ def missing_model(where):
         for name in ("*.index", "model", "step-*")
         for path in glob.glob(f"{glob.escape(where)}/{name}")
     )
-    meant = sorted(filter(is_there, (prefix, *inside)))
+    found = sorted(filter(is_model, (prefix, *inside)))
     return (
         f"{where}: no TensorFlow checkpoint (no {where}.index), no Hugging Face folder (no "
-        "config.json in it) and no checkpoint of train.py (no "
-        f"manifest.json){f'; perhaps {meant[-1]} is meant' if meant else ''}"
+        "config.json in it) and no checkpoint of train.py (no manifest.json)"
+        f"{f'; perhaps {found[-1]} is meant' if found else ''}"
     )
 
 
 def _bind_forward(model):
-    # ColossalAI's policies want the exact class, so the instance gets a new forward instead of a
-    # subclass.
+    # On the instance, not in a subclass: ColossalAI's policies need the exact class.
     model.forward = types.MethodType(_forward, model)
     if model.config.hidden_act == "gelu_new":
-        # The same function; Hugging Face's own keeps four times as much for the backward pass.
+        # The same function, but Hugging Face's keeps four times as much for the backward pass.
         for layer in model.bert.encoder.layer:
             layer.intermediate.intermediate_act_fn = torch.nn.GELU("tanh")
         model.cls.predictions.transform.transform_act_fn = torch.nn.GELU("tanh")
     return model
 
 
-def compile_layers(model):
-    """Has torch.compile translate the encoder's layers, all alike and so in one go, and the masked
-    LM head.
+def compile_layers(model: BertForPreTraining) -> None:
+    """Applies torch.compile to each layer of the encoder, which compiles once as all are alike, and
+    to the masked LM head.
     """
-    # 1 since bert/common/quiet_imports.py.
+    # bert/common/quiet_imports.py set it to 1.
     torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))
     for layer in model.bert.encoder.layer:
         layer.compile()
     model.cls.predictions.compile()
 
 
-def leave_out_padding(model):
-    """Has the model compute nothing at positions of padding; its results are the same but for
+def leave_out_padding(model: BertForPreTraining) -> None:
+    """Makes the model compute nothing at positions of padding; its results are the same except for
     rounding.
     """
     model.forward = types.MethodType(_unpadded_forward, model)
 
 
 def _unpadded_forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
-    """As `_forward`, but for what padding costs."""
+    """As `_forward`, without computing padding."""
     hidden, places = unpadded.encode(self.bert, input_ids, input_mask, segment_ids)
     masked = hidden[places.gather(1, masked_lm_positions)]  # [B, P, H]
-    return self.cls.predictions(masked), self.cls.seq_relationship(
-        self.bert.pooler(hidden[places[:, :1]])
-    )
+    pooled = self.bert.pooler(hidden[places[:, :1]])
+    return self.cls.predictions(masked), self.cls.seq_relationship(pooled)
 
 
 def _forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
     """int64 [B, S] three times and [B, P] -> masked LM logits [B, P, V] and next-sentence logits
     [B, 2].
     """
-    # [B, 1, S]: of a mask [B, S] Hugging Face would ask whether it is all ones, and wait for the
+    # [B, 1, S]: with a mask [B, S] Hugging Face checks whether it is all ones, and waits for the
     # GPU.
     encoded = self.bert(input_ids, attention_mask=input_mask[:, None], token_type_ids=segment_ids)
     positions = masked_lm_positions.unsqueeze(-1).expand(-1, -1, self.config.hidden_size)
@@ -218,15 +218,15 @@ def _forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
     return self.cls.predictions(masked), self.cls.seq_relationship(encoded.pooler_output)
 
 
-def predict(model, batch):
-    """Runs the model on a batch of the loader; returns its two logits."""
+def predict(model: torch.nn.Module, batch: Batch) -> Logits:
+    """Runs the model on a batch."""
     names = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
     return model(**{name: batch[name] for name in names})
 
 
-def loss_sums(logits, batch):
+def loss_sums(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns (sum of weighted masked LM cross entropies, sum of next-sentence cross entropies),
-    float32 scalars.
+    float32 [].
     """
     masked_lm_logits, next_sentence_logits = logits
     cross_entropy = F.cross_entropy(
@@ -239,32 +239,32 @@ def loss_sums(logits, batch):
     return masked_lm, next_sentence
 
 
-def correct_counts(logits, batch):
-    """Returns (weighted number of right masked LM predictions, number of right next-sentence
-    predictions).
+def correct_counts(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns (weighted number of correct masked LM predictions, number of correct next-sentence
+    predictions), [] each.
     """
     masked_lm_logits, next_sentence_logits = logits
-    is_right = masked_lm_logits.argmax(-1) == batch["masked_lm_ids"]
+    is_correct = masked_lm_logits.argmax(-1) == batch["masked_lm_ids"]
     return (
-        (is_right * batch["masked_lm_weights"]).sum(),
+        (is_correct * batch["masked_lm_weights"]).sum(),
         (next_sentence_logits.argmax(-1) == batch["next_sentence_labels"].flatten()).sum(),
     )
 
 
-def count_right(masked_lm_logits, batch):
-    """Returns the weighted number of right masked LM predictions, of which a tie is one: for the
-    progress line.
+def count_correct_or_tied(masked_lm_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Returns the weighted number of masked LM predictions that are correct or tied, float32 []:
+    for the progress line.
 
-    On the CPU 3 ms at 32 x 20 predictions, where the argmax of `correct_counts` takes 25.
+    On the CPU 3 ms at 32 x 20 predictions; the argmax of `correct_counts` takes 25 ms.
     """
-    own = masked_lm_logits.gather(-1, batch["masked_lm_ids"].unsqueeze(-1))
-    is_right = (own >= masked_lm_logits.amax(-1, keepdim=True)).squeeze(-1)
-    return (is_right * batch["masked_lm_weights"]).sum()
+    logit_of_label = masked_lm_logits.gather(-1, batch["masked_lm_ids"].unsqueeze(-1))
+    is_correct = (logit_of_label >= masked_lm_logits.amax(-1, keepdim=True)).squeeze(-1)
+    return (is_correct * batch["masked_lm_weights"]).sum()
 
 
-def load_tokenizer(vocab_file, do_lower_case, config):
-    """Returns Hugging Face's tokenizer of a vocabulary, which truncates to the longest text the
-    model takes.
+def load_tokenizer(vocab_file: str, do_lower_case: bool, config: BertConfig) -> BertTokenizerFast:
+    """Returns Hugging Face's tokenizer of a vocabulary, which truncates to the model's maximum
+    length.
 
     DataError unless the vocabulary has as many tokens as the model.
     """
@@ -277,7 +277,7 @@ def load_tokenizer(vocab_file, do_lower_case, config):
             model_max_length=config.max_position_embeddings,
         )
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{vocab_file}: no vocabulary, one token a line: {error}") from None
+        raise DataError(f"{vocab_file}: not a vocabulary: {error}") from None
     if num_tokens != config.vocab_size:
         raise DataError(
             f"{vocab_file} has {num_tokens} tokens, the configuration has vocab_size "
@@ -286,7 +286,12 @@ def load_tokenizer(vocab_file, do_lower_case, config):
     return tokenizer
 
 
-def save_model(config, weights, folder, tokenizer=None):
+def save_model(
+    config: BertConfig,
+    weights: dict[str, torch.Tensor],
+    folder: str,
+    tokenizer: BertTokenizerFast | None = None,
+) -> None:
     """Writes a Hugging Face folder (config.json, model.safetensors, tokenizer), whole or not at
     all; replaces an older one.
 
@@ -315,10 +320,9 @@ def save_model(config, weights, folder, tokenizer=None):
 
 
 def _open_weights_to_readers(folder):
-    """Gives weights the mode of config.json, which is the umask's: safetensors writes them as a
-    temporary file, mode 600.
+    """Gives weights the mode of config.json: safetensors writes them as a temporary file, mode
+    600.
     """
     for path in glob.glob(f"{glob.escape(folder)}/*.safetensors"):
-        # A file system without modes is no reason to lose a model.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a file system may have no modes
             shutil.copymode(f"{folder}/config.json", path)

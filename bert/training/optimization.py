@@ -1,5 +1,8 @@
 """LAMB and AdamW by MLPerf's rules, gradient clipping, warm-up and decay."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -7,10 +10,13 @@ import torch.distributed as dist
 # BERT reference).
 EXCEPTED = ("LayerNorm", "layer_norm", "bias")
 
+Tensors = list[torch.Tensor]
 
-def parameter_groups(model, weight_decay):
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Returns two parameter groups: those decayed by `weight_decay`, and the excepted ones."""
-    regular, excepted = [], []
+    regular: Tensors = []
+    excepted: Tensors = []
     for name, parameter in model.named_parameters():
         (excepted if any(part in name for part in EXCEPTED) else regular).append(parameter)
     return [
@@ -20,55 +26,60 @@ def parameter_groups(model, weight_decay):
 
 
 class AdamWeightDecay(torch.optim.Optimizer):
-    """Adam with decoupled weight decay; without bias correction, as Google's and MLPerf's BERT have
-    it, unless asked for.
+    """Adam with decoupled weight decay; by default without bias correction, as in Google's and
+    MLPerf's BERT.
 
     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  w -= lr * (m / (sqrt(v) + eps) + wd * w)
 
-    With bias correction m / (1 - b1^t) and v / (1 - b2^t) take the places of m and v in the last
-    formula. g is the gradient clipped to a total norm of `max_grad_norm` (0: not clipped). An
-    update whose gradients are not finite is left out, t included. Parameters may be parts of
-    tensors that several ranks share: see `split_over`.
+    With bias correction m / (1 - b1^t) and v / (1 - b2^t) replace m and v in the last formula. g is
+    the gradient clipped to a total norm of `max_grad_norm` (0: no clipping). An update with
+    non-finite gradients is skipped and not counted in t. Parameters may be parts of tensors that
+    are distributed over several ranks: see `split_over`.
     """
 
     def __init__(
         self,
-        groups,
-        lr=0.0,
-        betas=(0.9, 0.999),
-        eps=1e-6,
-        bias_correction=False,
-        max_grad_norm=0.0,
-        loss_scale=None,
+        groups: list[dict[str, Any]],
+        lr: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        bias_correction: bool = False,
+        max_grad_norm: float = 0.0,
+        loss_scale: "LossScale | None" = None,
     ):
-        """loss_scale: a LossScale by which the gradients are too large, or None."""
+        """loss_scale: the gradients are divided by it."""
         super().__init__(
             groups, {"lr": lr, "betas": betas, "eps": eps, "bias_correction": bias_correction}
         )
         self.max_grad_norm, self.loss_scale = max_grad_norm, loss_scale
-        self.gradient_norm = None  # of the last step, before clipping: float32 []
-        # (process group, ids of the parameters that it shares, masks by the lists they are for)
-        self._splits = []
-        self._copies = []  # (process group, parameters of which each of its ranks has a copy)
+        self.gradient_norm: torch.Tensor  # of the last step, before clipping: float32 []
+        # (process group, ids of the parameters split over it, masks of them by list of parameters)
+        self._splits: list[tuple[dist.ProcessGroup | None, set[int], dict]] = []
+        # (process group, parameters of which each of its ranks has a copy)
+        self._copies: list[tuple[dist.ProcessGroup | None, Tensors]] = []
 
-    def split_over(self, group, parameters):
-        """Tells that each of these parameters is one part of a tensor, whose others the other ranks
-        of `group` hold.
+    def split_over(
+        self, group: dist.ProcessGroup | None, parameters: Iterable[torch.Tensor]
+    ) -> None:
+        """Declares that each of these parameters is one part of a tensor, and that the other ranks
+        of `group` hold the other parts: norms are those of whole tensors.
         """
         self._splits.append((group, {id(parameter) for parameter in parameters}, {}))
 
-    def average_over(self, group, parameters):
-        """Tells that every rank of `group` has a copy of these parameters, computes the same
-        gradients, and may round otherwise.
+    def average_over(
+        self, group: dist.ProcessGroup | None, parameters: Iterable[torch.Tensor]
+    ) -> None:
+        """Declares that every rank of `group` has a copy of these parameters: their gradients are
+        averaged.
 
-        Their gradients are averaged: what GPU kernels add in no fixed order would let the copies
-        drift apart.
+        The ranks compute the same gradients, but GPU kernels add in no fixed order: the copies
+        would drift apart by rounding.
         """
         self._copies.append((group, list(parameters)))
 
     @torch.no_grad()
-    def step(self, closure=None):
-        """One update of all weights; their gradients are used up. Nothing here waits for a GPU."""
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # takes no closure
+        """Updates all weights; changes their gradients. Never waits for a GPU."""
         self._average_copies()
         is_finite = self._clip_gradients()
         for group in self.param_groups:
@@ -92,8 +103,8 @@ class AdamWeightDecay(torch.optim.Optimizer):
             )
 
     def _clip_gradients(self):
-        """Scales all gradients, or makes them 0 if one of them is not finite; returns whether they
-        are, bool [].
+        """Scales all gradients, or sets them to 0 if one of them is not finite; returns whether all
+        were finite, bool [].
         """
         weights = [
             weight
@@ -105,44 +116,39 @@ class AdamWeightDecay(torch.optim.Optimizer):
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
         self.gradient_norm = self._squared_norms(weights, gradients).sum().sqrt() / scale
         is_finite = self.gradient_norm.isfinite()
-        factor = (
-            (self.max_grad_norm / self.gradient_norm).clamp(max=1.0)
-            if self.max_grad_norm > 0
-            else 1.0
-        )
-        torch._foreach_mul_(gradients, self.gradient_norm.new_ones(()) * factor / scale)
-        is_left_out = is_finite.logical_not()
+        factor = torch.ones_like(self.gradient_norm)
+        if self.max_grad_norm > 0:
+            factor *= (self.max_grad_norm / self.gradient_norm).clamp(max=1.0)
+        torch._foreach_mul_(gradients, factor / scale)
+        is_skipped = is_finite.logical_not()
         for gradient in gradients:
-            gradient.masked_fill_(is_left_out, 0.0)  # 0 * infinity would not be 0
+            gradient.masked_fill_(is_skipped, 0.0)  # 0 * infinity would not be 0
         if self.loss_scale is not None:
             self.loss_scale.update(is_finite)
         return is_finite
 
     def _updates(self, weights, group, is_finite):
-        """Brings m, v and t up to date; returns the direction of each weight's update."""
+        """Updates m, v and t; returns the direction of each weight's update."""
         for weight in weights:
             if not self.state[weight]:
-                self.state[weight] |= {
-                    "m": torch.zeros_like(weight),
-                    "v": torch.zeros_like(weight),
-                    "t": weight.new_zeros(()),
-                }
+                zeros = {name: torch.zeros_like(weight) for name in "mv"}
+                self.state[weight] |= zeros | {"t": weight.new_zeros(())}
         gradients = [weight.grad for weight in weights]
         m, v, t = ([self.state[weight][name] for weight in weights] for name in "mvt")
-        # As a list: a lone tensor would be taken for a number, which waits for the GPU. Counts
-        # updates with learning rate 0 too.
+        # As a list: torch would read a single tensor as a number, and wait for the GPU. Updates
+        # with learning rate 0 count too.
         torch._foreach_add_(t, [is_finite.to(t[0].dtype)] * len(t))
         for moments, beta in zip((m, v), group["betas"]):
             torch._foreach_mul_(moments, torch.where(is_finite, beta, 1.0))
         torch._foreach_add_(m, gradients, alpha=1 - group["betas"][0])
         torch._foreach_addcmul_(v, gradients, gradients, value=1 - group["betas"][1])
-        corrections = 1.0, 1.0
+        corrections = [1.0, 1.0]
         if group["bias_correction"]:
-            # At least 1 also if the very first update is left out. In float64: 1 - 0.999 has four
-            # digits in float32.
+            # At least 1 even if the first update is skipped. In float64, because 1 - 0.999 has only
+            # four digits in float32.
             count = t[0].double().clamp(min=1)
             corrections = [(1 - beta**count).to(m[0].dtype) for beta in group["betas"]]
-        # Two lists as large as the weights, not more: this is the step's largest need of memory.
+        # Only two lists as large as the weights: here a step needs the most memory.
         updates, denominators = (
             torch._foreach_div(moments, by) for moments, by in zip((m, v), corrections)
         )
@@ -156,7 +162,7 @@ class AdamWeightDecay(torch.optim.Optimizer):
         """Scales each weight's update in place."""
 
     def _squared_norms(self, weights, *lists):
-        """Squared Euclidean norms, over whole tensors, of one or more lists of tensors like
+        """Returns squared Euclidean norms of whole tensors, for one or more lists of T tensors like
         `weights`: float32 [lists * T].
         """
         squares = torch.cat([squared_norms(tensors) for tensors in lists])
@@ -181,22 +187,20 @@ class Lamb(AdamWeightDecay):
     MLPerf's BERT reference.
     """
 
-    def __init__(self, groups, **options):
+    def __init__(self, groups: list[dict[str, Any]], **options: Any):
         super().__init__(groups, bias_correction=True, **options)
 
     def _adapt(self, updates, weights, group):
         if group["layer_adaptation"]:
-            weight_norms, update_norms = (
-                self._squared_norms(weights, weights, updates).sqrt().chunk(2)
-            )
+            norms = self._squared_norms(weights, weights, updates).sqrt()
+            weight_norms, update_norms = norms.chunk(2)
             is_usable = (weight_norms > 0) & (update_norms > 0)
-            torch._foreach_mul_(
-                updates, torch.where(is_usable, weight_norms / update_norms, 1.0).unbind()
-            )
+            ratios = torch.where(is_usable, weight_norms / update_norms, 1.0)
+            torch._foreach_mul_(updates, ratios.unbind())
 
 
-def squared_norms(tensors):
-    """Squared Euclidean norm of each tensor, float32 [T]."""
+def squared_norms(tensors: Tensors) -> torch.Tensor:
+    """Returns the squared Euclidean norm of each tensor, float32 [T]."""
     if tensors[0].is_cuda:
         return torch.stack(torch._foreach_norm(tensors)).float().square()
     # torch's own CPU norms of large float32 tensors are off by up to 1e-3.
@@ -204,21 +208,23 @@ def squared_norms(tensors):
 
 
 class LossScale:
-    """The factor by which losses are multiplied in fp16, lest small gradients vanish: halved when
-    one overflows.
+    """The factor by which losses are multiplied in fp16, so that small gradients do not vanish:
+    halved when a gradient overflows, doubled after 2,000 updates in a row without overflow.
 
-    Doubled again after 2,000 updates in a row without overflow, as torch.amp.GradScaler does it;
-    that class would have to see gradients which ColossalAI's optimizers keep to themselves.
+    The same as torch.amp.GradScaler, which cannot be used: ColossalAI's optimizers hide gradients
+    that it needs.
     """
 
     INITIAL, GROWTH_INTERVAL = 2.0**16, 2000
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device | str):
         self.value = torch.tensor(self.INITIAL, device=device)  # float32 []
         self._good_updates = torch.zeros((), device=device)
 
-    def update(self, is_finite):
-        """Takes whether the gradients of an update were finite, bool [] on the scale's device."""
+    def update(self, is_finite: torch.Tensor) -> None:
+        """is_finite: whether the gradients of an update were finite, bool [] on the scale's
+        device.
+        """
         good_updates = (self._good_updates + 1) * is_finite
         is_due = good_updates >= self.GROWTH_INTERVAL
         self.value = torch.where(
@@ -226,20 +232,24 @@ class LossScale:
         )
         self._good_updates = torch.where(is_due, 0.0, good_updates)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, torch.Tensor]:
         return {"value": self.value, "good_updates": self._good_updates}
 
-    def load_state_dict(self, state):
-        self.value, self._good_updates = (
-            state[name].to(self.value.device) for name in ("value", "good_updates")
-        )
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.value = state["value"].to(self.value.device)
+        self._good_updates = state["good_updates"].to(self.value.device)
 
 
 def learning_rate(
-    step, base, num_warmup_steps, num_train_steps, poly_power=1.0, start_warmup_step=0
-):
-    """Returns the rate of the update before which `step` updates were done: linear warm-up, then
-    polynomial decay.
+    step: int,
+    base: float,
+    num_warmup_steps: int,
+    num_train_steps: int,
+    poly_power: float = 1.0,
+    start_warmup_step: int = 0,
+) -> float:
+    """Returns the learning rate after `step` updates: linear warm-up to `base`, then polynomial
+    decay.
 
     Decay counts from step 0, not from the end of the warm-up (MLPerf's BERT reference), so the rate
     jumps there.

@@ -1,14 +1,16 @@
-"""ColossalAI's plugins behind one face: data parallelism (ddp), ZeRO-1 (zero1), tensor with data
-parallelism (hybrid).
+"""ColossalAI's plugins behind one interface: data parallelism (ddp), ZeRO-1 (zero1), tensor and
+data parallelism (hybrid).
 
-Whichever it is, a run's weights and optimizer state go in and out whole, in float32 and under the
-model's names, so that a checkpoint fits every plugin and every number of ranks. Clipping, loss
-scale and norms are the optimizer's (bert/training/optimization.py) under all three; the plugins'
-own are off.
+Under each of them, weights and optimizer state are loaded and saved as whole float32 tensors by the
+model's names, so that a checkpoint fits every plugin and every number of ranks. The optimizer
+(bert/training/optimization.py) does clipping, loss scale and norms; the plugins' own are off.
 """
 
 import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,8 @@ from colossalai.booster import Booster
 from colossalai.booster.plugin import HybridParallelPlugin, LowLevelZeroPlugin, TorchDDPPlugin
 from colossalai.shardformer.layer import DropoutForParallelInput, DropoutForReplicatedInput
 
+from bert.training.optimization import AdamWeightDecay
+
 PLUGINS = ("ddp", "zero1", "hybrid")
 # No second copy of the gradients; BERT's buffers are constants.
 _DDP_OPTIONS = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
@@ -26,44 +30,38 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class Part:
-    """What this process holds of a parameter.
-
-    `weight` is the model's; `master` is what the optimizer updates, float32.
-    """
+    """What this process holds of a parameter."""
 
     name: str
     whole_shape: torch.Size
-    weight: torch.nn.Parameter
-    master: torch.Tensor
+    weight: torch.nn.Parameter  # of the model
+    master: torch.Tensor  # the optimizer updates it: float32
 
-    def whole(self, tensor):
-        """Returns the whole tensor of which `tensor` (like `master`) is this process's part.
+    def gather(self, shard: torch.Tensor) -> torch.Tensor:
+        """Returns the whole tensor from each process's shard, shaped like `master`. Collective."""
+        return shard.reshape(self.whole_shape)
 
-        Collective.
-        """
-        return tensor.reshape(self.whole_shape)
-
-    def own(self, whole):
-        """Returns this process's part of a whole tensor, like `master`."""
+    def shard_of(self, whole: torch.Tensor) -> torch.Tensor:
+        """Returns this process's shard of a whole tensor, shaped like `master`."""
         return whole
 
-    def own_weight(self, whole):
-        """Returns this process's part of a whole tensor, like `weight`."""
+    def weight_shard_of(self, whole: torch.Tensor) -> torch.Tensor:
+        """Returns this process's shard of a whole tensor, shaped like `weight`."""
         return whole
 
 
 @dataclass
 class FlatPart(Part):
-    """ZeRO: the weight is whole; the master is an equal share of its elements, of which the last
-    are padding.
+    """ZeRO: the weight is whole; the master is an equal share of its elements, with padding at the
+    end.
     """
 
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None
 
-    def whole(self, tensor):
-        return _gather(tensor, self.group, 0)[: self.whole_shape.numel()].reshape(self.whole_shape)
+    def gather(self, shard: torch.Tensor) -> torch.Tensor:
+        return _gather(shard, self.group, 0)[: self.whole_shape.numel()].reshape(self.whole_shape)
 
-    def own(self, whole):
+    def shard_of(self, whole: torch.Tensor) -> torch.Tensor:
         size = dist.get_world_size(self.group)
         padding = -whole.numel() % size
         return F.pad(whole.flatten(), (0, padding)).chunk(size)[dist.get_rank(self.group)]
@@ -71,34 +69,29 @@ class FlatPart(Part):
 
 @dataclass
 class SlicePart(Part):
-    """Tensor parallelism: weight and master are a slice along one dimension, of which the last may
-    be padding.
+    """Tensor parallelism: weight and master are a slice along one dimension; the last slice may end
+    with padding.
     """
 
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None
 
     @property
-    def dimension(self):
-        return next(
-            d
-            for d, (own, whole) in enumerate(zip(self.weight.shape, self.whole_shape))
-            if own != whole
-        )
+    def dimension(self) -> int:
+        shapes = zip(self.weight.shape, self.whole_shape)
+        return [size == whole_size for size, whole_size in shapes].index(False)
 
-    def whole(self, tensor):
-        return _gather(tensor, self.group, self.dimension).narrow(
-            self.dimension, 0, self.whole_shape[self.dimension]
-        )
+    def gather(self, shard: torch.Tensor) -> torch.Tensor:
+        whole = _gather(shard, self.group, self.dimension)
+        return whole.narrow(self.dimension, 0, self.whole_shape[self.dimension])
 
-    def own(self, whole):
+    def shard_of(self, whole: torch.Tensor) -> torch.Tensor:
         size = dist.get_world_size(self.group)
         padding = self.weight.shape[self.dimension] * size - self.whole_shape[self.dimension]
-        before_last = (0, 0) * (whole.dim() - 1 - self.dimension)
-        return F.pad(whole, (*before_last, 0, padding)).chunk(size, self.dimension)[
-            dist.get_rank(self.group)
-        ]
+        later_dimensions = (0, 0) * (whole.dim() - 1 - self.dimension)
+        padded = F.pad(whole, (*later_dimensions, 0, padding))
+        return padded.chunk(size, self.dimension)[dist.get_rank(self.group)]
 
-    own_weight = own
+    weight_shard_of = shard_of
 
 
 def _gather(tensor, group, dimension):
@@ -111,19 +104,21 @@ class DataParallel:
     """`--plugin=ddp`: every process holds everything; float32 weights, arithmetic in bf16 or fp16
     by autocast.
 
-    module: the model itself. data_group: the processes that together have all examples once.
+    Attributes: `module`, `inner_optimizer`: those given. `model`, `optimizer`: ColossalAI's around
+    them. `data_group`: the processes that together have all examples once.
     """
 
-    def __init__(self, module, optimizer, device, precision, tp_size):
-        """module, optimizer: as built, on the CPU, the same on every process; the optimizer is one
-        of bert/training/optimization.py.
-        """
-        self.module, self.inner_optimizer, self.device, self.precision = (
-            module,
-            optimizer,
-            device,
-            DTYPES[precision],
-        )
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        optimizer: AdamWeightDecay,
+        device: torch.device,
+        precision: str,
+        tp_size: int,
+    ):
+        """module, optimizer: on the CPU, the same on every process. precision: a key of DTYPES."""
+        self.module, self.inner_optimizer = module, optimizer
+        self.device, self.dtype = device, DTYPES[precision]
         self.data_group = dist.group.WORLD
         self._booster = Booster(plugin=self._plugin(precision, tp_size))
         self.model, self.optimizer, *_ = self._booster.boost(module, optimizer)
@@ -140,100 +135,92 @@ class DataParallel:
         ]
 
     @property
-    def num_parameters(self):
+    def num_parameters(self) -> int:
         return sum(part.whole_shape.numel() for part in self._parts)
 
     @property
-    def bytes_per_process(self):
-        """(weights, gradients and optimizer state, what an update needs besides)."""
-        weights, masters = (
-            sum(tensor.numel() for tensor in tensors)
-            for tensors in zip(*((p.weight, p.master) for p in self._parts))
-        )
-        has_masters = self._parts[0].weight is not self._parts[0].master
-        with_gradients = 2 * (
-            weights * self._parts[0].weight.element_size() + (4 * masters if has_masters else 0)
-        )
+    def bytes_per_process(self) -> tuple[int, int]:
+        """(weights, gradients and optimizer state; what an update needs in addition)."""
+        weights = sum(part.weight.numel() for part in self._parts)
+        masters = sum(part.master.numel() for part in self._parts)
+        with_gradients = 2 * weights * self._parts[0].weight.element_size()
+        if self._parts[0].weight is not self._parts[0].master:
+            with_gradients += 2 * 4 * masters
         return with_gradients + 2 * 4 * masters, 2 * 4 * masters
 
-    def autocast(self):
-        return torch.autocast(
-            self.device.type, self.precision, enabled=self.precision != torch.float32
-        )
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def no_sync(self):
+    def no_sync(self) -> AbstractContextManager:
         """A context in which backward passes only add up gradients, without exchanging them."""
         return self._booster.no_sync(self.model, self.optimizer)
 
-    def backward(self, loss):
-        """Gradients of a loss, averaged over `data_group`, and multiplied by the loss scale if
-        there is one.
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of a loss, averaged over `data_group` and multiplied by the loss scale
+        if there is one.
         """
         scale = self.inner_optimizer.loss_scale
         self._booster.backward(loss if scale is None else loss * scale.value, self.optimizer)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Returns {"weights", "m", "v": {name: whole float32 tensor on the CPU}, "t", ...} on rank
         0, {} on others. Collective.
         """
-        is_main = dist.get_rank() == 0
-        kinds = {"weights": {}, "m": {}, "v": {}}
-        for part in self._parts:
-            state = self.inner_optimizer.state[part.master]
-            for kind, tensors in kinds.items():
-                whole = part.whole(part.master.detach() if kind == "weights" else state[kind])
-                if is_main:
-                    tensors[part.name] = whole.cpu()
-        if not is_main:
+        state_of = self.inner_optimizer.state
+        state = {"weights": self.whole_weights()}
+        for kind in "mv":
+            state[kind] = self._whole(lambda part: state_of[part.master][kind])
+        if dist.get_rank() != 0:
             return {}
         scale = self.inner_optimizer.loss_scale
-        return kinds | {
-            "t": state["t"].cpu(),
+        return state | {
+            "t": state_of[self._parts[-1].master]["t"].cpu(),
             "loss_scale": None if scale is None else scale.state_dict(),
         }
 
-    def whole_weights(self):
+    def whole_weights(self) -> dict[str, torch.Tensor]:
         """Returns {name: whole float32 tensor on the CPU} on rank 0, {} on others. Collective."""
-        weights = ((part.name, part.whole(part.master.detach())) for part in self._parts)
-        return {name: weight.cpu() for name, weight in weights if dist.get_rank() == 0}
+        return self._whole(lambda part: part.master.detach())
+
+    def _whole(self, shard: Callable[[Part], torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Gathers a tensor of each parameter, of which `shard` returns this process's shard."""
+        tensors = ((part.name, part.gather(shard(part))) for part in self._parts)
+        return {name: tensor.cpu() for name, tensor in tensors if dist.get_rank() == 0}
 
     @torch.no_grad()
-    def load_weights(self, weights):
-        """Takes {name: whole float32 tensor}."""
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """weights: {name: whole float32 tensor}."""
         for part in self._parts:
             whole = weights[part.name].to(self.device)
-            part.master.copy_(part.own(whole))
+            part.master.copy_(part.shard_of(whole))
             if part.weight is not part.master:
-                part.weight.copy_(part.own_weight(whole))
+                part.weight.copy_(part.weight_shard_of(whole))
 
-    def load_state_dict(self, state):
-        """Takes what `state_dict` returned, under whatever plugin."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """state: from `state_dict`, under any plugin."""
         self.load_weights(state["weights"])
         for part in self._parts:
-            moments = {
-                kind: part.own(state[kind][part.name].to(self.device)).clone() for kind in "mv"
-            }
-            self.inner_optimizer.state[part.master] = moments | {
-                "t": state["t"].clone().to(self.device)
-            }
+            restored = self.inner_optimizer.state[part.master]
+            for kind in "mv":
+                restored[kind] = part.shard_of(state[kind][part.name].to(self.device)).clone()
+            restored["t"] = state["t"].clone().to(self.device)
         if self.inner_optimizer.loss_scale is not None and state["loss_scale"] is not None:
             self.inner_optimizer.loss_scale.load_state_dict(state["loss_scale"])
 
 
 class _CastModel(DataParallel):
-    """What zero1 and hybrid share: the model's weights are of the precision asked for, the
-    optimizer's masters float32.
+    """Common to zero1 and hybrid: the model's weights have the chosen precision, the optimizer's
+    masters are float32.
     """
 
     def __init__(self, module, *args):
-        # Copies, because boosting rounds and cuts them; the masters begin with what was not
-        # rounded.
+        # Copies, because ColossalAI rounds and cuts them; the masters start from unrounded weights.
         weights = {name: weight.detach().clone() for name, weight in module.named_parameters()}
         self._whole_shapes = {name: weight.shape for name, weight in weights.items()}
         super().__init__(module, *args)
         self.load_weights(weights)
 
-    def autocast(self):
+    def autocast(self) -> AbstractContextManager:
         return contextlib.nullcontext()
 
 
@@ -241,14 +228,13 @@ class Zero1(_CastModel):
     """`--plugin=zero1`: the optimizer's masters and moments are distributed over the processes."""
 
     def _plugin(self, precision, tp_size):
-        # Overlapping would exchange gradients almost one by one, as it ends a bucket wherever
-        # decayed and excepted parameters alternate, and would wait for the GPU behind each backward
-        # pass.
+        # With overlap a bucket ends wherever decayed and excepted parameters alternate: gradients
+        # would be exchanged almost one by one, and each backward pass would wait for the GPU.
         return LowLevelZeroPlugin(stage=1, precision=precision, overlap_communication=False)
 
     def _make_parts(self):
         self.optimizer.mixed_precision_mixin = None  # its loss scale
-        # Would wait for the GPU; only its own clipping uses it.
+        # It would wait for the GPU, and only ColossalAI's clipping needs it.
         self.optimizer._compute_grad_norm = lambda **_: 0.0
         masters = self.optimizer.get_working_to_master_map()
         self.inner_optimizer.split_over(self.data_group, masters.values())
@@ -261,19 +247,15 @@ class Zero1(_CastModel):
 
 
 class Hybrid(_CastModel):
-    """`--plugin=hybrid`: layers are cut over `tp_size` neighbouring processes, which take the same
+    """`--plugin=hybrid`: layers are cut over `tp_size` consecutive ranks, which train on the same
     examples.
     """
 
     def _plugin(self, precision, tp_size):
         plugin = HybridParallelPlugin(
-            tp_size=tp_size,
-            pp_size=1,
-            zero_stage=0,
-            precision=precision,
-            parallel_output=False,
+            tp_size=tp_size, pp_size=1, zero_stage=0, precision=precision, parallel_output=False,
             **_DDP_OPTIONS,
-        )
+        )  # fmt: skip
         self.data_group, self._tp_group = plugin.dp_group, plugin.tp_group
         return plugin
 
@@ -282,31 +264,28 @@ class Hybrid(_CastModel):
         masters = self.optimizer.get_working_to_master_map() or {}
         if hasattr(self.optimizer, "mixed_precision"):
             self.optimizer.mixed_precision = BF16MixedPrecisionMixin()  # without a loss scale
-        parts = []
+        parts: list[Part] = []
         for name, weight in self.module.named_parameters():
             shape, master = self._whole_shapes[name], masters.get(id(weight), weight)
-            is_cut = weight.shape != shape
-            parts.append(
-                SlicePart(name, shape, weight, master, self._tp_group)
-                if is_cut
-                else Part(name, shape, weight, master)
-            )
-        self.inner_optimizer.split_over(
-            self._tp_group, [part.master for part in parts if isinstance(part, SlicePart)]
-        )
+            if weight.shape == shape:
+                parts.append(Part(name, shape, weight, master))
+            else:
+                parts.append(SlicePart(name, shape, weight, master, self._tp_group))
+        cut = [part.master for part in parts if isinstance(part, SlicePart)]
+        copied = [part.master for part in parts if not isinstance(part, SlicePart)]
+        self.inner_optimizer.split_over(self._tp_group, cut)
         if dist.get_world_size(self._tp_group) > 1:
-            copies = [part.master for part in parts if not isinstance(part, SlicePart)]
-            self.inner_optimizer.average_over(self._tp_group, copies)
+            self.inner_optimizer.average_over(self._tp_group, copied)
         return parts
 
 
 def _use_plain_dropout(module):
-    """Undoes ColossalAI's dropout, which draws another mask on each rank for activations that the
-    ranks share.
+    """Replaces ColossalAI's dropout by torch's.
 
-    Their copies of the layer norms and biases would drift apart. Plain dropout draws from the
-    process's generator, which the ranks of a tensor-parallel group seed alike. (So the heads of one
-    rank drop the same attention weights as those of another.)
+    ColossalAI's draws another mask on each rank for activations that the ranks share: their copies
+    of layer norms and biases would drift apart. torch's draws from the process's generator, which
+    has the same seed on all ranks of a tensor-parallel group. (So the heads of all ranks drop the
+    same attention weights.)
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():
@@ -314,7 +293,14 @@ def _use_plain_dropout(module):
                 setattr(parent, name, torch.nn.Dropout(child.p))
 
 
-def parallelize(plugin, module, optimizer, device, precision, tp_size):
+def parallelize(
+    plugin: str,
+    module: torch.nn.Module,
+    optimizer: AdamWeightDecay,
+    device: torch.device,
+    precision: str,
+    tp_size: int,
+) -> DataParallel:
     """Returns the model and optimizer under a plugin of PLUGINS."""
     return {"ddp": DataParallel, "zero1": Zero1, "hybrid": Hybrid}[plugin](
         module, optimizer, device, precision, tp_size

@@ -1,12 +1,15 @@
-"""A training run: what it is made of, where it stands, what it writes."""
+"""A training run: its data, model, optimizer, logs and state."""
 
+import argparse
 import math
 import os
 import time
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from transformers import BertConfig, BertForPreTraining
 
 from bert.common.files import DataError, atomic_writer
 from bert.training import checkpoint
@@ -14,7 +17,7 @@ from bert.training.distributed import check_alike, shared_errors
 from bert.training.expected_curve import ExpectedCurve
 from bert.training.flag_checks import (
     FLAGS_OF_A_RANK,
-    as_recorded,
+    flags_content,
     flags_path,
     indexes_of,
     is_folder_of_indexes,
@@ -35,27 +38,22 @@ from bert.training.model import (
 )
 from bert.training.optimization import AdamWeightDecay, Lamb, LossScale, parameter_groups
 from bert.training.plugins import parallelize
-from bert_dali_dataloader import build_dali_eval, build_dali_train
+from bert_dali_dataloader import DaliDataloader, build_dali_eval, build_dali_train
 
 
-def mlperf_eval_interval(batch_size):
-    """Samples between evaluations (MLPerf Training rules, BERT)."""
+def mlperf_eval_interval(batch_size: int) -> int:
+    """Returns the samples between evaluations (MLPerf Training rules, BERT)."""
     return math.floor(0.05 * (230.23 * batch_size + 3_000_000) / 25_000) * 25_000
 
 
 class Run:
-    """What a training run is made of and what it has come to.
+    """A training run. Every rank calls the same methods at the same step."""
 
-    Every rank calls the same methods at the same step.
-    """
-
-    def __init__(self, flags, config, device):
+    def __init__(self, flags: argparse.Namespace, config: BertConfig, device: torch.device):
         self.flags, self.config, self.device = flags, config, device
-        # ColossalAI puts the processes that share tensors, and so examples, next to each other.
-        self._shard_id, self._num_shards = (
-            dist.get_rank() // flags.tp_size,
-            dist.get_world_size() // flags.tp_size,
-        )
+        # In ColossalAI, processes that share tensors, and so examples, have consecutive ranks.
+        self._shard_id = dist.get_rank() // flags.tp_size
+        self._num_shards = dist.get_world_size() // flags.tp_size
         self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
         found = checkpoint.newest_valid(self.checkpoints)
         self.train_loader, self.eval_loader = self._build_loaders()
@@ -64,32 +62,24 @@ class Run:
         self.eval_every_samples = flags.eval_every_samples or mlperf_eval_interval(
             flags.train_batch_size
         )
-        self.precision = (
-            flags.precision
-            if flags.precision != "auto"
-            else "bf16"
-            if device.type == "cuda"
-            else "fp32"
-        )
-        # The same on every rank, then dropout of its own.
+        self.precision = flags.precision
+        if self.precision == "auto":
+            self.precision = "bf16" if device.type == "cuda" else "fp32"
+        # Every rank draws the same weights, but its own dropout.
         module = self._build_module(None if found else flags.init_checkpoint)
         torch.manual_seed(flags.seed + 1 + self._shard_id)
+        optimizer = self._build_optimizer(module)
         self.parallel = parallelize(
-            flags.plugin,
-            module,
-            self._build_optimizer(module),
-            device,
-            self.precision,
-            flags.tp_size,
+            flags.plugin, module, optimizer, device, self.precision, flags.tp_size
         )
         self.optimizer = self.parallel.optimizer
         self.step, self.best_accuracy = 0, -1.0
-        self._begin(found)
+        self._start_or_resume(found)
 
     # ----------------------------------------------------------------------------------------------
-    # Its parts
+    # Data, model and optimizer
 
-    def _build_loaders(self):
+    def _build_loaders(self) -> tuple[DaliDataloader, DaliDataloader]:
         flags = self.flags
         common = {
             "shard_id": self._shard_id, "num_shards": self._num_shards,
@@ -105,35 +95,29 @@ class Run:
             files = getattr(flags, f"tfrecord_{split}")
             return build_dali(files, indexes, build_missing_indexes=is_folder, **options, **common)
 
+        micro_batch = {"batch_size": self._micro_batch_size, "shuffle": flags.shuffle}
         return (
-            build(
-                build_dali_train, "train", batch_size=self._micro_batch_size, shuffle=flags.shuffle
-            ),
+            build(build_dali_train, "train", **micro_batch),
             build(build_dali_eval, "eval", batch_size=flags.eval_batch_size),
         )
 
     def _check_ranks(self):
-        """DataError where a rank has other flags or data than the others: it would hang, or train
-        on what nobody asked for.
+        """DataError if the ranks have different flags or data: they would hang, or train on wrong
+        data.
         """
-        files = {
-            "training files": self.train_loader.files,
-            "evaluation files": self.eval_loader.files,
-        }
-        flags = {
+        values = {
             f"--{name}": value
             for name, value in vars(self.flags).items()
             if name not in FLAGS_OF_A_RANK
         }
-        check_alike(flags | {"--bert_config_file": config_values(self.config)} | files)
+        values["--bert_config_file"] = config_values(self.config)
+        values["training files"] = self.train_loader.files
+        values["evaluation files"] = self.eval_loader.files
+        check_alike(values)
 
-    def _build_module(self, init_checkpoint):
-        flags = self.flags
-        module = (
-            load_model(init_checkpoint, self.config)
-            if init_checkpoint
-            else build_model(self.config)
-        )
+    def _build_module(self, init_checkpoint: str | None) -> BertForPreTraining:
+        flags, config = self.flags, self.config
+        module = load_model(init_checkpoint, config) if init_checkpoint else build_model(config)
         if flags.unpad:
             leave_out_padding(module)
         if flags.gradient_checkpointing:
@@ -142,9 +126,9 @@ class Run:
             compile_layers(module)
         return module
 
-    def _build_optimizer(self, module):
+    def _build_optimizer(self, module: BertForPreTraining) -> AdamWeightDecay:
         flags = self.flags
-        options = {
+        options: dict[str, Any] = {
             "betas": (flags.lamb_beta_1, flags.lamb_beta_2), "eps": 10**flags.log_epsilon,
             "max_grad_norm": flags.max_grad_norm,
             "loss_scale": LossScale(self.device) if self.precision == "fp16" else None,
@@ -155,46 +139,40 @@ class Run:
         return AdamWeightDecay(groups, bias_correction=flags.adam_bias_correction, **options)
 
     # ----------------------------------------------------------------------------------------------
-    # Going on
+    # Start and resume
 
-    def _begin(self, found):
-        """Goes on from a checkpoint, (path, number of ranks), if one was found; opens the logs."""
-        random_state, log_bytes = checkpoint.random_state(self.device), {}
+    def _start_or_resume(self, found: checkpoint.Checkpoint | None):
+        """Resumes from a checkpoint if one was found; opens the logs."""
+        random_state = checkpoint.random_state(self.device)
+        log_bytes: dict[str, int] = {}
+        messages = []
         self._settle_buckets()
         if found:
-            path, num_ranks = found
-            shared = checkpoint.load_shared(path)
+            shared = checkpoint.load_shared(found.path)
             self.parallel.load_state_dict(shared["model"])
             self.train_loader.load_state_dict(shared["loader"])
-            self.step, self.best_accuracy, log_bytes = (
-                shared[name] for name in ("step", "best_accuracy", "log_bytes")
-            )
-            are_evaluations_comparable = (
-                shared.get("eval_files", self._eval_files) == self._eval_files
-            )
-            if not are_evaluations_comparable:
+            self.step, self.best_accuracy = shared["step"], shared["best_accuracy"]
+            log_bytes = shared["log_bytes"]
+            messages.append(f"resumes from {found.path}, after step {self.step:,}")
+            if shared.get("eval_files", self.eval_loader.files) != self.eval_loader.files:
                 self.best_accuracy = -1.0
-            if (num_ranks, shared["flags"]["tp_size"]) == (
-                dist.get_world_size(),
-                self.flags.tp_size,
-            ):
-                random_state = checkpoint.load_own(path)["random"]
+                messages.append(
+                    "warning: the evaluation examples have changed, so accuracies cannot be "
+                    "compared with earlier ones; best/ starts again"
+                )
+            is_same_layout = shared["flags"]["tp_size"] == self.flags.tp_size
+            if is_same_layout and found.num_ranks == dist.get_world_size():
+                random_state = checkpoint.load_own(found.path)["random"]
         checkpoint.restore_random_state(random_state, self.device)
         with shared_errors():
             if dist.get_rank() == 0:
                 with atomic_writer(flags_path(self.flags)) as file:
-                    file.write(as_recorded(self.flags, self.config))
+                    file.write(flags_content(self.flags, self.config))
             self._open_logs(log_bytes)
-        self.recorder.say(self._description())
-        if found:
-            self.recorder.say(f"resumes from {path}, after step {self.step:,}")
-            if not are_evaluations_comparable:
-                self.recorder.say(
-                    "warning: the evaluation examples are others than before, "
-                    "and so are accuracies; best/ begins anew"
-                )
+        for message in [self._description(), *messages]:
+            self.recorder.say(message)
 
-    def _open_logs(self, kept_bytes):
+    def _open_logs(self, kept_bytes: dict[str, int]):
         """kept_bytes: {log: how much of it belongs to the checkpoint that the run resumes from}."""
         flags = self.flags
         self.recorder = Recorder(
@@ -209,29 +187,16 @@ class Run:
         self.mlperf_log.init_start(
             division(flags.optimizer, flags.target_accuracy, *shape, bool(flags.init_checkpoint))
         )
-        self.mlperf_log.hyper_parameters(
-            hyper_parameters(
-                optimizer=flags.optimizer, learning_rate=flags.learning_rate,
-                beta_1=flags.lamb_beta_1, beta_2=flags.lamb_beta_2, epsilon=10**flags.log_epsilon,
-                weight_decay=flags.lamb_weight_decay_rate, max_grad_norm=flags.max_grad_norm,
-                poly_power=flags.poly_power, training_steps=flags.num_train_steps,
-                warmup_steps=flags.num_warmup_steps, start_warmup_step=flags.start_warmup_step,
-                global_batch_size=flags.train_batch_size,
-                gradient_accumulation_steps=flags.steps_per_update,
-                max_sequence_length=self.seq_length, max_predictions_per_seq=self._num_predictions,
-                seed=flags.seed, train_samples=self.train_loader.num_records,
-                eval_samples=self.eval_loader.num_records,
-            )
-        )  # fmt: skip
+        num_examples = self.train_loader.num_records, self.eval_loader.num_records
+        self.mlperf_log.hyper_parameters(hyper_parameters(flags, *shape, *num_examples))
         self.mlperf_log.init_stop()
         self.mlperf_log.run_start()
 
     def _settle_buckets(self):
-        """Two forward and backward passes over made-up examples, without an update.
+        """Runs two forward and backward passes over made-up examples, without an update.
 
-        Behind its first one, the data-parallel model lays out anew the buckets in which it adds up
-        gradients. Done before the first step, it makes a resumed run add in the same order as
-        one that was never stopped.
+        After the first one, the data-parallel model rearranges the buckets in which it adds up
+        gradients. So a resumed run adds them in the same order as an uninterrupted one.
         """
         batch = {
             name: torch.tensor(np.ones_like(column))
@@ -242,29 +207,25 @@ class Run:
         for _ in range(2):
             with self.parallel.autocast():
                 logits = predict(self.parallel.model, batch)
-            self.parallel.backward(sum(loss_sums(logits, batch)))
+            masked_lm_loss, next_sentence_loss = loss_sums(logits, batch)
+            self.parallel.backward(masked_lm_loss + next_sentence_loss)
             self.optimizer.zero_grad()
 
     # ----------------------------------------------------------------------------------------------
     # Derived values
 
     @property
-    def is_target_reached(self):
+    def is_target_reached(self) -> bool:
         target = self.flags.target_accuracy
         return target is not None and self.best_accuracy >= target
 
     @property
-    def is_complete(self):
+    def is_complete(self) -> bool:
         return self.step >= self.flags.num_train_steps or self.is_target_reached
 
     @property
-    def seq_length(self):
+    def seq_length(self) -> int:
         return len(self.train_loader.first_example["input_ids"])
-
-    @property
-    def _eval_files(self):
-        """What tells other evaluation examples from these."""
-        return self.eval_loader.files
 
     @property
     def _num_predictions(self):
@@ -274,10 +235,8 @@ class Run:
     def _micro_batch_size(self):
         return self.flags.train_batch_size // (self._num_shards * self.flags.steps_per_update)
 
-    def _utilisation(self, sequences_per_second, mean_tokens):
-        """MFU, counting the arithmetic that tokens need and not what padding costs, or None where
-        the peak is not known.
-        """
+    def _utilisation(self, sequences_per_second: float, mean_tokens: float) -> float | None:
+        """Returns the MFU, without the FLOPs of padding, or None if the GPU's peak is unknown."""
         is_tensor_core = self.device.type == "cuda" and self.precision != "fp32"
         peak = peak_flops(torch.cuda.get_device_name(self.device)) if is_tensor_core else None
         if peak is None:
@@ -288,47 +247,40 @@ class Run:
         return sequences_per_second * flops / (peak * dist.get_world_size())
 
     def _description(self):
-        flags, world_size, loaders = (
-            self.flags,
-            dist.get_world_size(),
-            (self.train_loader, self.eval_loader),
-        )
-        train_examples, eval_examples = (loader.num_records for loader in loaders)
+        flags, train_examples = self.flags, self.train_loader.num_records
         flops = training_flops(self.config, self.seq_length, self._num_predictions)
         shares = "processes" if flags.tp_size == 1 else f"groups of {flags.tp_size} processes"
         lasting, in_update = (size / 1e9 for size in self.parallel.bytes_per_process)
         return (
             f"{self.parallel.num_parameters:,} parameters, "
-            f"{lasting:.1f} GB a process with gradients and optimizer; besides, activations, "
-            f"and after them {in_update:.1f} GB for the update | "
-            f"{flags.train_batch_size * flops / 1e12:,.3g} TFLOPs a step | "
-            f"{world_size} x {self.device.type}, {flags.plugin}, {self.precision} | "
+            f"{lasting:.1f} GB per process with gradients and optimizer, plus the larger of "
+            f"activations and {in_update:.1f} GB for the update | "
+            f"{flags.train_batch_size * flops / 1e12:,.3g} TFLOPs per step | "
+            f"{dist.get_world_size()} x {self.device.type}, {flags.plugin}, {self.precision} | "
             f"batch {flags.train_batch_size} = {self._num_shards} {shares} x "
             f"{flags.steps_per_update} micro-batches x {self._micro_batch_size} examples\n"
             f"{train_examples:,} training examples | {flags.num_train_steps:,} steps = "
             f"{flags.num_train_steps * flags.train_batch_size / train_examples:.2f} epochs | "
-            f"{eval_examples:,} evaluation examples, "
+            f"{self.eval_loader.num_records:,} evaluation examples, "
             f"evaluated every {self.eval_every_samples:,} samples"
         )
 
     # ----------------------------------------------------------------------------------------------
-    # What it does beside steps
+    # Updates, evaluation, checkpoints, end
 
     @property
-    def samples(self):
-        """Training examples up to here."""
+    def samples(self) -> int:
+        """Training examples so far."""
         return self.step * self.flags.train_batch_size
 
     @property
-    def is_evaluation_due(self):
-        """Whether the last step reached or passed a multiple of the interval, or was the last of
-        all.
-        """
+    def is_evaluation_due(self) -> bool:
+        """Whether this step reached or passed a multiple of the interval, or is the last one."""
         is_last = self.step == self.flags.num_train_steps
         return is_last or self.samples % self.eval_every_samples < self.flags.train_batch_size
 
-    def begin_update(self, rate):
-        """Sets the learning rate and forgets the gradients of the last update."""
+    def begin_update(self, rate: float) -> None:
+        """Sets the learning rate and deletes the gradients of the last update."""
         due = (self.samples // self.eval_every_samples + 1) * self.eval_every_samples
         self.mlperf_log.block_start(self.samples, due - self.samples)
         self._update_start = self.train_loader.position
@@ -336,18 +288,18 @@ class Run:
             group["lr"] = rate
         self.optimizer.zero_grad()
 
-    def record(self, results, rate, num_tokens):
-        """Records the step just done: float32 [3], both losses and the accuracy over its examples;
-        its rate; its tokens.
+    def record(self, results: torch.Tensor, rate: float, num_tokens: torch.Tensor) -> None:
+        """Records the last step. results: float32 [3], both losses and the accuracy over its
+        examples; rate: learning rate; num_tokens: float32 [].
         """
         inner = self.parallel.inner_optimizer
         self.recorder.step(
             self.step, results, inner.gradient_norm, rate, num_tokens,
-            inner.loss_scale and inner.loss_scale.value, self._update_start,
+            inner.loss_scale.value if inner.loss_scale else None, self._update_start,
             self.train_loader.position,
         )  # fmt: skip
 
-    def evaluate(self):
+    def evaluate(self) -> None:
         started = time.monotonic()
         self.mlperf_log.eval_start(self.samples)
         with self.parallel.autocast():
@@ -357,7 +309,7 @@ class Run:
         if metrics["examples"] != self.eval_loader.num_records:
             raise DataError(
                 f"{metrics['examples']} examples were evaluated, "
-                f"there are {self.eval_loader.num_records}"
+                f"expected {self.eval_loader.num_records}"
             )
         self.mlperf_log.eval_accuracy(self.samples, metrics["masked_lm_accuracy"])
         self.mlperf_log.eval_stop(self.samples)
@@ -374,7 +326,8 @@ class Run:
                     self.config, weights, os.path.join(self.flags.output_dir, name), self.tokenizer
                 )
 
-    def save(self):
+    def save(self) -> None:
+        """Writes a checkpoint."""
         log_bytes = {
             "metrics": self.recorder.bytes_written(),
             "mlperf": self.mlperf_log.bytes_written(),
@@ -382,15 +335,15 @@ class Run:
         started = time.monotonic()
         shared = {
             "model": self.parallel.state_dict(), "loader": self.train_loader.state_dict(),
-            "step": self.step, "best_accuracy": self.best_accuracy, "eval_files": self._eval_files,
-            "flags": vars(self.flags), "log_bytes": log_bytes,
+            "step": self.step, "best_accuracy": self.best_accuracy,
+            "eval_files": self.eval_loader.files, "flags": vars(self.flags), "log_bytes": log_bytes,
         }  # fmt: skip
         own = {"random": checkpoint.random_state(self.device)}
         checkpoint.save(self.checkpoints, self.step, shared, own, self.flags.keep_checkpoint_max)
         self.recorder.pause(time.monotonic() - started)
 
-    def finish(self):
-        """Writes the model and the curves, and says what there is."""
+    def finish(self) -> None:
+        """Writes the model and the curves, and prints a list of the output files."""
         folder = self.flags.output_dir
         self.mlperf_log.run_stop("success" if self.is_target_reached else "aborted", self.samples)
         if self.step > 0:

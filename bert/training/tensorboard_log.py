@@ -1,36 +1,35 @@
 """Scalars of a run for TensorBoard: tensorboard --logdir <output_dir>/tensorboard
 
-An event file is a TFRecord file of Event messages, so it is written with `bert.examples.tfrecord`
-and the messages of the package
-tensorboard: 0.03 s of import, and a full disk is an error at once. torch.utils.tensorboard would
-import TensorFlow (5 s and its banners); tensorboardX writes from a thread that dies silently, and
-its queue then stops the training.
+An event file is a TFRecord file of Event messages. It is written with `bert.examples.tfrecord` and
+the messages of the package tensorboard: 0.03 s of import, and a full disk is an error at once.
+torch.utils.tensorboard would import TensorFlow (5 s and its banners); tensorboardX writes from a
+thread that dies silently, and its queue then stops the training.
 """
 
 import os
 import re
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from bert.examples.tfrecord import frame
 
-# TensorBoard takes each file with "tfevents" in its name, in the order of the names: hence a number
-# and not the time, which two runs within a second share.
+# TensorBoard reads each file with "tfevents" in its name, in the order of the names. They contain a
+# number and not the time, because two runs may start in the same second.
 _FILE_NAME = "events.out.tfevents.{:06d}"
 _FILE_PATTERN = re.compile(r"events\.out\.tfevents\.(\d+)")
-# of tensorflow/core/util/events_writer.h; without this first event SessionLog counts for nothing
+# Of tensorflow/core/util/events_writer.h; without this first event SessionLog is ignored.
 _FILE_VERSION = "brain.Event:2"
 
 
 class TensorboardLog:
-    """One event file; rank 0 alone makes one, a new one each time the run resumes."""
+    """One event file, written by rank 0; a new one each time the run resumes."""
 
-    def __init__(self, folder, purge_step):
-        """purge_step: first step that may be written now; what older files hold from it on is not
-        shown any more.
-
-        That is the step after the checkpoint, or 0 for a run that begins.
+    def __init__(self, folder: str, purge_step: int):
+        """purge_step: the step after the checkpoint, or 0 for a new run; TensorBoard no longer
+        shows what older files contain from this step on.
         """
         os.makedirs(folder, exist_ok=True)
         numbers = [
@@ -43,23 +42,22 @@ class TensorboardLog:
         self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
         self.flush()
 
-    def step(self, step, values):
-        """Takes what a training step gave: numbers by name, None for one that there is not."""
+    def step(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Takes the results of a training step: numbers by name; those that are None are left
+        out.
+        """
         self._scalars("train", step, values)
 
-    def evaluation(self, step, values):
-        """Takes what the evaluation after a step gave: numbers by name.
-
-        They are to be seen at once.
-        """
+    def evaluation(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Takes the results of the evaluation after a step, and flushes."""
         self._scalars("evaluation", step, values)
         self.flush()
 
-    def flush(self):
-        """Hands all events over to the system, where TensorBoard sees them."""
+    def flush(self) -> None:
+        """Writes all events to the file, where TensorBoard sees them."""
         self._file.flush()
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
 
     def _scalars(self, group, step, values):
@@ -70,5 +68,5 @@ class TensorboardLog:
         ]
         self._write(step=step, summary={"value": scalars})
 
-    def _write(self, **event):
+    def _write(self, **event: Any):
         self._file.write(frame(Event(wall_time=time.time(), **event).SerializeToString()))

@@ -1,17 +1,18 @@
-"""Weights out of a TensorFlow checkpoint of Google's or MLPerf's BERT, such as MLPerf's
+"""Reads the weights of a TensorFlow checkpoint of Google's or MLPerf's BERT, such as MLPerf's
 model.ckpt-28252.
 
-TensorFlow is imported only here, when such a checkpoint is read.
+TensorFlow is imported only when such a checkpoint is read.
 """
 
 import os
 import re
 
+import numpy as np
 import torch
 
 from bert.common.files import DataError
 
-# Beside the weights: optimizer slots (m and v of LAMB or Adam), the optimizer's counters.
+# Optimizer slots (m and v of LAMB or Adam) and the optimizer's counters.
 _NOT_A_WEIGHT = re.compile(
     r"/(LAMB|LAMB_1|adam_m|adam_v|Adam|Adam_1)$|^(global_step|beta1_power|beta2_power)"
 )
@@ -25,29 +26,29 @@ _RENAMED = (
 )  # fmt: skip
 
 
-def is_tensorflow_checkpoint(prefix):
+def is_tensorflow_checkpoint(prefix: str) -> bool:
     return os.path.isfile(f"{prefix}.index")
 
 
-def parameter_name(variable):
+def parameter_name(variable: str) -> str:
     """A TensorFlow variable's name -> the name of `BertForPreTraining`'s parameter."""
     for old, new in _RENAMED:
         variable = variable.replace(old, new)
     return variable.replace("/", ".")
 
 
-def as_parameter(variable, array):
-    """A variable's value -> the parameter's: kernels are transposed, embeddings and output_weights
-    are not.
+def as_parameter(variable: str, array: np.ndarray) -> torch.Tensor:
+    """A variable's value, float32 -> the parameter's: kernels are transposed, embeddings and
+    output_weights are not.
     """
     return torch.from_numpy(array.T.copy() if variable.endswith("kernel") else array.copy())
 
 
-def load_tensorflow_checkpoint(prefix, model):
+def load_tensorflow_checkpoint(prefix: str, model: torch.nn.Module) -> None:
     """Copies the weights of a TF1 checkpoint (with or without optimizer slots) into a
     `BertForPreTraining`, bit for bit.
 
-    prefix: the path without .index and .data-00000-of-00001. DataError, and no weight changed,
+    prefix: the path without .index and .data-00000-of-00001. DataError, and the model unchanged,
     unless variables and parameters have the same names and shapes.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -55,18 +56,17 @@ def load_tensorflow_checkpoint(prefix, model):
 
     try:
         reader = tf.train.load_checkpoint(prefix)
-        variables = [
-            name for name in reader.get_variable_to_shape_map() if not _NOT_A_WEIGHT.search(name)
-        ]
         found = {
-            parameter_name(name): as_parameter(name, reader.get_tensor(name)) for name in variables
+            parameter_name(name): as_parameter(name, reader.get_tensor(name))
+            for name in reader.get_variable_to_shape_map()
+            if not _NOT_A_WEIGHT.search(name)
         }
     except (tf.errors.OpError, ValueError) as error:
         raise DataError(f"{prefix}: cannot be read as a TensorFlow checkpoint: {error}") from None
     parameters = dict(model.named_parameters())
     problems = [f"no {name}" for name in parameters.keys() - found.keys()]
     problems += [
-        f"{name}, which the configuration has no place for"
+        f"{name}, which the configuration does not have"
         for name in found.keys() - parameters.keys()
     ]
     problems += [

@@ -1,5 +1,4 @@
-"""BERT's forward pass over the tokens that are not padding: about half of MLPerf's examples are
-padding.
+"""BERT's forward pass without padding, which is about half of MLPerf's positions.
 
 Shapes: B examples, S positions, P predictions per example, T tokens of all examples that are not
 padding, H hidden size.
@@ -8,17 +7,18 @@ padding, H hidden size.
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+from transformers import BertModel
 
 
-def encode(bert, input_ids, input_mask, segment_ids):
-    """Returns the last hidden states [T, H] of a `BertModel`, and where each position stands in
-    them, int64 [B, S].
+def encode(
+    bert: BertModel, input_ids: torch.Tensor, input_mask: torch.Tensor, segment_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the last hidden states [T, H], and the place of each position in them, int64 [B, S].
 
-    input_ids, input_mask, segment_ids: int64 [B, S]. What stands at a position of padding means
-    nothing.
+    input_ids, input_mask, segment_ids: int64 [B, S]. Places of padding have no meaning.
     """
     places = (input_mask.flatten().cumsum(0) - 1).view_as(input_ids)
-    # int64 [T]; on a GPU the one thing that is waited for.
+    # int64 [T]; the only operation that waits for the GPU.
     tokens = input_mask.flatten().nonzero().squeeze(1)
     hidden = bert.embeddings(
         input_ids=input_ids.flatten()[tokens][None],
@@ -36,16 +36,16 @@ def encode(bert, input_ids, input_mask, segment_ids):
 
 
 def _run_layer(layer, hidden, lengths, max_length):
-    """A `BertLayer` on the tokens of all examples. hidden and the result: [T, H]; lengths: int64
-    [B].
+    """Runs a `BertLayer` on the tokens of all examples. hidden and the result: [T, H]; lengths:
+    int64 [B].
     """
     attention = layer.attention.self
-    heads = [
+    query, key, value = (
         projection(hidden).unflatten(-1, (-1, attention.attention_head_size))
         for projection in (attention.query, attention.key, attention.value)
-    ]
+    )
     dropout = attention.dropout.p if attention.training else 0.0
-    mixed = _attend(*heads, lengths, max_length, dropout).flatten(-2)
+    mixed = _attend(query, key, value, lengths, max_length, dropout).flatten(-2)
     attended = layer.attention.output(mixed, hidden)
     return layer.output(layer.intermediate(attended), attended)
 
@@ -56,19 +56,17 @@ def _attend(query, key, value, lengths, max_length, dropout):
     """
     if query.is_cuda:
         offsets = F.pad(lengths.cumsum(0), (1, 0))
-        nested = [
+        q, k, v = (
             torch.nested.nested_tensor_from_jagged(
-                part, offsets, min_seqlen=1, max_seqlen=max_length
+                tensor, offsets, min_seqlen=1, max_seqlen=max_length
             ).transpose(1, 2)
-            for part in (query, key, value)
-        ]
-        return F.scaled_dot_product_attention(*nested, dropout_p=dropout).transpose(1, 2).values()
+            for tensor in (query, key, value)
+        )
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).values()
     # On the CPU, one example after the other is 7 times as fast as nested tensors.
-    examples = zip(
-        *(part.transpose(0, 1).split(lengths.tolist(), dim=1) for part in (query, key, value))
-    )
+    examples = zip(*(x.transpose(0, 1).split(lengths.tolist(), dim=1) for x in (query, key, value)))
     mixed = [
-        F.scaled_dot_product_attention(*(part[None] for part in parts), dropout_p=dropout)[0]
-        for parts in examples
+        F.scaled_dot_product_attention(q[None], k[None], v[None], dropout_p=dropout)[0]
+        for q, k, v in examples
     ]
     return torch.cat(mixed, dim=1).transpose(0, 1)

@@ -397,8 +397,8 @@ def test_another_number_of_ranks_goes_on_in_the_same_order(
         shard.load_state_dict(states[0])
     assert capfd.readouterr().err == (
         f"note: batch_size {after[1]} instead of {before[1]}, num_shards {after[0]} instead of "
-        f"{before[0]}: epoch 0 resumes behind its {3 * before[0] * before[1]} records that were "
-        "given out, none twice\n"
+        f"{before[0]}: epoch 0 resumes after the {3 * before[0] * before[1]} records that were "
+        "already given out\n"
     )
     start = 3 * before[0] * before[1]
     end = start + (153 - start) // (after[0] * after[1]) * after[0] * after[1]

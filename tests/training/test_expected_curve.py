@@ -109,7 +109,7 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
     ):
         ExpectedCurve.read(str(tmp_path / "none.csv"))
     (tmp_path / "curve.csv").write_bytes(b"samples\xff")
-    with pytest.raises(DataError, match="curve.csv: byte 7: no UTF-8 text"):
+    with pytest.raises(DataError, match="curve.csv: byte 7: not UTF-8"):
         ExpectedCurve.read(str(tmp_path / "curve.csv"))
 
 

@@ -1,5 +1,6 @@
 """MLPerf's log, judged by the compliance checker of the package mlperf-logging."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -13,12 +14,12 @@ from bert.training.mlperf_log import PREFIX, MLPerfLog, division, hyper_paramete
 
 # configs/recipes/mlperf_256.args
 RECIPE_256 = {
-    "optimizer": "lamb", "learning_rate": 3.5e-4, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-6,
-    "weight_decay": 0.01, "max_grad_norm": 1.0, "poly_power": 1.0, "training_steps": 13700,
-    "warmup_steps": 0, "start_warmup_step": 0, "global_batch_size": 256,
-    "gradient_accumulation_steps": 2, "max_sequence_length": 512, "max_predictions_per_seq": 76,
-    "seed": 12345, "train_samples": 156_725_653, "eval_samples": 10_000,
+    "optimizer": "lamb", "learning_rate": 3.5e-4, "lamb_beta_1": 0.9, "lamb_beta_2": 0.999,
+    "log_epsilon": -6.0, "lamb_weight_decay_rate": 0.01, "max_grad_norm": 1.0, "poly_power": 1.0,
+    "num_train_steps": 13700, "num_warmup_steps": 0, "start_warmup_step": 0,
+    "train_batch_size": 256, "steps_per_update": 2, "seed": 12345,
 }  # fmt: skip
+DATA = 512, 76, 156_725_653, 10_000  # tokens, predictions; training and evaluation examples
 INTERVAL = 150_000
 
 
@@ -26,7 +27,7 @@ def open_log(path, kept_bytes=0, kind="closed", **changes):
     """A log as train.py opens it, whether the run begins or resumes."""
     log = MLPerfLog(str(path), True, kept_bytes)
     log.init_start(kind)
-    log.hyper_parameters(hyper_parameters(**RECIPE_256 | changes))
+    log.hyper_parameters(hyper_parameters(argparse.Namespace(**RECIPE_256 | changes), *DATA))
     log.init_stop()
     log.run_start()
     return log

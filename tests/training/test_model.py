@@ -26,7 +26,7 @@ from bert.training.metrics import evaluate
 from bert.training.model import (
     build_model,
     correct_counts,
-    count_right,
+    count_correct_or_tied,
     leave_out_padding,
     load_config,
     load_model,
@@ -101,7 +101,7 @@ def test_loss_sums_and_counts(batch):
         2, 2, batch["masked_lm_ids"][2, 2]
     ] = 99.0
     assert correct_counts(logits, batch)[0].item() == right + 1  # the second has weight 0
-    assert count_right(logits[0], batch).item() == right + 1
+    assert count_correct_or_tied(logits[0], batch).item() == right + 1
     assert (
         correct_counts((logits[0], torch.tensor([[0.0, 1], [1, 0], [1, 0]])), batch)[1].item() == 2
     )

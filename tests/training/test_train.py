@@ -166,7 +166,7 @@ def test_divergence_stops_the_run(training_data, tmp_path):
     )
     process = run_script("train.py", *flags(training_data, tmp_path / "run", *more), check=False)
     assert_refused(process, "training has diverged", "--learning_rate", "part-0000")
-    assert process.stdout.count("left out") == 4
+    assert process.stdout.count("is skipped") == 4
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row.get("skipped", False) for row in rows][-6:] == [False] + [True] * 5
     assert rows[-1]["loss"] is None
@@ -195,18 +195,18 @@ def test_everything_wrong_is_told_at_once(training_data, plain_run, tmp_path):
         "--max_predictions_per_seq=20": "examples of 5 predictions, but",
         "--plugin=zero1": "CUDA GPUs only",
         "--tp_size=2": "num_attention_heads 3 is not divisible by --tp_size=2",
-        "--compile": "--compile does not go together with --unpad", "--unpad": "--unpad",
+        "--compile": "--compile cannot be combined with --unpad", "--unpad": "--unpad",
         "--expected_curve=absent.csv": "absent.csv: no such file",
         f"--bert_config_file={tmp_path}/config.json":
             "vocab.txt has 30522 tokens, the configuration has vocab_size 1000",
-        "--seed=3": "was begun with 12345",
+        "--seed=3": "was started with 12345",
     }  # fmt: skip
     process = run_script("train.py", *flags(training_data, plain_run[0], *wrong), check=False)
     assert_refused(
         process,
         *wrong.values(),
         "hidden_size 33",
-        "was begun with 32",
+        "was started with 32",
         "--tp_size=2 is tensor parallelism",
     )
     assert "--tp_size=2 does not divide the 1 processes" in process.stderr
