@@ -24,6 +24,8 @@ from transformers import BertConfig, BertForPreTraining
 from tests.cleanup_scripts.test_cleanup_scripts import DUMP_BEGIN, DUMP_PAGE
 from tests.training.test_model import tensorflow_variables, write_tensorflow_checkpoint
 
+pytestmark = pytest.mark.slow
+
 # {beginning of a command: what is written behind it}. {server}: the address of the local server.
 # --md5 FILE=none: the stand-ins are not the published files, with whose size and MD5 they would be
 # compared.

@@ -11,6 +11,8 @@ import subprocess
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def quickstart(output):
     environment = os.environ | {"OUTPUT": str(output), "NUM_TRAIN_STEPS": "40"}

@@ -28,6 +28,8 @@ from bert.training.model import build_model, load_config
 from bert.training.optimization import Lamb, parameter_groups
 from bert.training.plugins import parallelize
 
+pytestmark = pytest.mark.slow
+
 ROUNDING = {"rel": 2e-6, "weights_rel": 2e-6}  # seen: 1e-7 and 3e-7
 
 TENSOR = ("--plugin=hybrid", "--tp_size=2")
