@@ -195,7 +195,6 @@ def test_the_walk(server, project):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=800,
     )
     assert process.returncode == 0, process.stdout[-8000:] + process.stderr[-8000:]
     assert "download/results4: unpacked, 4 files" in process.stdout
