@@ -35,9 +35,9 @@ def flags(data, output, *more):
     ]  # fmt: skip
 
 
-def torchrun(processes, script, *arguments, **environment):
+def torchrun(processes, script, *arguments):
     """Runs a script under torchrun; returns the process that has ended."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment  # the first silences torchrun
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # else torchrun warns
     return subprocess.run(
         [TORCHRUN, "--standalone", f"--nproc_per_node={processes}", script, *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, env=environment,
@@ -106,12 +106,14 @@ def wait_for(condition, *processes):
         time.sleep(0.02)
 
 
-def train_several(data, runs, processes, **environment):
-    """Trains several runs, {output folder: its flags}, in turn in one set of processes."""
+def train_several(data, runs, processes):
+    """Trains several runs, {output folder: its flags}, in turn in one set of processes; flags may
+    be those of tests/colossalai_on_cpu.py too.
+    """
     arguments = []
     for output, more in runs.items():
         arguments += [*flags(data, output, *more), "--"]
-    process = torchrun(processes, "tests/colossalai_on_cpu.py", *arguments, **environment)
+    process = torchrun(processes, "tests/colossalai_on_cpu.py", *arguments)
     assert process.returncode == 0, process.stdout + process.stderr
     return process
 
