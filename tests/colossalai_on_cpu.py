@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import sys
+from unittest import mock
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from bert.common import quiet_imports  # noqa: E402, F401  before the frameworks
@@ -77,29 +78,34 @@ def install():
 def main(runs):
     """Trains once for each list of flags, in one process group, as joining takes longer than these
     runs.
+
+    Flags of MODES among them are not train.py's: they change what a run does.
     """
     install()
-    # The mistake of an optimizer that does not know it has parts.
-    if "BERT_TEST_NORMS_OF_PARTS" in os.environ:
-        AdamWeightDecay.split_over = lambda self, group, parameters: None
-    if "BERT_TEST_REPLICAS" in os.environ:
-        Run.finish = assert_replicas_are_alike
-        {
-            "equal gradients": leave_gradients_as_they_are,
-            "rounded gradients": round_gradients_by_rank,
-        }[os.environ["BERT_TEST_REPLICAS"]]()
-    if "BERT_TEST_WAITS" in os.environ:
-        note_steps_that_wait()
     leave, dist.destroy_process_group = dist.destroy_process_group, lambda group=None: None
     for flags in runs:
-        train.main(flags)
+        with contextlib.ExitStack() as changes:
+            for mode in [flag for flag in flags if flag in MODES]:
+                flags.remove(mode)
+                for owner, name, replacement in MODES[mode]():
+                    changes.enter_context(mock.patch.object(owner, name, replacement))
+            train.main(flags)
         train.join_processes = join_again
     leave()
 
 
+def take_norms_of_parts():
+    """The mistake of an optimizer that does not know it has parts."""
+    yield AdamWeightDecay, "split_over", lambda self, group, parameters: None
+
+
+def check_replicas():
+    yield Run, "finish", assert_replicas_are_alike
+
+
 def leave_gradients_as_they_are():
     """No averaging, behind which it would not be seen that ranks compute different things."""
-    AdamWeightDecay.average_over = lambda self, group, parameters: None
+    yield AdamWeightDecay, "average_over", lambda self, group, parameters: None
 
 
 def round_gradients_by_rank():
@@ -111,7 +117,7 @@ def round_gradients_by_rank():
             weight.grad.mul_(1 + 1e-6 * dist.get_rank())
         return step(self, closure)
 
-    AdamWeightDecay.step = round_and_step
+    yield AdamWeightDecay, "step", round_and_step
 
 
 def assert_replicas_are_alike(run):
@@ -159,7 +165,18 @@ def note_steps_that_wait():
                 print(*waits, file=file)
         record(self, *results)
 
-    Run.begin_update, Run.record = begin_and_watch, note_and_record
+    yield Run, "begin_update", begin_and_watch
+    yield Run, "record", note_and_record
+
+
+# {flag: what yields (class, name, what stands there instead)}
+MODES = {
+    "--test_norms_of_parts": take_norms_of_parts,
+    "--test_replicas": check_replicas,
+    "--test_equal_gradients": leave_gradients_as_they_are,
+    "--test_rounded_gradients": round_gradients_by_rank,
+    "--test_waits": note_steps_that_wait,
+}
 
 
 def join_again(device, seed, timeout):

@@ -7,7 +7,6 @@ import hashlib
 import http.server
 import socket
 import threading
-import time
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -86,7 +85,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body[:cut])
         if stall:
-            time.sleep(1.0)
+            self.connection.recv(1)  # until the client hangs up
         if cut is not None:
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)

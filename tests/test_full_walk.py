@@ -24,6 +24,8 @@ from transformers import BertConfig, BertForPreTraining
 from tests.cleanup_scripts.test_cleanup_scripts import DUMP_BEGIN, DUMP_PAGE
 from tests.training.test_model import tensorflow_variables, write_tensorflow_checkpoint
 
+pytestmark = pytest.mark.slow
+
 # {beginning of a command: what is written behind it}. {server}: the address of the local server.
 # --md5 FILE=none: the stand-ins are not the published files, with whose size and MD5 they would be
 # compared.
@@ -193,7 +195,6 @@ def test_the_walk(server, project):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=800,
     )
     assert process.returncode == 0, process.stdout[-8000:] + process.stderr[-8000:]
     assert "download/results4: unpacked, 4 files" in process.stdout

@@ -11,11 +11,13 @@ import subprocess
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def quickstart(output):
     environment = os.environ | {"OUTPUT": str(output), "NUM_TRAIN_STEPS": "40"}
     process = subprocess.run(
-        ["./quickstart.sh"], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=900
+        ["./quickstart.sh"], cwd=ROOT, capture_output=True, text=True, env=environment
     )
     if "from versions: none" in process.stderr:
         pytest.skip("the package index, which carries the dump excerpt, cannot be reached")

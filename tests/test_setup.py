@@ -11,6 +11,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 PYTHON = os.path.realpath(sys.executable)
 UV = re.search(r"^UV_VERSION=(\S+)", (ROOT / "setup.sh").read_text(), re.MULTILINE)[1]
 NO_PYTHON = (

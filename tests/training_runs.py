@@ -2,14 +2,24 @@
 reading what a run left.
 """
 
+import contextlib
+import gc
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
+import torch.distributed as dist
 from conftest import ROOT
+
+import train as train_script
+from bert.common import cli
+from bert.training.distributed import control_group
 
 STEPS = 4  # optimizer steps, unless the flags say otherwise
 TORCHRUN = os.path.join(os.path.dirname(sys.executable), "torchrun")
@@ -25,13 +35,51 @@ def flags(data, output, *more):
     ]  # fmt: skip
 
 
-def torchrun(processes, script, *arguments, **environment):
+def torchrun(processes, script, *arguments):
     """Runs a script under torchrun; returns the process that has ended."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment  # the first silences torchrun
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # else torchrun warns
     return subprocess.run(
         [TORCHRUN, "--standalone", f"--nproc_per_node={processes}", script, *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment,
+        cwd=ROOT, capture_output=True, text=True, env=environment,
     )  # fmt: skip
+
+
+def train_here(data, output, *more, check=True):
+    """Does what `python3 train.py` does in this process, which has imported the frameworks already.
+
+    Returns what subprocess.run would: the exit code, stdout and stderr.
+    """
+    stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch.object(sys, "unraisablehook"),
+        handlers_of_signals_kept(),
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        try:
+            cli.run(lambda: train_script.main(flags(data, output, *more)))
+        except SystemExit as end:
+            code = end.code or 0
+    if isinstance(code, str):
+        print(code, file=stderr)
+        code = 1
+    gc.collect()  # the model of a run that ended with an error, before its process group
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    control_group.cache_clear()
+    assert not check or code == 0, stdout.getvalue() + stderr.getvalue()
+    return subprocess.CompletedProcess("train.py", code, stdout.getvalue(), stderr.getvalue())
+
+
+@contextlib.contextmanager
+def handlers_of_signals_kept():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def train(data, output, *more, processes=1):
@@ -50,19 +98,22 @@ def start(data, output, *more, program=(sys.executable, "train.py"), **environme
     )  # fmt: skip
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 600
+def wait_for(condition, *processes):
+    """Waits until `condition()` is true; fails if one of the processes ends before."""
     while not condition():
-        assert time.monotonic() < deadline
+        ended = [process for process in processes if process.poll() is not None]
+        assert not ended or condition(), [process.communicate() for process in ended]
         time.sleep(0.02)
 
 
-def train_several(data, runs, processes, **environment):
-    """Trains several runs, {output folder: its flags}, in turn in one set of processes."""
+def train_several(data, runs, processes):
+    """Trains several runs, {output folder: its flags}, in turn in one set of processes; flags may
+    be those of tests/colossalai_on_cpu.py too.
+    """
     arguments = []
     for output, more in runs.items():
         arguments += [*flags(data, output, *more), "--"]
-    process = torchrun(processes, "tests/colossalai_on_cpu.py", *arguments, **environment)
+    process = torchrun(processes, "tests/colossalai_on_cpu.py", *arguments)
     assert process.returncode == 0, process.stdout + process.stderr
     return process
 

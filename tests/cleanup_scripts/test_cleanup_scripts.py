@@ -39,7 +39,7 @@ from bert.common.files import atomic_writer  # noqa: E402
 
 def run_script(name, *flags, folder):
     command = [sys.executable, str(SCRIPTS / name), *map(str, flags)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 def files_in(folder):
@@ -726,7 +726,7 @@ def test_other_code_makes_all_again(tmp_path):
     for change, done_before in (("", False), ("", True), ("# changed\n", False)):
         with open(tmp_path / "clean_markup.py", "a") as file:
             file.write(change)
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert result.returncode == 0 and ("done before" in result.stdout) == done_before, result
 
 
@@ -792,7 +792,6 @@ def process_wiki(*arguments, folder, **environment):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
         env={**os.environ, "PYTHON": sys.executable, **environment},
     )
 

@@ -23,13 +23,13 @@ class Finalized:
 
 def main():
     Finalized()
-    time.sleep(60)
+    time.sleep(600)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.run(main)
 """
     process = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert (process.returncode, process.stderr) == (128 + number, "")
 
@@ -40,7 +40,7 @@ def test_other_errors_in_finalizers_are_reported():
         "cli.run(lambda: Lost() and None)"
     )
     process = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert process.returncode == 0 and "ZeroDivisionError" in process.stderr
 
@@ -57,19 +57,19 @@ def test_other_errors_in_finalizers_are_reported():
 def test_error_of_a_rank_ends_it_at_once(end, code, report):
     """Here a thread that has no end stands for a collective that others never enter."""
     program = f"""
-import sys, threading, time
+import sys, threading
 from bert.common import cli
 from bert.common.files import DataError
 
 def main():
-    threading.Thread(target=time.sleep, args=(60,)).start()
+    threading.Thread(target=threading.Event().wait).start()
     print("so far")
     {end}
 
 cli.run_as_rank(main)
 """
     process = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert process.returncode == code and process.stdout == "so far\n" and report in process.stderr
     assert report or process.stderr == ""
@@ -93,7 +93,7 @@ def test_rank_that_has_done_its_work_tidies_up():
         "cli.run_as_rank(lambda: None)"
     )
     process = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert (process.returncode, process.stdout, process.stderr) == (0, "tidied up\n", "")
 

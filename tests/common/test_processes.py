@@ -21,7 +21,7 @@ def interrupt_oneself():
 
 
 def write(path):
-    time.sleep(0.2)
+    time.sleep(0.01)
     path.write_text("done")
 
 
@@ -41,8 +41,8 @@ def test_no_jobs():
 
 
 def test_an_error_leaves_out_what_is_not_begun(tmp_path):
-    paths = [tmp_path / str(number) for number in range(20)]
-    with pytest.raises(KeyboardInterrupt), process_pool(1, 20) as pool:
+    paths = [tmp_path / str(number) for number in range(10_000)]  # 100 seconds of work
+    with pytest.raises(KeyboardInterrupt), process_pool(1, len(paths)) as pool:
         jobs = [pool.submit(write, path) for path in paths]
         concurrent.futures.wait(jobs[:1])
         raise KeyboardInterrupt

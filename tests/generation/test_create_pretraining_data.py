@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from unittest import mock
 
 import numpy as np
@@ -210,20 +209,32 @@ class TestRefusals:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_ended_while_writing(self, tmp_path, number):
-        command = [sys.executable, ROOT / "create_pretraining_data.py",
-                   f"--input_file={UNICODE_TEXT}", f"--output_file={tmp_path}/out",
-                   f"--vocab_file={ROOT}/vocab.txt", "--dupe_factor=300"]  # fmt: skip
-        # A shell starts background jobs with Ctrl-C ignored, and the suite may be one.
-        process = subprocess.Popen(
-            command,
-            stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        """It sends itself the signal when all is written, before the file gets its name."""
+        flags = [
+            f"--input_file={UNICODE_TEXT}",
+            f"--output_file={tmp_path}/out",
+            f"--vocab_file={ROOT}/vocab.txt",
+        ]
+        code = f"""
+import os, signal
+import create_pretraining_data as c
+from bert.common import cli
+
+def end(self, doing):
+    if doing == "waiting for the disk":
+        print(os.listdir({str(tmp_path)!r}))
+        os.kill(os.getpid(), {number:d})
+
+c.ProgressLine.show = end
+# A shell starts background jobs with Ctrl-C ignored, and the suite may be one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.run(lambda: c.main({flags}))
+"""
+        process = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
         )
-        while process.poll() is None and not os.listdir(tmp_path):
-            time.sleep(0.01)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=600)
-        assert process.returncode == 128 + number and stderr == b""
+        assert (process.returncode, process.stderr) == (128 + number, "")
+        assert ".tmp" in process.stdout and os.listdir(tmp_path) == []
 
 
 def test_missing_folder_is_made_if_its_parent_exists(tmp_path):

@@ -241,12 +241,11 @@ class Run:
         )
 
     def wait_for_half_a_part(self, output):
-        deadline = time.monotonic() + 60
-        while not (self.processes("ray::make") and glob.glob(f"{output}/.part-*.tmp")):
-            assert self.process.poll() is None and time.monotonic() < deadline, (
-                self.process.communicate()
-            )
+        """Returns the processes that make parts."""
+        while not ((makers := self.processes("ray::make")) and glob.glob(f"{output}/.part-*.tmp")):
+            assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.01)
+        return makers
 
     def processes(self, title=""):
         found = []
@@ -298,8 +297,8 @@ def test_interrupted_and_killed(texts, tmp_path):
     assert done < set(COPIES)
 
     run = Run(*flags)
-    run.wait_for_half_a_part(output)
-    run.processes("ray::make")[0].kill()
+    maker, *_ = run.wait_for_half_a_part(output)
+    maker.kill()
     code, stdout, stderr = run.end()
     assert (code, stderr) == (0, "") and "0 failed" in stdout
     assert glob.glob(f"{output}/.part-*") == []

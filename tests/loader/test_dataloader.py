@@ -318,14 +318,25 @@ def test_resumes_behind_the_batch_given_out_last(tfrecord_folder, blocks, traini
     assert rest(resumed) == expected
 
 
-def test_resumes_behind_the_last_batch_of_an_epoch(tfrecord_folder):
+@pytest.mark.parametrize("sizes", [[20], [24]], ids=["partial last batch", "whole last batch"])
+def test_position_in_an_evaluation_epoch(tfrecord_folder, sizes):
+    """Also where the last batches are smaller, none is behind the last record."""
+    shards = loaders(*tfrecord_folder(sizes), 2, batch_size=4, training=False)
+    for epoch in range(2):
+        positions = [[shard.position for _ in shard] for shard in shards]
+        assert positions == [[(epoch, 8), (epoch, 16), (epoch, sizes[0])]] * 2
+        assert {shard.position for shard in shards} == {(epoch + 1, 0)}
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_resumes_behind_the_last_batch_of_an_epoch(tfrecord_folder, training):
     """Inside the `for` nothing of the epoch is left; behind it, the next epoch comes."""
     files = tfrecord_folder([20])
-    (loader,) = loaders(*files, 1, batch_size=6)
+    (loader,) = loaders(*files, 1, batch_size=6, training=training)
     states = [loader.state_dict() for _ in loader] + [loader.state_dict()]
     following = numbers(loader)
     for state, expected in ((states[-2], [[], following]), (states[-1], [following])):
-        (resumed,) = loaders(*files, 1, batch_size=6)
+        (resumed,) = loaders(*files, 1, batch_size=6, training=training)
         resumed.load_state_dict(state)
         assert [numbers(resumed) for _ in expected] == expected
 
@@ -580,6 +591,6 @@ if sys.argv[2] == "raise":
 @pytest.mark.parametrize("how, status", [("end", 0), ("raise", 1)])
 def test_a_process_that_leaves_an_epoch_ends(tfrecord_folder, how, status):
     command = [sys.executable, "-c", LEAVE, json.dumps(tfrecord_folder([50])), how]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == status
     assert how == "raise" or process.stderr == ""

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, assert_refused, run_script
+from conftest import ROOT, assert_refused
 from training_runs import (
     copy_of_run_as_it_was,
     count_records,
@@ -21,6 +21,7 @@ from training_runs import (
     start,
     torchrun,
     train,
+    train_here,
     wait_for,
     weights,
 )
@@ -30,6 +31,8 @@ from bert.common.files import DataError
 from bert.training.checkpoint import _write, load_shared
 from bert.training.model import load_config, load_model
 from train import main
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def test_goes_on_to_the_same_losses(training_data, long_run, tmp_path, step):
     run, more = long_run
     other = copy_of_run_as_it_was(run, step, tmp_path / "run")
     (other / "checkpoints/.step-00000005.tmp").mkdir()  # killed while it wrote this one
-    train(training_data, other, *more)
+    train_here(training_data, other, *more)
     assert metrics(other) == metrics(run)
     assert weights(other) == weights(run)
     assert sorted(os.listdir(other / "checkpoints")) == [
@@ -87,7 +90,7 @@ def test_corrupt_checkpoint_is_skipped(training_data, long_run, tmp_path):
         path = other / f"checkpoints/step-{step:08d}/shared.pt"
         path.write_bytes(damage(path.read_bytes()))
     (other / "checkpoints/step-00000010").mkdir()
-    process = run_script("train.py", *flags(training_data, other, *more))
+    process = train_here(training_data, other, *more)
     for step, problem in (
         (6, "bytes, expected"),
         (8, "SHA-256 mismatch"),
@@ -109,12 +112,12 @@ def test_run_whose_checkpoints_are_all_corrupt_is_not_restarted(training_data, l
     other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
     (other / "checkpoints/step-00000004/shared.pt").write_bytes(b"")
     before = metrics(other)
-    process = run_script("train.py", *flags(training_data, other, *more), check=False)
+    process = train_here(training_data, other, *more, check=False)
     assert_refused(process, "none of the 1 checkpoints can be used", "another --output_dir")
     assert metrics(other) == before
     shutil.rmtree(other / "checkpoints")
     shutil.copytree(run / "model", other / "model")
-    process = run_script("train.py", *flags(training_data, other, *more), check=False)
+    process = train_here(training_data, other, *more, check=False)
     assert_refused(process, "its checkpoints are gone", f"--init_checkpoint={other}/model")
 
 
@@ -123,7 +126,7 @@ def test_corrupt_checkpoints_make_way_for_newer_ones(training_data, long_run, tm
     other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
     for step in (20, 21, 22):
         (other / f"checkpoints/step-{step:08d}").mkdir()
-    process = run_script("train.py", *flags(training_data, other, *more, "--keep_checkpoint_max=3"))
+    process = train_here(training_data, other, *more, "--keep_checkpoint_max=3")
     corrupt = [f"corrupt-step-{step:08d}" for step in (20, 21, 22)]
     assert sorted(os.listdir(other / "checkpoints")) == corrupt + [
         f"step-{step:08d}" for step in (8, 10, 12)
@@ -143,7 +146,7 @@ def test_checkpoint_that_cannot_be_read_is_not_taken_for_corrupt(training_data, 
     for name in ("shared.pt", "rank-00000.pt"):
         (newer / name).symlink_to(name)  # to itself
     before = metrics(other)
-    process = run_script("train.py", *flags(training_data, other, *more), check=False)
+    process = train_here(training_data, other, *more, check=False)
     assert_refused(
         process, newer, "cannot be read, which does not mean that it is corrupt", "symbolic links"
     )
@@ -157,7 +160,7 @@ def test_old_checkpoint_that_cannot_be_removed_is_told_and_no_more(
     run, more = long_run
     other = copy_of_run_as_it_was(run, 8, tmp_path / "run")
     (other / "checkpoints/.step-00000008.tmp").touch()  # in its way
-    process = run_script("train.py", *flags(training_data, other, *more, "--keep_checkpoint_max=1"))
+    process = train_here(training_data, other, *more, "--keep_checkpoint_max=1")
     assert (
         process.stderr.count("warning") == 2
         and "an old checkpoint could not be removed" in process.stderr
@@ -174,7 +177,7 @@ def test_checkpoint_of_an_earlier_version_is_refused(tmp_path):
 def test_finished_run_is_left_as_it_is(training_data, long_run):
     run, more = long_run
     before = metrics(run)
-    train(training_data, run, *more)
+    train_here(training_data, run, *more)
     assert metrics(run) == before
 
 
@@ -201,7 +204,7 @@ def test_other_evaluation_examples_are_told(training_data, long_run, tmp_path):
         f"--tfrecord_eval={training_data}/train/part-00001",
         f"--idx_eval={training_data}/idx/train/part-00001.idx",
     )
-    process = run_script("train.py", *flags(training_data, other, *more, *others))
+    process = train_here(training_data, other, *more, *others)
     assert "warning: the evaluation examples have changed" in process.stdout
     assert (
         load_shared(other / "checkpoints/step-00000012")["best_accuracy"]
@@ -211,10 +214,8 @@ def test_other_evaluation_examples_are_told(training_data, long_run, tmp_path):
 
 def test_another_run_in_the_same_folder_is_refused(training_data, long_run):
     run, more = long_run
-    process = run_script(
-        "train.py",
-        *flags(training_data, run, *more, "--learning_rate=3e-3", "--optimizer=adamw"),
-        check=False,
+    process = train_here(
+        training_data, run, *more, "--learning_rate=3e-3", "--optimizer=adamw", check=False
     )
     assert_refused(
         process, "--learning_rate=0.003", "begun with 0.01", "--optimizer=adamw", "--output_dir"
@@ -224,10 +225,10 @@ def test_another_run_in_the_same_folder_is_refused(training_data, long_run):
 def test_killed_run_goes_on_to_the_same_losses(training_data, long_run, tmp_path):
     run, more = long_run
     process = start(training_data, tmp_path / "run", *more)
-    wait_for(lambda: (tmp_path / "run/checkpoints/step-00000004").exists())
+    wait_for((tmp_path / "run/checkpoints/step-00000004").exists, process)
     process.kill()
     process.communicate()
-    train(training_data, tmp_path / "run", *more)
+    train(training_data, tmp_path / "run", *more)  # in a new process
     assert metrics(tmp_path / "run") == metrics(run)
     assert weights(tmp_path / "run") == weights(run)
 
@@ -239,7 +240,7 @@ def test_disk_full_keeps_earlier_checkpoints(training_data, long_run, tmp_path):
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
     process = subprocess.run(
         [sys.executable, "train.py", *flags(training_data, other, *more)],
-        cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, preexec_fn=limit,
     )  # fmt: skip
     assert_refused(
         process,
@@ -248,7 +249,7 @@ def test_disk_full_keeps_earlier_checkpoints(training_data, long_run, tmp_path):
         "earlier checkpoints are unchanged",
     )
     assert os.listdir(other / "checkpoints") == ["step-00000002"]
-    run_script("train.py", *flags(training_data, other, *more))
+    train_here(training_data, other, *more)
     assert metrics(other) == metrics(run)
 
 
@@ -256,7 +257,7 @@ def test_export_writes_the_newest_checkpoints_model(training_data, long_run, tmp
     run, more = long_run
     other = copy_of_run_as_it_was(run, 12, tmp_path / "run")
     before = metrics(other)
-    process = run_script("train.py", *flags(training_data, other, *more, "--export=True"))
+    process = train_here(training_data, other, *more, "--export=True")
     assert process.stdout == f"{other}/export: the model of {other}/checkpoints/step-00000012\n"
     assert (other / "export/model.safetensors").read_bytes() == weights(run) and metrics(
         other
@@ -280,9 +281,8 @@ def test_export_writes_the_newest_checkpoints_model(training_data, long_run, tmp
 def test_begins_with_the_weights_of_a_checkpoint(training_data, long_run, tmp_path):
     run, _ = long_run
     saved = run / "checkpoints/step-00000012"
-    _, (evaluation,) = train(
-        training_data, tmp_path / "run", f"--init_checkpoint={saved}", "--num_train_steps=0"
-    )
+    train_here(training_data, tmp_path / "run", f"--init_checkpoint={saved}", "--num_train_steps=0")
+    (evaluation,) = evaluations_of(tmp_path / "run")
     expected = [row for row in evaluations_of(run) if row["step"] == 12]
     assert evaluation == pytest.approx({**expected[0], "step": 0}, rel=1e-6)
     corrupt = shutil.copytree(saved, tmp_path / "corrupt")

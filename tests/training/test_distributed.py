@@ -7,22 +7,24 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import ROOT, assert_refused, run_script
-from training_runs import TORCHRUN, flags, metrics, start, wait_for
+from conftest import ROOT, assert_refused
+from training_runs import TORCHRUN, flags, metrics, start, train_here, wait_for
 
 import bert.common.quiet_imports  # noqa: F401  before the frameworks
 
 # isort: split
 import torch.distributed as dist
 
+import train
 from bert.common.files import DataError
 from bert.training import distributed
 from bert.training.flag_checks import check
 from bert.training.launch import lock_output_dir, readable_errors
 from train import parse_flags
+
+pytestmark = pytest.mark.slow
 
 
 def test_signals_save_and_stop(training_data, tmp_path):
@@ -33,9 +35,8 @@ def test_signals_save_and_stop(training_data, tmp_path):
     for signum in (signal.SIGTERM, signal.SIGUSR1):
         before = saved()
         process = start(training_data, tmp_path / "run", *more)
-        wait_for(lambda: saved()[-1:] > before[-1:])  # noqa: B023  under way
+        wait_for(lambda: saved()[-1:] > before[-1:], process)  # noqa: B023  under way
         process.send_signal(signum)
-        time.sleep(0.1)
         process.send_signal(signum)  # torchrun's, after the scheduler's
         output, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
@@ -54,7 +55,7 @@ def test_torchrun_passes_sigterm_on(training_data, tmp_path):
     torchrun = (TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py")
     more = ("--num_train_steps=100000", "--save_checkpoints_steps=7")
     process = start(training_data, tmp_path / "run", *more, program=torchrun, OMP_NUM_THREADS="1")
-    wait_for((tmp_path / "run/checkpoints/step-00000007").exists)
+    wait_for((tmp_path / "run/checkpoints/step-00000007").exists, process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=600)
     (step,) = re.findall("stopped by SIGTERM after step ([0-9,]+);", output)
@@ -63,67 +64,101 @@ def test_torchrun_passes_sigterm_on(training_data, tmp_path):
     ).exists()
 
 
-def test_signals_before_the_first_step_stop_too(training_data, tmp_path):
-    process = start(training_data, tmp_path / "run", "--num_train_steps=100000")
-    wait_for((tmp_path / "run/.lock").exists)
-    process.send_signal(signal.SIGUSR1)
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    assert "stopped by SIGUSR1 after step 0; the same command resumes it" in output
+def test_signals_before_the_first_step_stop_too(training_data, tmp_path, monkeypatch):
+    def lock_and_send_signal(folder):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return lock_output_dir(folder)
+
+    monkeypatch.setattr(train, "lock_output_dir", lock_and_send_signal)
+    process = train_here(training_data, tmp_path / "run", "--num_train_steps=100000")
+    assert "stopped by SIGUSR1 after step 0; the same command resumes it" in process.stdout
     assert metrics(tmp_path / "run") == ""
 
 
+REPEATED_SIGNALS = """
+import os, signal
+from bert.training import distributed
+
+distributed.StopRequest()
+for now in (100.0, 109.9, 110.1):
+    distributed.time.monotonic = lambda: now
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("at work", flush=True)
+"""
+
+
 def test_signal_repeated_later_ends_at_once():
-    program = (
-        "import os, signal, time; from bert.training.distributed import StopRequest; "
-        "StopRequest.PATIENCE = 0.2; StopRequest()\n"
-        "for pause in (0, 0.3, 0): os.kill(os.getpid(), signal.SIGTERM); "
-        "print('at work', flush=True); time.sleep(pause)\n"
-    )
     process = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", REPEATED_SIGNALS], cwd=ROOT, capture_output=True, text=True
     )
     assert (process.stdout, process.returncode) == ("at work\n" * 2, -signal.SIGTERM)
 
 
-def start_ranks(data, output, *more, rank_1=()):
+def start_ranks(data, output, *more, rank_1=(), num_started=2, **options):
     """Two processes of one run, started as a cluster does it, without torchrun. rank_1: flags that
-    it alone is given.
+    it alone is given. options: of `start`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
     own = ((), rank_1)
     return [
-        start(data, output, *more, *own[rank], RANK=str(rank), LOCAL_RANK=str(rank), **shared)
-        for rank in range(2)
-    ]
+        start(
+            data, output, *more, *own[rank], RANK=str(rank), LOCAL_RANK=str(rank), **shared,
+            **options,
+        )
+        for rank in range(num_started)
+    ]  # fmt: skip
 
 
 @pytest.fixture
 def two_ranks(training_data, tmp_path):
-    """Two processes in the middle of one run."""
-    more = ("--num_train_steps=100000", "--save_checkpoints_steps=2", "--collective_timeout=5")
-    ranks = start_ranks(training_data, tmp_path / "run", *more)
-    try:
-        wait_for((tmp_path / "run/checkpoints/step-00000002").exists)
-        yield ranks
-    finally:
-        for process in ranks:
-            process.kill()
+    """Returns a function that starts two processes of one run, and waits until they are under
+    way.
+    """
+    ranks = []
+
+    def start_and_wait(**options):
+        more = ("--num_train_steps=100000", "--save_checkpoints_steps=2")
+        ranks[:] = start_ranks(training_data, tmp_path / "run", *more, **options)
+        wait_for((tmp_path / "run/checkpoints/step-00000002").exists, *ranks)
+        return ranks
+
+    yield start_and_wait
+    for process in ranks:
+        process.kill()
+
+
+# train.py, but after its first checkpoint one rank stops, and the patience of the other, long until
+# then, shrinks: a rank that only starts slowly is waited for.
+TRAIN_UNTIL_A_RANK_HANGS = """
+import datetime, os, signal, sys
+import train
+import torch.distributed as dist
+from bert.common import cli
+from bert.training.run import Run
+
+save = Run.save
+
+def save_and_hang(run):
+    save(run)
+    if os.environ["RANK"] == os.environ["TEST_RANK_THAT_HANGS"]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=1))
+
+Run.save = save_and_hang
+cli.run_as_rank(train.main)
+"""
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_rank_that_waits_too_long_says_so(two_ranks, rank):
-    waiting, hanging = two_ranks[rank], two_ranks[1 - rank]
-    hanging.send_signal(signal.SIGSTOP)
+    program = (sys.executable, "-c", TRAIN_UNTIL_A_RANK_HANGS)
+    waiting = two_ranks(program=program, TEST_RANK_THAT_HANGS=str(1 - rank))[rank]
     _, errors = waiting.communicate(timeout=600)
     assert waiting.returncode == 1
     assert (
@@ -132,9 +167,17 @@ def test_rank_that_waits_too_long_says_so(two_ranks, rank):
     )
 
 
+def test_rank_that_never_comes_is_waited_for_as_long_as_the_flag_says(training_data, tmp_path):
+    ranks = start_ranks(training_data, tmp_path / "run", "--collective_timeout=1", num_started=1)
+    _, errors = ranks[0].communicate(timeout=600)
+    assert ranks[0].returncode == 1
+    assert "waited longer than --collective_timeout for another rank" in errors
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_rank_that_loses_the_other_says_so_in_a_line(two_ranks, rank):
-    left, lost = two_ranks[rank], two_ranks[1 - rank]
+    ranks = two_ranks()
+    left, lost = ranks[rank], ranks[1 - rank]
     lost.kill()
     _, errors = left.communicate(timeout=600)
     assert left.returncode == 1
@@ -143,10 +186,8 @@ def test_rank_that_loses_the_other_says_so_in_a_line(two_ranks, rank):
 
 def test_two_runs_in_one_folder_are_refused(training_data, tmp_path):
     first = start(training_data, tmp_path / "run", "--num_train_steps=100000")
-    wait_for((tmp_path / "run/metrics.jsonl").exists)
-    process = run_script(
-        "train.py", *flags(training_data, tmp_path / "run", "--num_train_steps=100000"), check=False
-    )
+    wait_for((tmp_path / "run/metrics.jsonl").exists, first)
+    process = train_here(training_data, tmp_path / "run", "--num_train_steps=100000", check=False)
     assert_refused(process, f"{tmp_path}/run: another run is at work there")
     first.kill()
     first.communicate()

@@ -4,7 +4,6 @@ under any of them.
 
 import itertools
 import json
-import shutil
 
 import pytest
 from training_runs import (
@@ -28,6 +27,8 @@ from bert.training.model import build_model, load_config
 from bert.training.optimization import Lamb, parameter_groups
 from bert.training.plugins import parallelize
 
+pytestmark = pytest.mark.slow
+
 ROUNDING = {"rel": 2e-6, "weights_rel": 2e-6}  # seen: 1e-7 and 3e-7
 
 TENSOR = ("--plugin=hybrid", "--tp_size=2")
@@ -46,25 +47,82 @@ KINDS |= {
 }
 
 
+STEPS = (
+    "--train_batch_size=32",
+    "--num_train_steps=5",
+    "--steps_per_update=2",
+    "--eval_at_start=True",
+)
+WRONG = {f"wrong_{kind}": (*KINDS[kind], "--test_norms_of_parts") for kind in ("zero1", "hybrid")}
+FOUR = {"four": TENSOR, "four_zero1": ("--plugin=zero1",)}
+
+# Runs that are stopped after a checkpoint, and resumed in other processes.
+SAVED, DONE = 3, 6
+STRAIGHT = {
+    "ddp": ("--optimizer=adamw",), "zero1": ("--plugin=zero1", "--precision=bf16"),
+    "zero1_adamw": ("--plugin=zero1", "--precision=bf16", "--optimizer=adamw"),
+    "hybrid": ("--plugin=hybrid", "--tp_size=2", "--precision=bf16", "--unpad"),
+    "fp16": ("--precision=fp16",),
+}  # fmt: skip
+CHANGING = (  # one that is resumed under another plugin
+    "--train_batch_size=32",
+    "--num_train_steps=6",
+    "--steps_per_update=2",
+    "--save_checkpoints_steps=2",
+    "--keep_checkpoint_max=0",
+)
+
+
 @pytest.fixture(scope="module")
-def runs(training_data, tmp_path_factory):
-    """A folder with a run for each plugin and precision, from the same weights."""
-    folder = tmp_path_factory.mktemp("parallel")
+def flags_of_straight(dropout_config):
+    """{kind: flags} of the runs with dropout."""
     common = (
-        "--train_batch_size=32",
-        "--num_train_steps=5",
-        "--steps_per_update=2",
-        "--eval_at_start=True",
+        f"--bert_config_file={dropout_config}",
+        f"--num_train_steps={DONE}",
+        f"--save_checkpoints_steps={SAVED}",
+        "--keep_checkpoint_max=0",
     )
-    two = {folder / kind: (*common, *more) for kind, more in KINDS.items()}
-    train_several(training_data, two, processes=2, BERT_TEST_WAITS="1")
-    four = {"four": TENSOR, "four_zero1": ("--plugin=zero1",)}
-    train_several(
-        training_data, {folder / kind: (*common, *more) for kind, more in four.items()}, processes=4
-    )
-    wrong = {"wrong_zero1": ("--plugin=zero1",), "wrong_hybrid": TENSOR}
-    runs = {folder / kind: (*common, *more) for kind, more in wrong.items()}
-    train_several(training_data, runs, processes=2, BERT_TEST_NORMS_OF_PARTS="1")
+    return {kind: (*common, *more) for kind, more in STRAIGHT.items()}
+
+
+@pytest.fixture(scope="module")
+def runs(training_data, dropout_config, flags_of_straight, tmp_path_factory):
+    """A folder with a run for each plugin and precision, from the same weights; in straight/ those
+    with dropout, which keep all checkpoints. All with as few sets of processes as possible: to
+    start one takes longer than a run.
+    """
+    folder = tmp_path_factory.mktemp("parallel")
+    two = {folder / kind: (*STEPS, *more, "--test_waits") for kind, more in KINDS.items()}
+    two |= {folder / kind: (*STEPS, *more) for kind, more in WRONG.items()}
+    two |= {folder / "straight" / kind: more for kind, more in flags_of_straight.items()}
+    two[folder / "changing"] = CHANGING
+    train_several(training_data, two, processes=2)
+    four = {folder / kind: (*STEPS, *more) for kind, more in FOUR.items()}
+    train_several(training_data, four, processes=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed_runs(training_data, dropout_config, runs, flags_of_straight, tmp_path_factory):
+    """A folder with the runs of straight/ and `changing`, but stopped after a checkpoint and
+    resumed in other processes.
+    """
+    folder = tmp_path_factory.mktemp("resumed")
+    resumed = {
+        copy_of_run_as_it_was(runs / "straight" / kind, SAVED, folder / kind): more
+        for kind, more in flags_of_straight.items()
+    }
+    resumed[copy_of_run_as_it_was(runs / "changing", 2, folder / "second")] = (*CHANGING, *TENSOR)
+    # Their own end asserts that tensor-parallel ranks have stayed alike.
+    after_ddp = copy_of_run_as_it_was(runs / "straight/ddp", SAVED, folder / "after_ddp")
+    resumed[after_ddp] = (
+        *flags_of_straight["ddp"], *TENSOR, "--test_replicas", "--test_equal_gradients"
+    )  # fmt: skip
+    resumed[folder / "rounded"] = (
+        f"--bert_config_file={dropout_config}", *TENSOR, "--precision=bf16", "--test_replicas",
+        "--test_rounded_gradients",
+    )  # fmt: skip
+    train_several(training_data, resumed, processes=2)
     return folder
 
 
@@ -179,102 +237,29 @@ def test_compiled_layers_compute_the_same(training_data, tmp_path):
 # --------------------------------------------------------------------------------------------------
 # A resumed run
 
-SAVED, DONE = 3, 6
 
-
-@pytest.fixture(scope="module")
-def straight_runs(training_data, dropout_config, tmp_path_factory):
-    """A folder with runs that were never stopped and kept all checkpoints, and {kind: its flags};
-    dropout is on.
-    """
-    folder = tmp_path_factory.mktemp("straight")
-    common = (
-        f"--bert_config_file={dropout_config}",
-        f"--num_train_steps={DONE}",
-        f"--save_checkpoints_steps={SAVED}",
-    )
-    kinds = {
-        "ddp": ("--optimizer=adamw",), "zero1": ("--plugin=zero1", "--precision=bf16"),
-        "zero1_adamw": ("--plugin=zero1", "--precision=bf16", "--optimizer=adamw"),
-        "hybrid": ("--plugin=hybrid", "--tp_size=2", "--precision=bf16", "--unpad"),
-        "fp16": ("--precision=fp16",),
-    }  # fmt: skip
-    flags_of = {kind: (*common, *more, "--keep_checkpoint_max=0") for kind, more in kinds.items()}
-    train_several(
-        training_data, {folder / kind: more for kind, more in flags_of.items()}, processes=2
-    )
-    return folder, flags_of
-
-
-@pytest.fixture(scope="module")
-def continued_runs(training_data, straight_runs, tmp_path_factory):
-    """A folder with the same runs, but stopped behind a checkpoint and gone on with, in other
-    processes.
-    """
-    straight, flags_of = straight_runs
-    folder = tmp_path_factory.mktemp("continued")
-    runs = {
-        copy_of_run_as_it_was(straight / kind, SAVED, folder / kind): more
-        for kind, more in flags_of.items()
-    }
-    train_several(training_data, runs, processes=2)
-    return folder
-
-
-@pytest.mark.parametrize("kind", ["ddp", "zero1", "zero1_adamw", "hybrid", "fp16"])
-def test_goes_on_to_the_same_losses(straight_runs, continued_runs, kind):
-    straight = straight_runs[0] / kind
+@pytest.mark.parametrize("kind", STRAIGHT)
+def test_goes_on_to_the_same_losses(runs, resumed_runs, kind):
+    straight = runs / "straight" / kind
     assert len(steps_of(straight)) == DONE
-    assert metrics(continued_runs / kind) == metrics(straight)
-    assert weights(continued_runs / kind) == weights(straight)
+    assert metrics(resumed_runs / kind) == metrics(straight)
+    assert weights(resumed_runs / kind) == weights(straight)
 
 
-def test_tensor_parallel_ranks_stay_alike_after_data_parallelism(
-    training_data, straight_runs, tmp_path
-):
-    """The same processes, but now of one group: they must not go on with the random numbers that
-    each had of its own.
+@pytest.mark.parametrize("kind", ["after_ddp", "rounded"])
+def test_tensor_parallel_ranks_stay_alike(resumed_runs, kind):
+    """After data parallelism: the same processes, but now of one group, must not go on with the
+    random numbers that each had of its own. And whatever the rounding of each.
+
+    tests/colossalai_on_cpu.py compares the ranks at the end of these runs.
     """
-    straight, flags_of = straight_runs
-    run = copy_of_run_as_it_was(straight / "ddp", SAVED, tmp_path / "run")
-    train_several(
-        training_data,
-        {run: (*flags_of["ddp"], *TENSOR)},
-        processes=2,
-        BERT_TEST_REPLICAS="equal gradients",
-    )
+    steps = steps_of(resumed_runs / kind)
+    assert steps[-1]["step"] == {"after_ddp": DONE, "rounded": 4}[kind]
 
 
-def test_tensor_parallel_ranks_stay_alike_whatever_their_rounding(
-    training_data, dropout_config, tmp_path
-):
-    more = (
-        f"--bert_config_file={dropout_config}",
-        "--plugin=hybrid",
-        "--tp_size=2",
-        "--precision=bf16",
-    )
-    train_several(
-        training_data, {tmp_path / "run": more}, processes=2, BERT_TEST_REPLICAS="rounded gradients"
-    )
-
-
-def test_goes_on_under_another_plugin(training_data, tmp_path):
+def test_goes_on_under_another_plugin(training_data, runs, resumed_runs, tmp_path):
     """DDP, then tensor parallelism, then ZeRO-1, two steps each: as under DDP alone."""
-    common = (
-        "--train_batch_size=32",
-        "--num_train_steps=6",
-        "--steps_per_update=2",
-        "--save_checkpoints_steps=2",
-    )
-    train_several(
-        training_data, {tmp_path / "straight": (*common, "--keep_checkpoint_max=0")}, processes=2
-    )
-    run = copy_of_run_as_it_was(tmp_path / "straight", 2, tmp_path / "run")
-    stages = (("--plugin=hybrid", "--tp_size=2"), ("--plugin=zero1",))
-    for step, more in zip((4, 6), stages):
-        process = train_several(training_data, {run: (*common, *more)}, processes=2)
-        assert f"after step {step - 2}" in process.stdout
-        for later in run.glob(f"checkpoints/step-0000000[{step + 1}-9]"):
-            shutil.rmtree(later)
-    assert_same_run(tmp_path / "straight", run, **ROUNDING)
+    run = copy_of_run_as_it_was(resumed_runs / "second", 4, tmp_path / "third")
+    process = train_several(training_data, {run: (*CHANGING, "--plugin=zero1")}, processes=2)
+    assert "after step 4" in process.stdout
+    assert_same_run(runs / "changing", run, **ROUNDING)
