@@ -5,6 +5,9 @@ of any other form, or with a value that is not allowed, is left to the readable 
 bert/examples/example.py, which reads everything that protobuf allows, and names what is wrong.
 """
 
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
 import numpy as np
 
 from bert.common.files import DataError
@@ -29,6 +32,7 @@ _POSITIONS = _NAMES.index("masked_lm_positions")
 _IDS = np.array([name in ("input_ids", "masked_lm_ids") for name in _NAMES])
 _FIELD_1, _FIELD_2 = 1 << 3 | 2, 2 << 3 | 2  # key bytes of length-delimited fields
 _INT64_KEY, _FLOAT_KEY = INT64_LIST << 3 | 2, FLOAT_LIST << 3 | 2
+Array = TypeVar("Array")  # numpy or torch
 
 
 class Decoder:
@@ -39,13 +43,13 @@ class Decoder:
       vocab_size: token ids must be below it; None: any.
     """
 
-    def __init__(self, lengths, vocab_size=None):
+    def __init__(self, lengths: dict[str, int], vocab_size: int | None = None):
         self.lengths, self.vocab_size = lengths, vocab_size
         self._limits = np.full(len(_NAMES), MAX_VALUE)
         self._limits[_IDS] = vocab_size or MAX_VALUE
         self._limits[_POSITIONS] = lengths["input_ids"]
 
-    def split(self, integers, weights):
+    def split(self, integers: Array, weights: Array) -> dict[str, Array]:
         """int64 [B * their sum] and float32 [B * P], numpy or torch -> {feature name: view [B,
         length]}, contiguous.
 
@@ -61,7 +65,7 @@ class Decoder:
             "masked_lm_weights": weights.reshape(count, self.lengths["masked_lm_weights"])
         }
 
-    def decode(self, pieces, place):
+    def decode(self, pieces: list, place: Callable[[int], str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns a batch as two arrays, int64 [B * sum of lengths] and float32 [B * P], which
         `split` cuts into features.
 
@@ -92,7 +96,9 @@ class Decoder:
             for name, values in example.items():
                 batch[name][row] = values
 
-    def fill_rows(self, data, starts, ends, batch):
+    def fill_rows(
+        self, data: np.ndarray, starts: np.ndarray, ends: np.ndarray, batch: dict[str, np.ndarray]
+    ) -> Iterator[int]:
         """Decodes the message data[starts[row] : ends[row]] into each row of a batch; yields the
         row of each that the kernel cannot decode, for the caller to fill.
 
@@ -107,7 +113,7 @@ class Decoder:
             yield row
             row += 1
 
-    def decode_one(self, payload, place):
+    def decode_one(self, payload: bytes, place: str) -> dict[str, np.ndarray]:
         """The readable decoder, with the same checks: payload (bytes) -> {feature name: array
         [length]}.
         """

@@ -8,7 +8,7 @@ _SPECIAL = ("[CLS]", "[SEP]", "[PAD]")
 _WIDTH = 120  # columns
 
 
-def example_words(example, pieces):
+def example_words(example: dict[str, np.ndarray], pieces: list[str]) -> str:
     """Returns text of several lines: both segments in words, the label, the counts.
 
     example: {feature name: array}, as bert/examples/example.py decodes it. pieces: list [vocabulary
@@ -51,7 +51,7 @@ def example_words(example, pieces):
     ])  # fmt: skip
 
 
-def join_pieces(pieces):
+def join_pieces(pieces: list[str]) -> str:
     """Returns WordPiece tokens as text: `##` pieces stand at the one before them, unless either is
     in braces.
     """

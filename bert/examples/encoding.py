@@ -5,6 +5,8 @@ Kernels compiled by numba; tests/reference/example.py is their reference impleme
 stand in this file because numba's cache notices changes in a kernel's own file only.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from bert.common.kernels import at_every_offset, inlined_kernel, kernel, prefetch
@@ -29,7 +31,14 @@ _ONE = np.uint32(0x3F800000)  # 1.0 as a float32
 _BUFFER_BYTES = 1 << 18  # stays in a core's own cache between encoding, checksum and write
 
 
-def encode_records(rows, tokens, changes, vocab, max_seq_length, max_predictions_per_seq):
+def encode_records(
+    rows: np.ndarray,
+    tokens: np.ndarray,
+    changes: np.ndarray,
+    vocab: dict[str, int],
+    max_seq_length: int,
+    max_predictions_per_seq: int,
+) -> Iterator[tuple[memoryview, int]]:
     """Yields (memoryview of whole TFRecords, their number), one record for each row, about 256 KB
     at a time.
 
@@ -42,18 +51,16 @@ def encode_records(rows, tokens, changes, vocab, max_seq_length, max_predictions
     out = np.zeros(max(_BUFFER_BYTES, 2 * largest), np.uint8)
     out_fours = at_every_offset(out, np.uint32)
     ends = np.empty(len(out) // 64, np.int64)
-    ids, positions, labels = (
-        np.empty(length, np.uint16) for length in (max_seq_length, *[max_predictions_per_seq] * 2)
-    )
+    ids = np.empty(max_seq_length, np.uint16)
+    positions, labels = np.empty((2, max_predictions_per_seq), np.uint16)
+    scratch = (ids, positions, labels, np.empty(7, np.int64))  # the last: packed sizes
     special_ids = np.array([vocab["[CLS]"], vocab["[SEP]"]], np.uint16)
     names = np.frombuffer("".join(_NAMES).encode(), np.uint8)
-    varints = _varints()
-    first = 0
+    tables, first = (lengths, names, _varints()), 0
     while first < len(rows):
         count = _encode_records(
-            rows, first, tokens, changes, special_ids, lengths, names, varints,
-            (ids, positions, labels), np.empty(7, np.int64), out, out_fours, ends,
-            len(out) - largest,
+            rows, first, tokens, changes, special_ids, tables, scratch,
+            out, out_fours, ends, len(out) - largest,
         )  # fmt: skip
         seal_records(out, ends[:count])
         yield memoryview(out)[: ends[count - 1]], count
@@ -76,20 +83,7 @@ def _varints():
 
 @kernel
 def _encode_records(
-    rows,
-    first,
-    tokens,
-    changes,
-    special_ids,
-    lengths,
-    names,
-    varints,
-    scratch,
-    packed_sizes,
-    out,
-    out_fours,
-    ends,
-    limit,
+    rows, first, tokens, changes, special_ids, tables, scratch, out, out_fours, ends, limit
 ):
     """Encodes rows[first:] until `limit` bytes are passed; returns how many, and where each ends in
     `ends`.
@@ -99,17 +93,8 @@ def _encode_records(
         row = rows[first + count]
         _fetch_ahead(rows[min(first + count + 2, len(rows) - 1)], tokens, changes)
         _fill_in(row, tokens, changes, special_ids, scratch)
-        at = _encode_example(
-            row,
-            lengths,
-            names,
-            varints,
-            scratch,
-            packed_sizes,
-            out,
-            out_fours,
-            at + np.uint64(HEADER_BYTES),
-        )
+        at += np.uint64(HEADER_BYTES)
+        at = _encode_example(row, tables, scratch, out, out_fours, at)
         at += np.uint64(CHECKSUM_BYTES)
         ends[count] = at
         count += 1
@@ -134,19 +119,13 @@ def _fill_in(row, tokens, changes, special_ids, scratch):
     """Writes input_ids, masked_lm_positions and masked_lm_ids of an instance into `scratch`,
     without their padding.
     """
-    ids, positions, labels = scratch
+    ids, positions, labels, _ = scratch
     one, a_length, b_length = np.uint64(1), np.uint64(row.a_length), np.uint64(row.b_length)
-    a_start, b_start, first_change = (
-        np.uint64(row.a_start),
-        np.uint64(row.b_start),
-        np.uint64(row.first_change),
-    )
+    a_start, b_start = np.uint64(row.a_start), np.uint64(row.b_start)
+    first_change = np.uint64(row.first_change)
     second = a_length + np.uint64(2)  # where the second segment begins
-    ids[0], ids[second - one], ids[second + b_length] = (
-        special_ids[0],
-        special_ids[1],
-        special_ids[1],
-    )
+    ids[0] = special_ids[0]
+    ids[second - one] = ids[second + b_length] = special_ids[1]
     for k in range(a_length):
         ids[k + one] = tokens[a_start + k]
     for k in range(b_length):
@@ -158,13 +137,14 @@ def _fill_in(row, tokens, changes, special_ids, scratch):
 
 
 @kernel
-def _encode_example(row, lengths, names, varints, scratch, packed_sizes, out, out_fours, at):
+def _encode_example(row, tables, scratch, out, out_fours, at):
     """Writes an instance as a `tf.train.Example` at out[at]; returns where it ends.
 
     Example { Features { entry { name, Feature { Int64List or FloatList { packed values } } } ... }
     }
     """
-    ids, positions, labels = scratch
+    lengths, names, varints = tables
+    ids, positions, labels, packed_sizes = scratch
     second, length = np.uint64(row.a_length + 2), np.uint64(row.a_length + row.b_length + 3)
     num_changes = np.uint64(row.num_changes)
     for f in range(7):

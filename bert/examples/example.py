@@ -34,7 +34,7 @@ FEATURES = (
 MAX_VALUE = 2**31  # integers are below it
 
 
-def feature_lengths(max_seq_length, max_predictions_per_seq):
+def feature_lengths(max_seq_length: int, max_predictions_per_seq: int) -> dict[str, int]:
     """Returns {feature name: number of values}."""
     lengths = {"sequence": max_seq_length, "predictions": max_predictions_per_seq, "one": 1}
     return {feature.name: lengths[feature.length] for feature in FEATURES}
@@ -48,7 +48,7 @@ FLOAT_LIST, INT64_LIST = 2, 3
 _LENGTH_DELIMITED = 2  # wire type
 
 
-def decode_example(payload, place):
+def decode_example(payload: bytes, place: str) -> dict[str, np.ndarray]:
     """Decodes a serialized `tf.train.Example` into {feature name: array [length] of int64 or
     float32}.
 
@@ -76,7 +76,9 @@ def decode_example(payload, place):
     return found
 
 
-def check_lengths(example, max_seq_length, max_predictions_per_seq, place):
+def check_lengths(
+    example: dict[str, np.ndarray], max_seq_length: int, max_predictions_per_seq: int, place: str
+) -> None:
     """DataError if a feature of a decoded example is not as long as the two flags say."""
     for name, expected in feature_lengths(max_seq_length, max_predictions_per_seq).items():
         if len(example[name]) != expected:
@@ -87,7 +89,9 @@ def check_lengths(example, max_seq_length, max_predictions_per_seq, place):
             )
 
 
-def check_values(example, lengths, vocab_size, place):
+def check_values(
+    example: dict[str, np.ndarray], lengths: dict[str, int], vocab_size: int | None, place: str
+) -> None:
     """DataError if a decoded example does not have `lengths` ({feature name: number of values}), a
     token id is negative or not below `vocab_size` (None: any), or a position lies outside the
     sequence.

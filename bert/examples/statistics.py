@@ -15,21 +15,21 @@ class Census(NamedTuple):
     labels: np.ndarray  # [2], records by next-sentence label; 1: from another place
     pieces: np.ndarray  # [V], how often each piece stands in the text, before masking
 
-    def __add__(self, other):
+    def __add__(self, other: "Census") -> "Census":
         return Census(*map(np.add, self, other))
 
     @property
-    def records(self):
+    def records(self) -> int:
         return int(self.lengths.sum())
 
     @property
-    def padding(self):
+    def padding(self) -> float:
         """Share of the positions that hold padding."""
         size = len(self.lengths) - 1
         return 1 - float(self.lengths @ np.arange(size + 1)) / (self.records * size)
 
 
-def take_census(batch, vocab_size, mask_id):
+def take_census(batch: dict[str, np.ndarray], vocab_size: int, mask_id: int) -> Census:
     """Returns the Census of a batch ({feature name: array [B, length]}) whose ids are below
     `vocab_size`.
     """

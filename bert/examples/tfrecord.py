@@ -7,6 +7,7 @@ payload, masked CRC32C of the payload (uint32). Source: TensorFlow, `core/lib/io
 import contextlib
 import os
 import struct
+from collections.abc import Iterator
 
 import google_crc32c
 
@@ -20,7 +21,7 @@ FRAME_BYTES = HEADER_BYTES + CHECKSUM_BYTES
 MASK_DELTA = 0xA282EAD8
 
 
-def masked_crc32c(data):
+def masked_crc32c(data: bytes) -> int:
     """CRC32C of `data`, rotated right by 15 bits plus a constant (TensorFlow,
     `core/lib/hash/crc32c.h`).
     """
@@ -28,17 +29,17 @@ def masked_crc32c(data):
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 
-def header_bytes(length):
+def header_bytes(length: int) -> bytes:
     """Returns what stands before a payload of `length` bytes."""
     return _HEADER.pack(length, masked_crc32c(struct.pack("<Q", length)))
 
 
-def checksum_bytes(payload):
+def checksum_bytes(payload: bytes) -> bytes:
     """Returns what stands behind `payload` (bytes)."""
     return _CHECKSUM.pack(masked_crc32c(payload))
 
 
-def frame(payload):
+def frame(payload: bytes) -> bytes:
     """Returns the record (bytes) that holds `payload` (bytes)."""
     return header_bytes(len(payload)) + payload + checksum_bytes(payload)
 
@@ -50,7 +51,7 @@ class TFRecordFile:
     read.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str):
         self.path = path
         self._file = open(path, "rb", buffering=0)
         # by header: records of one length have the same, whose checksum is compared once
@@ -60,17 +61,17 @@ class TFRecordFile:
             self._file.close()
             raise DataError(f"{path}: 0 bytes, expected TFRecords; delete it or make it again")
 
-    def __enter__(self):
+    def __enter__(self) -> "TFRecordFile":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error) -> None:
         self._file.close()
 
-    def read(self, size, offset):
+    def read(self, size: int, offset: int) -> bytes:
         """Returns `size` bytes from byte `offset` on, fewer at the end of the file."""
         return os.pread(self._file.fileno(), size, offset)
 
-    def extents(self, offset=0):
+    def extents(self, offset: int = 0) -> Iterator[tuple[int, int]]:
         """Yields (offset, size) of each record from byte `offset` on, frame included, from the
         headers alone.
 
@@ -82,7 +83,7 @@ class TFRecordFile:
             yield offset, size
             offset += size
 
-    def payload(self, offset, size):
+    def payload(self, offset: int, size: int) -> bytes:
         """Returns the payload (bytes) of the record at `offset`; DataError if its checksum is
         wrong.
         """
@@ -120,7 +121,7 @@ class TFRecordFile:
         return DataError(f"{self.path}: byte {offset}: {problem}; {what}")
 
 
-def write_index(tfrecord_path, index_path):
+def write_index(tfrecord_path: str, index_path: str) -> int:
     """Writes DALI's index of a TFRecord file, one line `offset size` a record; returns the number
     of records.
 

@@ -11,7 +11,7 @@ from bert.loader.reader import RecordReader
 _BLOCKS_AHEAD = 1  # read while the batches of the block before are decoded
 
 
-def rank_positions(start, end, shard_id, num_shards):
+def rank_positions(start: int, end: int, shard_id: int, num_shards: int) -> range:
     """Returns the range of an epoch's positions, `start` to below `end`, that one rank takes."""
     return range(start + shard_id, end, num_shards)
 

@@ -37,10 +37,10 @@ class RecordIndex(NamedTuple):
     anchors: np.ndarray  # int64 [C + 1], bytes in the string of all
 
     @property
-    def num_records(self):
+    def num_records(self) -> int:
         return int(self.first_records[-1])
 
-    def fingerprint(self):
+    def fingerprint(self) -> dict:
         """Returns a small dict that is equal only for files of equal names, sizes and numbers of
         records.
         """
@@ -54,12 +54,12 @@ class RecordIndex(NamedTuple):
             "records": self.num_records, "names_and_sizes": digest.hexdigest()[:16],
         }  # fmt: skip
 
-    def file_of_record(self, record):
+    def file_of_record(self, record: int) -> tuple[str, int]:
         """Returns (path, number of the record in that file)."""
         number = int(np.searchsorted(self.first_records, record, side="right")) - 1
         return self.paths[number], int(record - self.first_records[number])
 
-    def sample_offsets(self, number):
+    def sample_offsets(self, number: int) -> list[int]:
         """Returns the offsets of up to three records of file `number`: the first, the last, one in
         the middle.
         """
@@ -69,7 +69,7 @@ class RecordIndex(NamedTuple):
         return sorted(offsets | {int(middle)} if middle < end - start else offsets)
 
 
-def pair_by_name(paths, index_paths):
+def pair_by_name(paths: list[str], index_paths: list[str]) -> list[tuple[str, str]]:
     """Returns [(TFRecord path, index path)] in the order of the files; DataError names what has no
     partner.
     """
@@ -102,7 +102,9 @@ def _file_name(index_path):
     return os.path.basename(index_path).removesuffix(".idx")
 
 
-def build_missing_indexes(paths, index_paths, first, num_threads):
+def build_missing_indexes(
+    paths: list[str], index_paths: list[str], first: int, num_threads: int
+) -> list[str]:
     """Writes the indexes that are named but absent, or that no name is given for; returns the names
     of all.
 
@@ -136,7 +138,7 @@ def _build_index(path, index_path):
         write_index(path, index_path)
 
 
-def read_indexes(pairs, num_threads):
+def read_indexes(pairs: list[tuple[str, str]], num_threads: int) -> RecordIndex:
     """Reads and checks every line of all indexes; returns a RecordIndex.
 
     Each line must follow from the one before it, the first begin at byte 0, the last end where the
@@ -263,7 +265,7 @@ def _in_parallel(function, jobs, num_threads):
     return results
 
 
-def read_samples(index, num_threads):
+def read_samples(index: RecordIndex, num_threads: int) -> list[tuple[bytes, str]]:
     """Returns [(payload, place)] of up to three records of each file, their checksums verified.
 
     `place` names file and byte. DataError names each file in which a record does not begin where

@@ -10,6 +10,7 @@ import numpy as np
 from bert.common.files import DataError
 from bert.examples.records import find_payloads
 from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
+from bert.loader.index import RecordIndex
 
 _MAX_OPEN_FILES = 128  # of the 1,024 that a process may usually have
 
@@ -30,11 +31,11 @@ class RecordReader:
     and not a SIGBUS.
     """
 
-    def __init__(self, index):
+    def __init__(self, index: RecordIndex):
         self._index = index
         self._files = collections.OrderedDict()  # path -> file object, the one used last at the end
 
-    def read(self, numbers):
+    def read(self, numbers: np.ndarray) -> Records:
         """Returns Records for the record numbers (int64 [K], no two the same).
 
         DataError names file and byte where the chunks are not made of whole records.
@@ -105,11 +106,11 @@ class RecordReader:
         self._files.move_to_end(path)
         return self._files[path].fileno()
 
-    def close(self):
+    def close(self) -> None:
         while self._files:
             self._files.popitem()[1].close()
 
-    def place(self, number):
+    def place(self, number: int) -> str:
         """Returns where a record stands, in words for an error: file, number in the file, byte."""
         chunk, in_chunk = divmod(int(number), self._index.chunk_records)
         path, in_file = self._index.file_of_record(number)

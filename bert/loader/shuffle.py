@@ -18,6 +18,8 @@ OOPSLA 2014; the constants are those of Vigna's public-domain splitmix64.c). Int
 order on every machine, always.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from bert.common.kernels import inlined_kernel, kernel
@@ -39,7 +41,7 @@ _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 _HALF = np.uint64(32)
 
 
-def records_per_chunk(num_records):
+def records_per_chunk(num_records: int) -> int:
     """Returns the number of consecutive records that are read together."""
     return min(MAX_CHUNK_RECORDS, max(1, num_records // _MIN_CHUNKS))
 
@@ -52,7 +54,7 @@ class EpochOrder:
     MLPerf's 157 million records.
     """
 
-    def __init__(self, num_records, seed, epoch, shuffle):
+    def __init__(self, num_records: int, seed: int, epoch: int, shuffle: bool):
         self.num_records = num_records
         self.block_records = BLOCK_RECORDS if shuffle else FILE_ORDER_BLOCK_RECORDS
         self._shuffle = shuffle
@@ -67,7 +69,7 @@ class EpochOrder:
             missing = len(self._chunks) * self._chunk_records - num_records
             self._gap = np.array([(place + 1) * self._chunk_records - missing, missing])
 
-    def block(self, number):
+    def block(self, number: int) -> np.ndarray:
         """Returns the record numbers (int64 [n]) at positions number * block_records, ... of the
         epoch.
 
@@ -90,7 +92,7 @@ class EpochOrder:
         )
         return records
 
-    def cut_by_block(self, positions):
+    def cut_by_block(self, positions: range) -> Iterator[range]:
         """Yields the parts of a range of ascending positions that lie in one block each."""
         while positions:
             end = (positions.start // self.block_records + 1) * self.block_records
@@ -98,7 +100,7 @@ class EpochOrder:
             yield part
             positions = positions[len(part) :]
 
-    def records(self, positions):
+    def records(self, positions: range) -> np.ndarray:
         """Returns the record numbers (int64 [n]) at a range of ascending positions of the epoch."""
         numbers = [np.empty(0, np.int64)]
         for part in self.cut_by_block(positions):

@@ -17,7 +17,7 @@ from bert.common.files import DataError
 from bert.examples.example import decode_example
 from bert.examples.records import have_checksums, read_blocks
 from bert.examples.tfrecord import HEADER_BYTES, TFRecordFile
-from bert.verification.example_check import Problem, Totals, check_block
+from bert.verification.example_check import Problem, Rules, Totals, check_block
 
 # hashes kept of a file: two files that share a tenth of their examples share some 26 of them
 SKETCH_SIZE = 256
@@ -33,7 +33,7 @@ class TextReport:
     problem: str | None  # what is wrong with it, None if nothing is
 
 
-def inspect_text(path):
+def inspect_text(path: str) -> TextReport:
     """Returns the TextReport of a file that should be UTF-8 text."""
     digest, decoder = hashlib.md5(), codecs.getincrementaldecoder("utf-8")()
     num_bytes, problem, block = 0, None, b"\n"
@@ -87,7 +87,7 @@ class TFRecordReport:
     sketch: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
-def inspect_tfrecord(path, rules):
+def inspect_tfrecord(path: str, rules: Rules) -> TFRecordReport:
     """Returns the TFRecordReport of a file; `rules` are those of its examples, as
     bert.verification.example_check.make_rules makes them.
     """
@@ -138,7 +138,7 @@ def _add_block(report, block, rules, hashes):
     hashes.append(found[found != 0])
 
 
-def shared_part(a, b):
+def shared_part(a: np.ndarray, b: np.ndarray) -> float:
     """About which part of the smaller file's examples is in the other one too, by two sketches: 0.0
     to 1.0.
 
@@ -159,7 +159,7 @@ def shared_part(a, b):
     )
 
 
-def eval_articles_problem(folder):
+def eval_articles_problem(folder: str) -> str | None:
     """Whether eval.md5 holds the MD5s of the articles of eval.txt: what is wrong (a message), None
     if it does.
     """
@@ -180,7 +180,7 @@ def eval_articles_problem(folder):
     return None
 
 
-def eval_digest(path):
+def eval_digest(path: str) -> str:
     """The digest of input_ids by which MLPerf submitters compare evaluation sets; DataError if the
     file is damaged.
 
