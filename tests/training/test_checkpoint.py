@@ -218,7 +218,7 @@ def test_another_run_in_the_same_folder_is_refused(training_data, long_run):
         training_data, run, *more, "--learning_rate=3e-3", "--optimizer=adamw", check=False
     )
     assert_refused(
-        process, "--learning_rate=0.003", "begun with 0.01", "--optimizer=adamw", "--output_dir"
+        process, "--learning_rate=0.003", "started with 0.01", "--optimizer=adamw", "--output_dir"
     )
 
 
