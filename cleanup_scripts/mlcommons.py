@@ -139,7 +139,7 @@ def _other_paths(group, data_set):
 
 def _text_paths(data_set):
     """The paths of the text: its files, or else one archive; with lists of MD5s and the licence."""
-    by_kind = {kind: [] for kind in (TEXT_FILE, ARCHIVE, MD5_LIST, LICENCE)}
+    by_kind: dict[re.Pattern, list] = {kind: [] for kind in (TEXT_FILE, ARCHIVE, MD5_LIST, LICENCE)}
     for path in data_set.md5s:
         for kind, paths in by_kind.items():
             if kind.fullmatch(os.path.basename(path)):

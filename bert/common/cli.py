@@ -34,7 +34,7 @@ def parser_from_docstring(docstring: str) -> argparse.ArgumentParser:
 
 
 def add_boolean_flag(
-    parser: argparse.ArgumentParser, name: str, default: bool | None, help: str
+    parser: argparse._ActionsContainer, name: str, default: bool | None, help: str
 ) -> None:
     """Adds `--name=True`, `--name=False`, `--name` and `--noname`, as absl's flags take them."""
     group = parser.add_mutually_exclusive_group()

@@ -55,7 +55,7 @@ def _threads(count):
 
 def _ahead(items, count):
     """Yields `items`, having taken `count` more from the iterator than it has given."""
-    taken = collections.deque()
+    taken: collections.deque = collections.deque()
     for item in items:
         taken.append(item)
         if len(taken) > count:

@@ -3,7 +3,7 @@
 import collections
 import itertools
 import os
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,9 @@ class RecordReader:
 
     def __init__(self, index: RecordIndex):
         self._index = index
-        self._files = collections.OrderedDict()  # path -> file object, the one used last at the end
+        self._files: collections.OrderedDict[str, IO[bytes]] = (
+            collections.OrderedDict()
+        )  # path -> file object, the one used last at the end
 
     def read(self, numbers: np.ndarray) -> Records:
         """Returns Records for the record numbers (int64 [K], no two the same).

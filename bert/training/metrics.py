@@ -328,6 +328,6 @@ def plot_curves(metrics_path: str, png_path: str) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend()
-    with atomic_writer(png_path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    with atomic_writer(png_path) as picture:
+        figure.savefig(picture, format="png", dpi=120)
     plt.close(figure)

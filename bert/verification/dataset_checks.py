@@ -62,7 +62,7 @@ def chosen_files_row(section, paths):
 
 def ranges(numbers, total):
     """[3, 4, 5, 9] -> 'part-00003 to part-00005, part-00009 (of 500)'"""
-    runs = []
+    runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number

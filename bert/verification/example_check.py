@@ -18,14 +18,16 @@ from bert.examples.example import FEATURES, check_lengths, decode_example, featu
 _ROWS = 64  # examples decoded at once: their arrays (7 KB each) stay in the cache until judged
 _MISFIT = 2**31 - 1  # stands for any value that is not an int32; no rule allows it
 
-# What a block's examples add up to; `Totals(*array)` names the entries.
-Totals = NamedTuple(
-    "Totals",
-    [
-        (name, int)
-        for name in ("tokens", "unknown", "masked", "shown_as_mask", "random_next", "largest_id")
-    ],
-)
+
+class Totals(NamedTuple):
+    """What a block's examples add up to."""
+
+    tokens: int
+    unknown: int
+    masked: int
+    shown_as_mask: int
+    random_next: int
+    largest_id: int
 
 
 class Rules(NamedTuple):
