@@ -107,7 +107,7 @@ class Journal:
 
     def _states(self, paths):
         """[name, bytes, modification time in ns] of files; None for one that does not exist."""
-        states = []
+        states: list[list | None] = []
         for path in paths:
             try:
                 status = os.stat(path)

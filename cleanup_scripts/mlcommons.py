@@ -116,7 +116,7 @@ def files_of_group(group: str, data_set: DataSet) -> list[Wanted]:
 
 def _published_paths(group, data_set):
     """The paths of published files, recognized by their MD5s whatever their names are."""
-    paths = {}
+    paths: dict[str, str] = {}  # by MD5
     for path, md5 in data_set.md5s.items():
         if md5 in BY_MD5 and BY_MD5[md5].group == group:
             paths.setdefault(md5, path)
@@ -128,7 +128,7 @@ def _other_paths(group, data_set):
     for path in data_set.md5s:
         folders, name = path.split("/")[:-1], os.path.basename(path)
         if group == "dump":
-            belongs = DUMP.fullmatch(name.removesuffix(".md5sum"))
+            belongs = DUMP.fullmatch(name.removesuffix(".md5sum")) is not None
         elif CHECKPOINT.fullmatch(name):
             belongs = CHECKPOINT_FOLDER in folders
         else:

@@ -6,7 +6,7 @@ bert/examples/example.py, which reads everything that protobuf allows, and names
 """
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ _POSITIONS = _NAMES.index("masked_lm_positions")
 _IDS = np.array([name in ("input_ids", "masked_lm_ids") for name in _NAMES])
 _FIELD_1, _FIELD_2 = 1 << 3 | 2, 2 << 3 | 2  # key bytes of length-delimited fields
 _INT64_KEY, _FLOAT_KEY = INT64_LIST << 3 | 2, FLOAT_LIST << 3 | 2
-Array = TypeVar("Array")  # numpy or torch
+Array = TypeVar("Array", bound=Any)  # numpy or torch
 
 
 class Decoder:
@@ -56,7 +56,8 @@ class Decoder:
         A batch is two pieces of memory: all rows of one integer feature, then of the next; and the
         weights.
         """
-        count, batch, start = len(weights) // self.lengths["masked_lm_weights"], {}, 0
+        count, start = len(weights) // self.lengths["masked_lm_weights"], 0
+        batch: dict[str, Array] = {}
         for name in _INTEGERS:
             end = start + count * self.lengths[name]
             batch[name] = integers[start:end].reshape(count, self.lengths[name])
@@ -137,7 +138,15 @@ class Decoder:
 
 
 @kernel
-def decode_rows(data, starts, ends, first_row, limits, columns, weights):
+def decode_rows(
+    data: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    first_row: int,
+    limits: np.ndarray,
+    columns: tuple[np.ndarray, ...],
+    weights: np.ndarray,
+) -> int:
     """Decodes the messages data[starts[row] : ends[row]] from `first_row` on; returns the first
     that it cannot, or B.
 

@@ -54,8 +54,8 @@ class TFRecordFile:
     def __init__(self, path: str):
         self.path = path
         self._file = open(path, "rb", buffering=0)
-        # by header: records of one length have the same, whose checksum is compared once
-        self._sizes = {}
+        # By header: records of one length have the same, whose checksum is compared once
+        self._sizes: dict[bytes, int] = {}
         self.size = os.fstat(self._file.fileno()).st_size
         if self.size == 0:
             self._file.close()

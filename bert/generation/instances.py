@@ -11,11 +11,13 @@ bert/generation/wordpiece.py's `Corpus`.
 """
 
 import random
+from collections.abc import Mapping
 
 import numpy as np
 from numba.cpython.unsafe.numbers import leading_zeros, trailing_zeros
 
 from bert.common.kernels import inlined_kernel, kernel
+from bert.generation.wordpiece import Corpus
 
 # One row per instance. A and B are ranges of `tokens`, after truncation; the changes are a range of
 # `changes`.
@@ -45,8 +47,10 @@ _EIGHT_TENTHS = np.uint64(0.8 * (1 << 53))
 # MT19937, as CPython's `random` runs it. A generator is (state, words, cursor): uint32 [624],
 # uint32 [624] of output, int64 [1], the next word to hand out.
 
+Generator = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-def new_generator(seed):
+
+def new_generator(seed: int) -> Generator:
     """Returns the generator of `random.Random(seed)` in its first state."""
     _, (*state, position), _ = random.Random(seed).getstate()
     assert position == WORDS
@@ -100,7 +104,7 @@ def _random_53_bits(generator):
 
 
 @kernel
-def random_double(generator):
+def random_double(generator: Generator) -> float:
     """random()"""
     return _random_53_bits(generator) * (1.0 / (1 << 53))
 
@@ -111,17 +115,17 @@ def _bit_length(n):
 
 
 @kernel
-def below(n, generator):
+def below(n: int, generator: Generator) -> int:
     """A number from 0 to n - 1; randint(a, b) is a + below(b - a + 1)."""
     shift = np.uint32(32 - _bit_length(n))
     number = np.int64(_word(generator) >> shift)
     while number >= n:
         number = np.int64(_word(generator) >> shift)
-    return number
+    return number  # type: ignore[return-value]  # of numba: no Python int
 
 
 @kernel
-def shuffle(values, generator):
+def shuffle(values: np.ndarray, generator: Generator) -> None:
     """random.shuffle, in place."""
     for i in range(len(values) - 1, 0, -1):
         j = below(i + 1, generator)
@@ -129,7 +133,7 @@ def shuffle(values, generator):
 
 
 @kernel
-def shuffle_head(values, length, head, generator):
+def shuffle_head(values: np.ndarray, length: int, head: int, generator: Generator) -> None:
     """Like random.shuffle(values[:length]), but only values[:head] are right afterwards.
 
     Half of the time of data generation went here. Two things make it fast: what moves behind `head`
@@ -165,16 +169,16 @@ def shuffle_head(values, length, head, generator):
 
 
 def make_instances(
-    corpus,
-    vocab,
-    generator,
+    corpus: Corpus,
+    vocab: Mapping[str, int],
+    generator: Generator,
     *,
-    max_seq_length,
-    max_predictions_per_seq,
-    masked_lm_prob,
-    short_seq_prob,
-    dupe_factor,
-):
+    max_seq_length: int,
+    max_predictions_per_seq: int,
+    masked_lm_prob: float,
+    short_seq_prob: float,
+    dupe_factor: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """Makes the instances of `dupe_factor` passes over a `Corpus`, its documents shuffled.
 
     vocab: {token: id}. Returns (INSTANCE [N], CHANGE [M]), in the order in which they are made.
@@ -222,9 +226,12 @@ def _with_room(array, used, needed):
 
 @kernel
 def instances_of_documents(
-    tokens, sentence_starts, document_starts, order, first, max_seq_length, short_seq_prob,
-    num_predictions, vocab_size, mask_id, generator, scratch, instances, changes, counts,
-):  # fmt: skip
+    tokens: np.ndarray, sentence_starts: np.ndarray, document_starts: np.ndarray,
+    order: np.ndarray, first: int, max_seq_length: int, short_seq_prob: float,
+    num_predictions: np.ndarray, vocab_size: int, mask_id: np.uint16, generator: Generator,
+    scratch: tuple[np.ndarray, np.ndarray, np.ndarray], instances: np.ndarray, changes: np.ndarray,
+    counts: np.ndarray,
+) -> int:  # fmt: skip
     """Makes the instances of one pass over the documents, in `order` (int64 [D]) from order[first]
     on.
 

@@ -9,7 +9,8 @@ import contextlib
 import os
 import tempfile
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -19,6 +20,14 @@ from bert.common.files import DataError, atomic_writer, make_parent_folder, read
 from bert.common.progress import time_left
 from bert.examples.encoding import encode_records
 from bert.generation import instances, wordpiece
+from tokenization import FullTokenizer
+
+Report = Callable[[str], None]  # called with a line of text whenever there is progress
+
+
+def no_report(text: str) -> None:
+    pass
+
 
 _BLOCK_BYTES = 1 << 20
 
@@ -47,8 +56,14 @@ class Generated(NamedTuple):
 
 
 def generate(
-    inputs, outputs, tokenizer, settings, *, wants_checksums=False, report=lambda text: None
-):
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    tokenizer: FullTokenizer,
+    settings: Settings,
+    *,
+    wants_checksums: bool = False,
+    report: Report = no_report,
+) -> Generated:
     """Makes one corpus of the files `inputs` into the TFRecord files `outputs`; returns
     `Generated`.
 
@@ -88,7 +103,7 @@ def generate(
     return Generated(num_documents, len(rows), written, checksums, time.monotonic() - started)
 
 
-def compile_kernels(tokenizer, settings):
+def compile_kernels(tokenizer: FullTokenizer, settings: Settings) -> None:
     """Makes a part of two short documents, so that numba's cache holds all compiled code when
     processes start that need it.
     """
@@ -99,7 +114,7 @@ def compile_kernels(tokenizer, settings):
         generate([text], [records], tokenizer, settings)
 
 
-def read_text(path):
+def read_text(path: str) -> bytes:
     r"""Returns a UTF-8 file (bytes) without any \r, as TensorFlow's line reader, with which the
     reference reads, sees it.
     """
@@ -134,7 +149,9 @@ def _first_bad_byte(text):
     return None
 
 
-def read_corpus(paths, tokenizer, report=lambda text: None):
+def read_corpus(
+    paths: Sequence[str], tokenizer: FullTokenizer, report: Report = no_report
+) -> wordpiece.Corpus:
     """Returns the `Corpus` of all files: one corpus, whose documents end at empty lines only, not
     at the end of a file.
     """
@@ -154,7 +171,13 @@ def read_corpus(paths, tokenizer, report=lambda text: None):
     return corpus
 
 
-def write_records(paths, rows, encode, wants_checksums, report):
+def write_records(
+    paths: Sequence[str],
+    rows: np.ndarray,
+    encode: Callable[[np.ndarray], Iterable[tuple[Any, int]]],
+    wants_checksums: bool,
+    report: Report,
+) -> tuple[int, list[int]]:
     """Writes the record of rows[n] to file n mod their count; no file appears before all are
     written.
 

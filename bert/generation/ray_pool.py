@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bert.common.files import DataError
@@ -25,8 +26,8 @@ class Outcome(NamedTuple):
     error: str | None
 
 
-def address_problems(address):
-    """Returns what stands against connecting to a cluster, a list of messages; Ray itself would try
+def address_problems(address: str) -> list[str]:
+    """Returns the reasons why a cluster cannot be used, a list of messages; Ray itself would try
     for minutes and say nothing.
     """
     if address == "auto":
@@ -45,7 +46,7 @@ def address_problems(address):
 
 
 @contextlib.contextmanager
-def started(address, num_workers):
+def started(address: str | None, num_workers: int | None) -> Iterator[int]:
     """Starts Ray on this machine (`address` None) or connects to the cluster at `address`; gives
     the number of workers.
 
@@ -99,7 +100,9 @@ def _alone(folder, num_cpus):
     }
 
 
-def run(function, items, *arguments, num_at_a_time):
+def run(
+    function: Callable, items: Iterable, *arguments: Any, num_at_a_time: int
+) -> Iterator[Outcome | None]:
     """Calls function(item, *arguments) for every item, `num_at_a_time` at the same time, one to a
     core.
 
@@ -108,7 +111,8 @@ def run(function, items, *arguments, num_at_a_time):
     import ray
 
     remote = ray.remote(num_cpus=1, max_retries=TRIES - 1)(function)
-    waiting, running = collections.deque(items), {}
+    waiting = collections.deque(items)
+    running: dict[Any, Any] = {}  # job -> item
     while waiting or running:
         while waiting and len(running) < num_at_a_time:
             item = waiting.popleft()
@@ -126,21 +130,10 @@ def _outcome(item, job):
     try:
         return Outcome(item, ray.get(job), None)
     except ray.exceptions.RayTaskError as error:
-        is_told_in_words = isinstance(error.cause, (DataError, OSError))
-        return Outcome(
-            item,
-            None,
-            str(error.cause)
-            if is_told_in_words
-            else f"{type(error.cause).__name__}: {error.cause}",
-        )
+        is_in_words = isinstance(error.cause, (DataError, OSError))
+        kind = "" if is_in_words else f"{type(error.cause).__name__}: "
+        return Outcome(item, None, f"{kind}{error.cause}")
     except ray.exceptions.RayError as error:
         reason = str(error).strip().partition("\n")[0]
-        return Outcome(
-            item,
-            None,
-            (
-                f"its process was killed {TRIES} times (out of memory?): {type(error).__name__}: "
-                f"{reason}"
-            ),
-        )
+        killed = f"its process was killed {TRIES} times (out of memory?)"
+        return Outcome(item, None, f"{killed}: {type(error).__name__}: {reason}")

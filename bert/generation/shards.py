@@ -16,7 +16,8 @@ import fcntl
 import json
 import resource
 import time
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import google_crc32c
 
@@ -34,11 +35,11 @@ class Shard(NamedTuple):
     output: str  # path of the TFRecord file
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.output.rpartition("/")[2]
 
     @property
-    def manifest(self):
+    def manifest(self) -> str:
         folder, _, name = self.output.rpartition("/")
         return f"{folder}/{MANIFEST_FOLDER}/{name}.json"
 
@@ -51,7 +52,7 @@ class Recipe(NamedTuple):
     vocabulary: dict  # its `fingerprint`
 
 
-def fingerprint(path):
+def fingerprint(path: str) -> dict[str, int | str]:
     """Returns {"bytes": size, "crc32c": 8 hexadecimal digits} of a file."""
     size, checksum = 0, 0
     for block in files.read_blocks(path):
@@ -79,7 +80,7 @@ def _lock(output_dir, name, mode):
 
 
 @contextlib.contextmanager
-def lock_of_run(output_dir):
+def lock_of_run(output_dir: str) -> Iterator[None]:
     """Held by a run.
 
     BlockingIOError if another one has it; waits for what processes of a killed run still write.
@@ -99,7 +100,7 @@ def _lock_of_part(shard):
 # Making
 
 
-def make(shard, recipe):
+def make(shard: Shard, recipe: Recipe) -> dict[str, Any]:
     """Makes the TFRecord file of a shard, then its manifest, which is returned.
 
     DataError or OSError if it cannot be made.
@@ -151,7 +152,7 @@ def _remove_leftovers(shard):
         files.remove_leftovers(folder, {name})
 
 
-def remove_leftovers(output_dir, shards):
+def remove_leftovers(output_dir: str, shards: Sequence[Shard]) -> None:
     """Removes what killed runs left half-written of any of the shards."""
     files.remove_leftovers(output_dir, {shard.name for shard in shards})
     files.remove_leftovers(
@@ -159,7 +160,7 @@ def remove_leftovers(output_dir, shards):
     )
 
 
-def unexpected_files(output_dir, shards):
+def unexpected_files(output_dir: str, shards: Sequence[Shard]) -> list[str]:
     """Returns the names of files that lie among the shards, and would be trained on with them, but
     are none of them.
     """
@@ -183,7 +184,7 @@ class Status(NamedTuple):
     manifest: dict | None  # of a shard that is done
 
 
-def status(shard, recipe, *, reads_output=False):
+def status(shard: Shard, recipe: Recipe, *, reads_output: bool = False) -> Status:
     """Returns the `Status` of a shard; what lies in its TFRecord file is looked at only if
     `reads_output`, its size always.
     """

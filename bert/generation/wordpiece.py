@@ -9,6 +9,7 @@ All kernels stand in this file because numba's cache notices changes in a kernel
 """
 
 import unicodedata
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ class Corpus(NamedTuple):
     document_starts: np.ndarray  # int64 [D + 1]; no document is empty
 
 
-def join(texts):
+def join(texts: Sequence[Sentences]) -> Corpus:
     """Returns the `Corpus` of a list of `Sentences`; the end of a text does not end a document."""
     ends, documents, num_tokens, num_breaks = [np.zeros(1, np.int64)], [], 0, 0
     for text in texts:
@@ -75,7 +76,7 @@ class TextTokenizer:
     tokens at most.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: tokenization.FullTokenizer):
         self._tokenizer = tokenizer
         vocab, do_lower_case = tokenizer.vocab, tokenizer.basic_tokenizer.do_lower_case
         pieces = [token.encode() for token in vocab]
@@ -97,7 +98,7 @@ class TextTokenizer:
         self._texts = bytearray()
         self._known = np.zeros(0x110000, np.bool_)
         self._do_lower_case = do_lower_case
-        self._context_ids = {}  # chunk -> token ids
+        self._context_ids: dict[str, list[int]] = {}  # chunk -> token ids
         for code in _ASCII:
             self._learn(code)
         self._char_kinds[ord("\n")] = LINE_END
@@ -108,7 +109,7 @@ class TextTokenizer:
         # The kernel takes ASCII words by arithmetic: see _word_bytes.
         assert all((self._char_kinds[code] == WORD) == chr(code).isalnum() for code in range(128))
 
-    def tokenize(self, text):
+    def tokenize(self, text: bytes) -> Sentences:
         r"""Tokenises the lines of a text (valid UTF-8 bytes without \r); returns `Sentences`."""
         if not text.endswith(b"\n"):
             text += b"\n" if text else b""

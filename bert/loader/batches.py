@@ -5,8 +5,14 @@ order.
 import collections
 import concurrent.futures
 import contextlib
+from collections.abc import Generator
 
+import numpy as np
+
+from bert.examples.decoding import Decoder
+from bert.loader.index import RecordIndex
 from bert.loader.reader import RecordReader
+from bert.loader.shuffle import EpochOrder
 
 _BLOCKS_AHEAD = 1  # read while the batches of the block before are decoded
 
@@ -16,11 +22,19 @@ def rank_positions(start: int, end: int, shard_id: int, num_shards: int) -> rang
     return range(start + shard_id, end, num_shards)
 
 
-def iterate_batches(index, order, decoder, positions, batch_size, num_threads, prefetch):
+def iterate_batches(
+    index: RecordIndex,
+    order: EpochOrder,
+    decoder: Decoder,
+    positions: range,
+    batch_size: int,
+    num_threads: int,
+    prefetch: int,
+) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Yields the records at some positions of an epoch, `batch_size` at a time, as Decoder.decode
     returns them.
 
-    index: RecordIndex. order: EpochOrder. positions: range, ascending. Up to `prefetch` batches are
+    positions: ascending. Up to `prefetch` batches are
     decoded ahead by `num_threads` threads. Ends its threads when it is closed or collected; what
     fails in them is raised here.
     """

@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TextIO
 
 OK, FAILED, DIFFERS = "ok", "FAILED", "differs"
 _COLOURS = {OK: "\033[32m", FAILED: "\033[1;31m", DIFFERS: "\033[33m"}
@@ -24,18 +25,27 @@ class Row(NamedTuple):
     notes: tuple = ()  # messages: what exactly, and what to do
 
 
-def judged(section, check, is_right, found, expected="", notes=(), otherwise=FAILED):
+def judged(
+    section: str,
+    check: str,
+    is_right: bool,
+    found: object,
+    expected: object = "",
+    notes: Iterable[str] = (),
+    otherwise: str = FAILED,
+) -> Row:
+    """Returns the row of a check: OK, or `otherwise` where it is not right."""
     return Row(
         section, check, OK if is_right else otherwise, str(found), str(expected), tuple(notes)
     )
 
 
-def has_colours(stream):
+def has_colours(stream: TextIO) -> bool:
     """Whether to colour: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def print_table(rows, stream=None):
+def print_table(rows: Sequence[Row], stream: TextIO | None = None) -> None:
     """Prints a line a row, under the name of each section; what a row has to say follows it."""
     stream = stream or sys.stdout
     is_coloured = has_colours(stream)
@@ -66,5 +76,5 @@ def print_table(rows, stream=None):
             )
 
 
-def as_json(rows, **more):
+def as_json(rows: Iterable[Row], **more: Any) -> str:
     return json.dumps({**more, "rows": [row._asdict() for row in rows]}, indent=2)

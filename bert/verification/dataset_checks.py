@@ -7,17 +7,21 @@ Nothing here opens a file.
 import collections
 import os
 import re
+from collections.abc import Collection, Mapping, Sequence
 
 from bert.verification import published
 from bert.verification.check_table import DIFFERS, Row, judged
-from bert.verification.file_report import shared_part
+from bert.verification.example_check import Rules
+from bert.verification.file_report import TextReport, TFRecordReport, shared_part
 
 _PART = re.compile(r"part-(\d{5})-of-(\d{5})$")
 _KINDS = ("features", "ids", "masks")
 _SHARED_TOO_MUCH = 0.05  # of examples; short articles give a few equal examples by chance
 
 
-def names_row(section, names, own_data, others=()):
+def names_row(
+    section: str, names: Sequence[str], own_data: bool, others: Collection[str] = ()
+) -> Row:
     """Whether the parts named part-XXXXX-of-YYYYY are all there. others: names that may stand
     beside them.
     """
@@ -55,12 +59,12 @@ def names_row(section, names, own_data, others=()):
     return judged(section, "files", not notes, found, f"{end:,} parts", notes)
 
 
-def chosen_files_row(section, paths):
+def chosen_files_row(section: str, paths: Sequence[str]) -> Row:
     """Of files that the user named, none can be missing."""
     return judged(section, "files", True, f"{len(paths):,}", "named one by one or by a pattern")
 
 
-def ranges(numbers, total):
+def ranges(numbers: Sequence[int], total: int) -> str:
     """[3, 4, 5, 9] -> 'part-00003 to part-00005, part-00009 (of 500)'"""
     runs: list[list[int]] = []
     for number in numbers:
@@ -82,7 +86,9 @@ def ranges(numbers, total):
 # --- the text ---
 
 
-def results_rows(reports, own_data, eval_problem):
+def results_rows(
+    reports: Sequence[TextReport], own_data: bool, eval_problem: str | None
+) -> list[Row]:
     """Rows on the wholeness of a results folder. reports: TextReport of each file; eval_problem: of
     eval.txt with eval.md5.
     """
@@ -121,16 +127,16 @@ def results_rows(reports, own_data, eval_problem):
     ]
 
 
-def published_results_rows(reports):
+def published_results_rows(reports: Sequence[TextReport]) -> list[Row]:
     """Compares the files whose size and MD5 MLPerf published."""
-    reports = {os.path.basename(report.path): report for report in reports}
+    by_name = {os.path.basename(report.path): report for report in reports}
     return [
-        _file_row(name, reports.get(name), size, md5)
+        _file_row(name, by_name.get(name), size, md5)
         for name, (size, md5) in published.RESULTS.items()
     ]
 
 
-def listed_results_rows(reports, md5s):
+def listed_results_rows(reports: Sequence[TextReport], md5s: Mapping[str, str]) -> list[Row]:
     """Compares all files with a list of MD5s, {name: MD5}."""
     found = {os.path.basename(report.path): report.md5 for report in reports}
     notes = [
@@ -172,7 +178,7 @@ def _file_row(name, report, size, md5):
 # --- the examples ---
 
 
-def example_rows(section, reports, rules):
+def example_rows(section: str, reports: Sequence[TFRecordReport], rules: Rules) -> list[Row]:
     """Rows on the records and examples of TFRecord files, whatever the files' names."""
     broken = [report.broken_at for report in reports if report.broken_at]
     damaged = [message for report in reports for message in report.damaged]
@@ -229,12 +235,12 @@ def _found(kind, reports, num_checked):
     }[kind]
 
 
-def summed_totals(reports):
+def summed_totals(reports: Sequence[TFRecordReport]) -> list[int]:
     columns = list(zip(*(report.totals for report in reports)))
     return [sum(column) for column in columns[:-1]] + [max(columns[-1])]
 
 
-def copies_row(section, reports):
+def copies_row(section: str, reports: Sequence[TFRecordReport]) -> Row:
     """No two files with the same examples, whatever their order and encoding, and no file with many
     of its own twice.
     """
@@ -287,7 +293,7 @@ def _equal_files(reports, key):
     return [", ".join(names) for value, names in groups.items() if value and len(names) > 1]
 
 
-def published_tfrecord_rows(reports, vocab_md5):
+def published_tfrecord_rows(reports: Sequence[TFRecordReport], vocab_md5: str) -> list[Row]:
     section, sizes = (
         "published examples",
         {os.path.basename(report.path): report.num_bytes for report in reports},
@@ -302,7 +308,7 @@ def published_tfrecord_rows(reports, vocab_md5):
                otherwise=DIFFERS),
         judged(section, "bytes", size == published.TFRECORD_BYTES, f"{size:,}",
                f"{published.TFRECORD_BYTES:,}", otherwise=DIFFERS),
-        judged(section, "records", sources,
+        judged(section, "records", bool(sources),
                f"{records:,}" + "".join(f" ({source}'s count)" for source in sources),
                f"one of {counts}", otherwise=DIFFERS),
         judged(section, "vocabulary", vocab_md5 == published.VOCAB_MD5, f"MD5 {vocab_md5}",
@@ -323,7 +329,7 @@ def published_tfrecord_rows(reports, vocab_md5):
     return rows
 
 
-def published_eval_rows(report, digest):
+def published_eval_rows(report: TFRecordReport, digest: str | None) -> list[Row]:
     """digest: bert.verification.file_report.eval_digest, None if the file is too broken for one."""
     section = "published evaluation set"
     size_right = report.num_bytes == published.EVAL_10K_BYTES
@@ -353,7 +359,7 @@ def published_eval_rows(report, digest):
     ]  # fmt: skip
 
 
-def likely_causes(reports, rules):
+def likely_causes(reports: Sequence[TFRecordReport], rules: Rules) -> list[str]:
     """What the figures of a training set that differs from the published one point to, in words."""
     causes = []
     if len(reports) < published.NUM_PARTS:

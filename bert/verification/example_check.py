@@ -175,7 +175,13 @@ def _first_bad(ids, rules):
 
 
 @kernel
-def judge_examples(columns, rules, codes, hashes, totals):
+def judge_examples(
+    columns: tuple[np.ndarray, ...],
+    rules: Rules,
+    codes: np.ndarray,
+    hashes: np.ndarray,
+    totals: np.ndarray,
+) -> None:
     """Writes the code of each example, and the hash of one without a problem; adds up the totals.
 
     columns: in the order of FEATURES, int32 or float32 [K or more, length]. codes: uint8 [K].
