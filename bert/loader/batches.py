@@ -34,9 +34,8 @@ def iterate_batches(
     """Yields the records at some positions of an epoch, `batch_size` at a time, as Decoder.decode
     returns them.
 
-    positions: ascending. Up to `prefetch` batches are
-    decoded ahead by `num_threads` threads. Ends its threads when it is closed or collected; what
-    fails in them is raised here.
+    positions: ascending. Up to `prefetch` batches are decoded ahead by `num_threads` threads. Ends
+    its threads when it is closed or collected; what fails in them is raised here.
     """
     reader = RecordReader(index)
     with contextlib.closing(reader), _threads(1) as reading, _threads(num_threads) as decoding:

@@ -33,9 +33,8 @@ class RecordReader:
 
     def __init__(self, index: RecordIndex):
         self._index = index
-        self._files: collections.OrderedDict[str, IO[bytes]] = (
-            collections.OrderedDict()
-        )  # path -> file object, the one used last at the end
+        # By path, the one used last at the end.
+        self._files: collections.OrderedDict[str, IO[bytes]] = collections.OrderedDict()
 
     def read(self, numbers: np.ndarray) -> Records:
         """Returns Records for the record numbers (int64 [K], no two the same).
