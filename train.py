@@ -322,7 +322,7 @@ def train(
     flags: argparse.Namespace, config: BertConfig, device: torch.device, stop_request: StopRequest
 ) -> None:
     run = Run(flags, config, device)
-    stopped_by = stop_request.first_signal_on_any_rank()  # during set-up
+    stopped_by = stop_request.signal_on_any_rank()  # during set-up
     if run.step == 0 and (flags.eval_at_start or flags.num_train_steps == 0):
         run.evaluate()
     examples = endless(run.train_loader)
@@ -340,7 +340,7 @@ def train(
 
         if run.is_evaluation_due:
             run.evaluate()
-        stopped_by = stop_request.first_signal_on_any_rank()
+        stopped_by = stop_request.signal_on_any_rank()
         interval = flags.save_checkpoints_steps
         is_save_due = interval > 0 and run.step % interval == 0
         if is_save_due or run.is_complete or stopped_by:

@@ -77,7 +77,8 @@ def leftover_problems(out_dir: str, parts: Sequence[str]) -> list[str]:
         return []
     return [
         f"{out_dir}: holds {len(leftovers)} parts of a run with other settings, expected only the "
-        f"{len(parts)} parts of this run; remove them: {shlex.join(['rm', *leftovers])}"
+        f"{len(parts)} parts of this run; remove them: {shlex.join(['rm', *leftovers[:5]])}"
+        + (f" and {len(leftovers) - 5} more such as {leftovers[-1]}" if leftovers[5:] else "")
     ]
 
 

@@ -242,12 +242,11 @@ class Downloads:
             remove(list_path)  # it grows until the dump is finished
             self.fetch(url, list_path, if_missing=if_missing)
             with open(list_path, encoding="utf-8", errors="replace") as file:
-                listed = parse_md5_list(file.read(), url)
-            if name in listed:
-                return listed[name]
+                listed = [line for line in file if line.split()[1:] == [name]]
+            if listed:
+                return parse_md5_list(listed[0], url)[name]
             raise DataError(
-                f"{url}: lists {len(listed)} files, but no {name}: the dump is not finished, or "
-                "--file is wrong"
+                f"{url}: does not list {name}: the dump is not finished, or --file is wrong"
             )
         except (DataError, OSError) as error:
             self.note_error(error, name)

@@ -1,5 +1,5 @@
-"""Lists of MD5s as md5sum writes them, and the paths in them. Imported by mlcommons.py and
-unpack_text.py, never run.
+"""Lists of MD5s as md5sum writes them, and the paths in them. Imported by other scripts
+of this folder, never run.
 """
 
 import re

@@ -82,7 +82,7 @@ def own_command(uri: str, folder: str) -> str:
 
 
 def read_data_set(uri: str, fetch: Callable[..., str]) -> DataSet:
-    """Fetches both small files, each time. fetch: that of resumable_download.py."""
+    """Fetches both small files, each time. fetch: `Downloads.fetch` of download.py."""
     base = _fetch_text(uri, fetch).strip()
     if not re.fullmatch(r"https?://\S+", base):
         raise DataError(

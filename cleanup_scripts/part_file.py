@@ -1,4 +1,4 @@
-"""The part of a file that has arrived so far. Imported by resumable_download.py, never run."""
+"""The part of a file that has arrived so far. Imported by other scripts here, never run."""
 
 import json
 import os

@@ -183,7 +183,7 @@ class _Unpacking:
             raise self._unexpected(f"found {name} twice")
         self._text_folder = folder
         self._text_bytes += member.size
-        rest = self._archive_bytes - self._file.tell()  # still packed: needs more than this
+        rest = self._archive_bytes - self._file.tell()  # bytes; unpacked they need more
         if shutil.disk_usage(self._folder).free < max(member.size, rest):
             raise self.disk_full()
         with atomic_writer(os.path.join(self._folder, name)) as file:

@@ -1,3 +1,3 @@
-"""Used by all rooms: flags and exit codes, files that appear whole or not at all, process pools,
-the progress line.
+"""Used by all other folders: flags and exit codes, files that appear whole or not at all, process
+pools, the progress line.
 """

@@ -62,7 +62,7 @@ def _boolean(text):
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Runs `main()` as a command: problems on stderr in words, exit code 1, or 2 for wrong flags.
+    """Runs `main()` as a command: problems on stderr in words, exit code 1, or 2 for a FlagError.
 
     Ctrl-C and SIGTERM end it without a stack trace.
     """

@@ -310,12 +310,13 @@ def output_problems(path: str, *inputs: str | os.PathLike) -> list[str]:
         return [
             f"{path} would overwrite an input, or an output of the same call; give another name"
         ]
-    return [] if is_remote(path) else _folder_problems(os.path.dirname(os.path.abspath(path)))
+    return [] if is_remote(path) else _folder_problems(path)
 
 
-def _folder_problems(folder):
+def _folder_problems(path):
+    folder = os.path.dirname(os.path.abspath(path))
     if os.path.exists(folder) and not os.path.isdir(folder):
-        return [f"{folder} is a file, expected a folder to write in"]
+        return [f"{folder} is a file, expected a folder to write {path} in"]
     if not os.path.isdir(folder) and not os.path.isdir(os.path.dirname(folder)):
         return [
             f"{folder}: neither it nor its parent folder exists; make it with: mkdir -p {folder}"

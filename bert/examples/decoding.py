@@ -151,8 +151,8 @@ def decode_rows(
     that it cannot, or B.
 
     data: uint8 [n]. starts, ends: int64 [B]. limits: int64 [7], what the values of each feature
-    must be below. columns: a tuple of int64 [B, length] for each feature but the weights, in the
-    order of FEATURES. weights: float32 [B, P].
+    must be below. columns: a tuple of int32 or int64 [B or more, length] for each feature but the
+    weights, in the order of FEATURES. weights: float32 [B or more, P].
     """
     for row in range(first_row, len(starts)):
         end = ends[row]

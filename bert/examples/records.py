@@ -56,7 +56,8 @@ def read_blocks(file: TFRecordFile) -> Iterator[Block]:
             _, size = next(file.extents(offset))
             if size <= wanted:
                 raise DataError(
-                    f"{file.path}: byte {offset}: the file changed while it was read; make it again"
+                    f"{file.path}: byte {offset}: the file changed while it was read; "
+                    "read it again when nothing writes to it"
                 )
             wanted = size
 

@@ -24,12 +24,11 @@ from tokenization import FullTokenizer
 
 Report = Callable[[str], None]  # called with a line of text whenever there is progress
 
+_BLOCK_BYTES = 1 << 20  # of text, decoded at once
 
-def no_report(text: str) -> None:
+
+def _no_report(text: str) -> None:
     pass
-
-
-_BLOCK_BYTES = 1 << 20
 
 
 class Settings(NamedTuple):
@@ -62,7 +61,7 @@ def generate(
     settings: Settings,
     *,
     wants_checksums: bool = False,
-    report: Report = no_report,
+    report: Report = _no_report,
 ) -> Generated:
     """Makes one corpus of the files `inputs` into the TFRecord files `outputs`; returns
     `Generated`.
@@ -150,7 +149,7 @@ def _first_bad_byte(text):
 
 
 def read_corpus(
-    paths: Sequence[str], tokenizer: FullTokenizer, report: Report = no_report
+    paths: Sequence[str], tokenizer: FullTokenizer, report: Report = _no_report
 ) -> wordpiece.Corpus:
     """Returns the `Corpus` of all files: one corpus, whose documents end at empty lines only, not
     at the end of a file.

@@ -22,7 +22,7 @@ _READ_BYTES = 1 << 22
 _NEWLINE, _SPACE, _ZERO = b"\n 0"
 _MAX_DIGITS = 18  # below 2**63
 _REPAIR = (
-    "make it anew: python3 make_idx.py --tfrecord_train=... --tfrecord_eval=... --output_idx=..."
+    "make it again: python3 make_idx.py --tfrecord_train=... --tfrecord_eval=... --output_idx=..."
 )
 
 

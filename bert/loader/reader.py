@@ -64,7 +64,7 @@ class RecordReader:
     def _read_runs(self, chunks, data):
         """Reads ascending chunks into `data`; neighbours in one step.
 
-        The disk is told of all steps before the first.
+        The system is told of all steps before the first, so that it can read ahead.
         """
         first_of_run = np.flatnonzero(np.diff(chunks, prepend=-2) > 1)
         last_of_run = np.append(first_of_run[1:], len(chunks)) - 1

@@ -204,7 +204,7 @@ def _read_manifest(path):
         return json.load(file)
 
 
-# Files that are missing, and what a manifest with other content leads to.
+# A file is missing, or the manifest does not have the expected content.
 _SIGNS_OF_CORRUPTION = (
     FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError,
 )  # fmt: skip
@@ -244,7 +244,7 @@ def _set_aside(path):
     aside = os.path.join(folder, f"corrupt-{name}")
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(path, aside)
-    _warn(f"{path} is corrupt and was renamed {aside}: remove it to free its space")
+    _warn(f"{path} was found corrupt and renamed {aside}: remove it to free its space")
 
 
 def _remove_old(folder, newest, keep_max):

@@ -95,7 +95,7 @@ class StopRequest:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
-    def first_signal_on_any_rank(self) -> str | None:
+    def signal_on_any_rank(self) -> str | None:
         """Returns the name of a signal that any rank has received, or None; the same on every rank.
         Collective.
         """

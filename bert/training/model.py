@@ -277,7 +277,7 @@ def load_tokenizer(vocab_file: str, do_lower_case: bool, config: BertConfig) -> 
             model_max_length=config.max_position_embeddings,
         )
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{vocab_file}: not a vocabulary: {error}") from None
+        raise DataError(f"{vocab_file}: not a vocabulary, one token a line: {error}") from None
     if num_tokens != config.vocab_size:
         raise DataError(
             f"{vocab_file} has {num_tokens} tokens, the configuration has vocab_size "

@@ -284,8 +284,8 @@ def _examples_of(report):
 
 
 def _equal_files(reports, key):
-    """Returns the names of the files with equal `key`, a text for each group of two or more; a
-    false key is that of a file with nothing in it.
+    """Returns the names of the files with equal `key`, a text for each group of two or more; files
+    without contents, whose key is false, are in no group.
     """
     groups = collections.defaultdict(list)
     for report in reports:

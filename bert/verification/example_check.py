@@ -16,7 +16,7 @@ from bert.examples.decoding import Decoder
 from bert.examples.example import FEATURES, check_lengths, decode_example, feature_lengths
 
 _ROWS = 64  # examples decoded at once: their arrays (7 KB each) stay in the cache until judged
-_MISFIT = 2**31 - 1  # stands for any value that is not an int32; no rule allows it
+_MISFIT = 2**31 - 1  # for a value that its column cannot hold; no rule allows it
 
 
 class Totals(NamedTuple):

@@ -22,7 +22,7 @@ from bert.verification.example_check import Problem, Rules, Totals, check_block
 # hashes kept of a file: two files that share a tenth of their examples share some 26 of them
 SKETCH_SIZE = 256
 _SMALLEST_SKETCH = 16
-_MAX_PROBLEMS = 100  # examples of a file that are told to be bad before the others are left unread
+_MAX_PROBLEMS = 100  # of examples, after which further blocks of the file are not judged
 
 
 @dataclass
@@ -77,9 +77,7 @@ class TFRecordReport:
     num_damaged: int = 0  # records whose data do not have their checksum
     damaged: list = field(default_factory=list)  # messages about the first of them
     problems: list = field(default_factory=list)  # Problem, of examples
-    is_all_checked: bool = (
-        True  # False: after so many problems, the remaining examples were not looked at
-    )
+    is_all_checked: bool = True  # False: after so many problems, the others were not judged
     totals: list = field(default_factory=lambda: [0] * len(Totals._fields))
     num_examples: int = 0  # without a problem
     num_repeated: int = 0  # of these, those that are in the file before
