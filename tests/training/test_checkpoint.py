@@ -132,7 +132,8 @@ def test_corrupt_checkpoints_make_way_for_newer_ones(training_data, long_run, tm
         f"step-{step:08d}" for step in (8, 10, 12)
     ]
     assert all(
-        process.stderr.count(f"was found corrupt and renamed {other}/checkpoints/{name}:") == 1 for name in corrupt
+        process.stderr.count(f"was found corrupt and renamed {other}/checkpoints/{name}:") == 1
+        for name in corrupt
     )
 
 
