@@ -11,6 +11,8 @@ one. "Character" means Unicode code point. What a character is (category, lower 
 is what Unicode 11.0 says, as in MLPerf's Python 3.7, whatever Python runs.
 """
 
+from __future__ import annotations  # tested on Python 3.9 too
+
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping

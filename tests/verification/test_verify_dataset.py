@@ -238,7 +238,7 @@ def test_unusual_encodings_are_judged_the_same(kind, text, example):
 
 
 @given(st.integers(0, 10), st.integers(0, 400), st.integers(0, 255))
-def test_the_kernel_judges_as_the_reference_implementation(seed, place, octet):
+def test_the_kernel_judges_as_the_reference(seed, place, octet):
     payload = bytearray(encode_example(valid_example(seed)))
     payload[place % len(payload)] = octet
     problems, hashes, totals = check_payloads([bytes(payload)])
