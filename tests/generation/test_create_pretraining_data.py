@@ -208,8 +208,9 @@ class TestRefusals:
         assert (tmp_path / "vocab").read_bytes() == (ROOT / "vocab.txt").read_bytes()
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_ended_while_writing(self, tmp_path, number):
-        """It sends itself the signal when all is written, before the file gets its name."""
+    @pytest.mark.parametrize("step", ["writing", "waiting for the disk"])
+    def test_ended_while_writing(self, tmp_path, number, step):
+        """It sends itself the signal between two blocks, or before the file gets its name."""
         flags = [
             f"--input_file={UNICODE_TEXT}",
             f"--output_file={tmp_path}/out",
@@ -221,7 +222,7 @@ import create_pretraining_data as c
 from bert.common import cli
 
 def end(self, doing):
-    if doing == "waiting for the disk":
+    if doing.startswith({step!r}):
         print(os.listdir({str(tmp_path)!r}))
         os.kill(os.getpid(), {number:d})
 
