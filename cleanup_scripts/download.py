@@ -46,7 +46,6 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import mlcommons
 import next_commands
-from md5_list import parse_md5_list
 from mlperf_files import BY_NAME, GROUPS, TEXT_FOLDER, Wanted, drive_files
 from part_file import LoginRequired, Refused, Unreachable
 from resumable_download import fetch, md5_of
@@ -242,11 +241,14 @@ class Downloads:
             remove(list_path)  # it grows until the dump is finished
             self.fetch(url, list_path, if_missing=if_missing)
             with open(list_path, encoding="utf-8", errors="replace") as file:
-                listed = [line for line in file if line.split()[1:] == [name]]
-            if listed:
-                return parse_md5_list(listed[0], url)[name]
+                # Not by parse_md5_list: while the dump grows, the last line may be half written.
+                lines = [line.split(maxsplit=1) for line in file.read().splitlines()]
+            listed = {line[1]: line[0] for line in lines if len(line) == 2}
+            if name in listed:
+                return listed[name]
             raise DataError(
-                f"{url}: does not list {name}: the dump is not finished, or --file is wrong"
+                f"{url}: lists {len(listed)} files, but no {name}: the dump is not finished, or "
+                "--file is wrong"
             )
         except (DataError, OSError) as error:
             self.note_error(error, name)

@@ -15,7 +15,8 @@ class Census(NamedTuple):
     labels: np.ndarray  # [2], records by next-sentence label; 1: from another place
     pieces: np.ndarray  # [V], how often each piece stands in the text, before masking
 
-    def __add__(self, other: "Census") -> "Census":  # type: ignore[override]  # columns are added, not joined
+    # Adds the columns; tuples would be joined.
+    def __add__(self, other: "Census") -> "Census":  # type: ignore[override]
         return Census(*map(np.add, self, other))
 
     @property

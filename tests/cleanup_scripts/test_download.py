@@ -271,7 +271,7 @@ def test_an_unfinished_dump(server, tmp_path):
     result = run(*serve_dump(server), "--file=pages-articles.xml.bz2", folder=tmp_path)
     assert result.returncode == 1
     assert (
-        "does not list testwiki-20240101-pages-articles.xml.bz2: the dump is not finished"
+        "lists 2 files, but no testwiki-20240101-pages-articles.xml.bz2: the dump is not finished"
         in result.stderr
     )
 
