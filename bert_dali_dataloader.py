@@ -1,4 +1,5 @@
-"""TFRecord files and their DALI indexes -> batches of pretraining examples, on the CPU or on a GPU.
+"""TFRecord files and their DALI indexes, or instance files -> batches of pretraining examples, on
+the CPU or on a GPU.
 
     from bert_dali_dataloader import DaliDataloader
     loader = DaliDataloader(
@@ -9,11 +10,14 @@
         for batch in loader:  # one epoch
             batch["input_ids"]  # int64 [batch_size, max_seq_length]
 
+Instance files need no index: DaliDataloader(sorted(glob.glob("instances/part-*")), [], ...).
+
 The order of an epoch is a permutation of all records (bert/loader/shuffle.py). Global batch g has
 the positions from g * batch_size * num_shards on; rank r takes every num_shards-th of them, from
-the r-th on. Threads read and decode; NVIDIA DALI (`fn.external_source`) moves the batches to their
-device. DALI's own TFRecord reader shuffles only within a buffer, checks no checksum, and accepts a
-feature that is too short or of another type without an error.
+the r-th on, or with balance=True those that give all ranks about as many tokens. Threads read and
+decode; NVIDIA DALI (`fn.external_source`) moves the batches to their device. DALI's own TFRecord
+reader shuffles only within a buffer, checks no checksum, and accepts a feature that is too short or
+of another type without an error.
 """
 
 import contextlib
@@ -29,17 +33,13 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
-from bert.examples.decoding import Decoder
-from bert.examples.example import check_values, decode_example, feature_lengths
-from bert.loader.batches import iterate_batches, rank_positions
-from bert.loader.index import (
-    RecordIndex,
-    build_missing_indexes,
-    pair_by_name,
-    read_indexes,
-    read_samples,
-)
+from bert.loader.batches import iterate_batches
+from bert.loader.index import build_missing_indexes, pair_by_name, read_indexes
+from bert.loader.instance_source import InstanceSource, are_instance_files
+from bert.loader.shares import balanced, in_turn
 from bert.loader.shuffle import EpochOrder
+from bert.loader.source import Source
+from bert.loader.tfrecord_source import TFRecordSource
 
 _STATE_VERSION = 1  # changes with the order of an epoch
 
@@ -68,8 +68,9 @@ class DaliDataloader:
     name: numpy array}), `files` (a small dict that identifies these files).
 
     Args:
-      tfrec_filenames: list of TFRecord files.
+      tfrec_filenames: list of TFRecord files, or of instance files, which give the same batches.
       tfrec_idx_filenames: list of their indexes: `<name>.idx` for the file `<name>`, in any order.
+        Instance files have none: [] or None.
       batch_size: rows per batch on this rank.
       shard_id, num_shards: this rank's number and the number of ranks.
       num_threads: threads that decode.
@@ -81,6 +82,8 @@ class DaliDataloader:
       vocab_size: refuse token ids that are not below it; default: not checked.
       build_missing_indexes: write indexes that do not exist or are not in the list: beside the
         others, or beside the files.
+      balance: within each global batch every rank gets about the same number of tokens (padding
+        does not count). The same global batches, as many rows on each rank. Needs instance files.
 
     Raises DataError, before the first batch, if files and indexes do not belong together, sampled
     records (three of each file) are corrupt or not examples, or there are too few for one training
@@ -93,7 +96,7 @@ class DaliDataloader:
         batch_size: int = 32, shard_id: int = 0, num_shards: int = 1, num_threads: int = 4,
         training: bool = True, cuda: bool = True, *, seed: int = 12345, shuffle: bool | None = None,
         device_id: int | None = None, prefetch: int | None = None, vocab_size: int | None = None,
-        build_missing_indexes: bool = False,
+        build_missing_indexes: bool = False, balance: bool = False,
     ):  # fmt: skip
         self.batch_size, self.shard_id, self.num_shards = batch_size, shard_id, num_shards
         self.training, self._cuda, self._num_threads = training, cuda, num_threads
@@ -101,14 +104,22 @@ class DaliDataloader:
         self._device_id = int(os.environ.get("LOCAL_RANK", 0)) if device_id is None else device_id
         self._seed, self._shuffle = seed, training if shuffle is None else shuffle
         self._check_options(tfrec_filenames, tfrec_idx_filenames)
-        self._index = self._open_files(tfrec_filenames, tfrec_idx_filenames, build_missing_indexes)
-        self.num_records: int = self._index.num_records
+        self._source = self._open_files(
+            tfrec_filenames, list(tfrec_idx_filenames or []), vocab_size, build_missing_indexes
+        )
+        self._balance = balance
+        if balance and not self._source.knows_lengths:
+            raise DataError(
+                "balance=True deals out by length, which TFRecord files do not tell: make instance "
+                "files (--output_format=instances), or leave it out"
+            )
+        self.num_records: int = self._source.num_records
         if training and len(self) == 0:
             raise DataError(
                 f"{self.num_records} records in {len(tfrec_filenames)} files make no batch of "
                 f"{batch_size} on each of {num_shards} ranks; lower the batch size or add data"
             )
-        self.first_example, self._decoder = self._check_samples(vocab_size)
+        self.first_example = self._source.first_example
         # After the last batch given out, and where the next `for` starts.
         self._position = self._next_start = (0, 0)
         self._idle_feed: _DaliFeed | None = None
@@ -134,11 +145,12 @@ class DaliDataloader:
         epoch, start = self._next_start
         self._next_start = (epoch + 1, 0)
         end, global_batch = self._end(start), self.batch_size * self.num_shards
-        positions = rank_positions(start, end, self.shard_id, self.num_shards)
         # In evaluation a rank may have no record left for the last step.
-        num_empty = self._num_steps(start) - -(-len(positions) // self.batch_size)
+        num_own = len(range(start + self.shard_id, end, self.num_shards))
+        num_empty = self._num_steps(start) - -(-num_own // self.batch_size)
         batches = itertools.chain(
-            self._decoded(epoch, positions), itertools.repeat(self._empty_batch(), num_empty)
+            self._decoded(epoch, start, end) if num_own else (),
+            itertools.repeat(self._empty_batch(), num_empty),
         )
         for step, batch in enumerate(batches, start=1):
             self._position = (epoch, min(start + step * global_batch, end))
@@ -151,7 +163,7 @@ class DaliDataloader:
     @property
     def files(self) -> dict[str, int | str]:
         """Number, bytes and records of the files, and a digest of their names and sizes."""
-        return self._index.fingerprint()
+        return self._source.fingerprint()
 
     @property
     def position(self) -> Position:
@@ -168,7 +180,7 @@ class DaliDataloader:
             end_in_epoch = last if epoch == last_epoch else self._end(first)
             found += self._order(epoch).records(range(first, end_in_epoch)).tolist()
             epoch, first = epoch + 1, 0
-        places = map(self._index.file_of_record, found)
+        places = map(self._source.file_of_record, found)
         return [(os.path.basename(path), number) for path, number in places]
 
     def state_dict(self) -> dict[str, Any]:
@@ -251,45 +263,43 @@ class DaliDataloader:
             )
         raise_if_any(problems)
 
-    def _open_files(self, paths, index_paths, build_missing) -> RecordIndex:
-        index_paths = list(index_paths or [])
+    def _open_files(self, paths, index_paths, vocab_size, build_missing) -> Source:
+        if are_instance_files(paths):
+            if index_paths:
+                raise DataError(
+                    f"tfrec_idx_filenames: {len(index_paths)} indexes, but {paths[0]} is an "
+                    "instance file, which needs none: give []"
+                )
+            return InstanceSource(
+                paths, vocab_size, self._num_threads, self.shard_id, self.num_shards
+            )
         if build_missing:
             first = len(paths) * self.shard_id // self.num_shards
             index_paths = build_missing_indexes(paths, index_paths, first, self._num_threads)
-        return read_indexes(pair_by_name(paths, index_paths), self._num_threads)
-
-    def _check_samples(self, vocab_size) -> tuple[dict[str, np.ndarray], Decoder]:
-        """Checks sampled records of all files; returns the first one, and the decoder for records
-        of its shape.
-        """
-        samples = read_samples(self._index, self._num_threads)
-        first = decode_example(*samples[0])
-        lengths = feature_lengths(len(first["input_ids"]), len(first["masked_lm_positions"]))
-        problems = []
-        for payload, place in samples:
-            try:
-                check_values(decode_example(payload, place), lengths, vocab_size, place)
-            except DataError as error:
-                problems.append(str(error))
-        raise_if_any(problems)
-        return first, Decoder(lengths, vocab_size)
+        index = read_indexes(pair_by_name(paths, index_paths), self._num_threads)
+        return TFRecordSource(index, vocab_size, self._num_threads)
 
     # ----------------------------------------------------------------------------------------------
     # Batches
 
-    def _decoded(self, epoch, positions) -> Iterator[Batch]:
-        """Yields the batches of some positions of an epoch as tensors on their device."""
-        if not positions:
-            return
+    def _decoded(self, epoch, start, end) -> Iterator[Batch]:
+        """Yields this rank's batches between two positions of an epoch as tensors on their
+        device.
+        """
+        share = (self._order(epoch), start, end, self.shard_id, self.num_shards)
+        parts = (
+            balanced(*share, self.batch_size, self._source.lengths_of)
+            if self._balance
+            else in_turn(*share)
+        )
         batches = iterate_batches(
-            self._index, self._order(epoch), self._decoder, positions, self.batch_size,
-            self._num_threads, self._prefetch,
-        )  # fmt: skip
+            self._source, parts, self.batch_size, self._num_threads, self._prefetch
+        )
         feed = self._idle_feed or _DaliFeed(self._device_id if self._cuda else None)
         self._idle_feed = None
         with contextlib.closing(batches):
             for integers, weights in feed.run(batches):
-                yield self._decoder.split(integers, weights)
+                yield self._source.layout.split(integers, weights)
         # A feed can only run again after its end: after an error or a `break`, the next epoch makes
         # its own.
         self._idle_feed = feed
@@ -298,7 +308,7 @@ class DaliDataloader:
         device = torch.device("cuda", self._device_id) if self._cuda else torch.device("cpu")
         integers = torch.empty(0, dtype=torch.int64, device=device)
         weights = torch.empty(0, dtype=torch.float32, device=device)
-        return self._decoder.split(integers, weights)
+        return self._source.layout.split(integers, weights)
 
 
 class _DaliFeed:
@@ -336,9 +346,11 @@ def _take_batches(next_batch, cuda):
     return tuple(column.gpu() if cuda else column for column in columns)
 
 
-def build_dali_train(train_pattern: str, train_idx_pattern: str, **options: Any) -> DaliDataloader:
+def build_dali_train(
+    train_pattern: str, train_idx_pattern: str | None = None, **options: Any
+) -> DaliDataloader:
     """Returns a DaliDataloader for training over the files of two patterns (or folders, or files),
-    paired by name.
+    paired by name; instance files need no second one.
 
     `options` are those of DaliDataloader. With build_missing_indexes=True the second is a folder,
     created if needed.
@@ -346,15 +358,18 @@ def build_dali_train(train_pattern: str, train_idx_pattern: str, **options: Any)
     return _build(train_pattern, train_idx_pattern, training=True, **options)
 
 
-def build_dali_eval(eval_pattern: str, eval_idx_pattern: str, **options: Any) -> DaliDataloader:
+def build_dali_eval(
+    eval_pattern: str, eval_idx_pattern: str | None = None, **options: Any
+) -> DaliDataloader:
     """Returns one for evaluation: every record exactly once over all ranks, in file order."""
     return _build(eval_pattern, eval_idx_pattern, training=False, **options)
 
 
 def _build(pattern, idx_pattern, **options):
     paths = list_folder_or_pattern(pattern)
-    if options.get("build_missing_indexes"):
+    index_paths = []
+    if idx_pattern is not None and options.get("build_missing_indexes"):
         index_paths = [os.path.join(idx_pattern, f"{os.path.basename(path)}.idx") for path in paths]
-    else:
+    elif idx_pattern is not None:
         index_paths = list_folder_or_pattern(idx_pattern)
     return DaliDataloader(paths, index_paths, **options)

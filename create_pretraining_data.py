@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One text file -> one TFRecord file of BERT pretraining examples, MLPerf's to the last bit.
+"""One text file -> one file of BERT pretraining examples, MLPerf's to the last bit.
 
 python3 create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
     --output_file=tfrecord/part-00000-of-00500 --vocab_file=vocab.txt --do_lower_case=True \\
@@ -11,6 +11,10 @@ form one corpus. Files may lie elsewhere (gs://, s3://, hdfs://): TensorFlow's f
 writes them then. The same input, flags and seed give the same bytes on every machine. Takes 2
 seconds for a part of 27 MB; the first call on a machine also compiles, for 10 seconds.
 tests/reference/create_pretraining_data.py is the same, readably.
+
+--output_format=instances writes the same examples before they are padded and spelled out, an eighth
+of the size: bert_dali_dataloader.py and train.py read both. instances_to_tfrecord.py makes the
+TFRecord file of them, the bytes that the text would have given.
 """
 
 import os
@@ -20,10 +24,9 @@ from bert.common import cli, kernels
 from bert.common.files import DataError, expand_patterns, is_remote, output_problems, raise_if_any
 from bert.common.progress import ProgressLine
 from bert.examples.display import example_words
-from bert.examples.example import decode_example
-from bert.examples.tfrecord import TFRecordFile
+from bert.examples.example_file import open_examples
 from bert.generation import instances
-from bert.generation.part import Settings, generate
+from bert.generation.part import FORMATS, Settings, generate
 from tokenization import FullTokenizer
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]", "[UNK]")
@@ -39,7 +42,7 @@ def parse_flags(argv=None):
     files.add_argument(
         "--output_file",
         required=True,
-        help="TFRecord files, comma-separated; record n goes to file n mod their count",
+        help="files to write, comma-separated; record n goes to file n mod their count",
     )
     files.add_argument(
         "--show_examples",
@@ -55,7 +58,9 @@ def parse_flags(argv=None):
 
 
 def add_data_flags(parser):
-    """The flags that shape the data: the vocabulary, and those named like `Settings`' fields."""
+    """The flags that shape the data: the vocabulary, those named like `Settings`' fields, and the
+    format.
+    """
     text = parser.add_argument_group("tokenisation")
     text.add_argument("--vocab_file", required=True, help="vocabulary, one token per line")
     cli.add_boolean_flag(
@@ -97,6 +102,15 @@ def add_data_flags(parser):
         help="passes over the corpus, masked differently each (default: %(default)s)",
     )
     add("--random_seed", type=int, default=12345, help="(default: %(default)s)")
+    add(
+        "--output_format",
+        choices=FORMATS,
+        default="tfrecord",
+        help=(
+            "tfrecord: tf.train.Example records, as MLPerf's; instances: the same examples for "
+            "the loader of this project, an eighth of the size (default: %(default)s)"
+        ),
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -195,15 +209,10 @@ def announce_compilation():
         print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
 
 
-def show_examples(path, count, tokens):
-    """Prints the first examples of a TFRecord file as it lies on the disk; tokens: list of str by
-    id.
-    """
-    with TFRecordFile(path) as records:
-        for number, (offset, size) in zip(range(count), records.extents()):
-            place = f"{path}: record {number} at byte {offset}"
-            example = decode_example(records.payload(offset, size), place)
-            print(f"*** {place} ***\n{example_words(example, tokens)}\n")
+def show_examples(path: str, count: int, tokens: list[str]) -> None:
+    """Prints the first examples of a file as it lies on the disk; tokens: the vocabulary by id."""
+    for place, example in open_examples(path).examples(0, count):
+        print(f"*** {place} ***\n{example_words(example, tokens)}\n")
 
 
 def main(argv=None):
@@ -211,7 +220,10 @@ def main(argv=None):
     inputs, outputs, tokenizer = check(flags)
     announce_compilation()
     with ProgressLine() as progress:
-        made = generate(inputs, outputs, tokenizer, settings_of(flags), report=progress.show)
+        made = generate(
+            inputs, outputs, tokenizer, settings_of(flags),
+            output_format=flags.output_format, report=progress.show,
+        )  # fmt: skip
     if flags.show_examples:
         show_examples(outputs[0], flags.show_examples, list(tokenizer.vocab))
     print(

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Look into TFRecords: an example as words, or statistics of files, as text or as a picture.
+"""Look into TFRecord or instance files: an example as words, or statistics of files, as text or as
+a picture.
 
 python3 inspect_tfrecord.py tfrecord/part-00000-of-00500                  # the first example
 python3 inspect_tfrecord.py tfrecord/part-00000-of-00500 --record=1000 --count=3
@@ -12,7 +13,6 @@ that --plot names.
 """
 
 import concurrent.futures
-import itertools
 import os
 import time
 
@@ -29,13 +29,10 @@ from bert.common.files import (
 )
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
-from bert.examples.decoding import Decoder
 from bert.examples.display import example_words
-from bert.examples.example import check_values, decode_example, feature_lengths
-from bert.examples.records import read_blocks
+from bert.examples.example import check_values
+from bert.examples.example_file import open_examples
 from bert.examples.statistics import take_census
-from bert.examples.tfrecord import TFRecordFile
-from bert.loader.reader import Records
 from tokenization import load_vocab
 
 _MOST_FREQUENT = 20
@@ -44,7 +41,9 @@ _MOST_FREQUENT = 20
 def parse_flags(argv=None):
     parser = cli.parser_from_docstring(__doc__)
     add = parser.add_argument
-    add("tfrecord", help="a TFRecord file; with --stats also a folder or a glob pattern")
+    add(
+        "tfrecord", help="a TFRecord or instance file; with --stats also a folder or a glob pattern"
+    )
     add(
         "--vocab_file",
         default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt"),
@@ -103,47 +102,28 @@ def check(flags):
     return paths, list(vocab)
 
 
-def first_lengths(path):
-    """Returns {feature name: number of values} by the first record of a file."""
-    with TFRecordFile(path) as file:
-        example = decode_example(file.payload(*next(file.extents())), f"{path}: record 0")
-    return feature_lengths(len(example["input_ids"]), len(example["masked_lm_positions"]))
-
-
 def show_examples(path, pieces, first, count):
-    lengths, shown = first_lengths(path), 0
-    with TFRecordFile(path) as file:
-        for number, extent in itertools.islice(enumerate(file.extents()), first, first + count):
-            place = f"{path}: record {number}"
-            example = decode_example(file.payload(*extent), place)
-            check_values(example, lengths, len(pieces), place)
-            print(f"{place} at byte {extent[0]}\n{example_words(example, pieces)}\n")
-            shown += 1
-        if shown < count:
-            total = sum(1 for _ in file.extents())
-            raise DataError(
-                f"{path}: {total} records, 0 to {total - 1}; "
-                f"--record={first} --count={count} ends behind them"
-            )
+    file, shown = open_examples(path), 0
+    for place, example in file.examples(first, count):
+        check_values(example, file.lengths, len(pieces), place)
+        print(f"{place}\n{example_words(example, pieces)}\n")
+        shown += 1
+    if shown < count:
+        total = file.count()
+        raise DataError(
+            f"{path}: {total} records, 0 to {total - 1}; "
+            f"--record={first} --count={count} ends behind them"
+        )
 
 
 def census_of_file(path, lengths, pieces):
-    """Returns the Census of all records of a file; DataError for one that is damaged or has other
+    """Returns the Census of all records of a file; DataError for one that is corrupt or has other
     lengths.
     """
-    decoder, mask_id, total, number = Decoder(lengths, len(pieces)), pieces.index("[MASK]"), None, 0
-    with TFRecordFile(path) as file:
-        for block in read_blocks(file):
-            count = len(block.starts)
-            records = Records(
-                np.arange(number, number + count), block.data, block.starts, block.ends
-            )
-            batch = decoder.decode(
-                [(records, slice(0, count))], lambda record: f"{path}: record {record}"
-            )
-            census = take_census(decoder.split(*batch), len(pieces), mask_id)
-            total = census if total is None else total + census
-            number += count
+    mask_id, total = pieces.index("[MASK]"), None
+    for batch in open_examples(path).batches(lengths, len(pieces)):
+        census = take_census(batch, len(pieces), mask_id)
+        total = census if total is None else total + census
     return total
 
 
@@ -151,7 +131,7 @@ def census_of_files(paths, pieces, num_workers):
     """Returns the Census of all files, read in processes of their own; shows a line of progress on
     a terminal.
     """
-    lengths, total, started = first_lengths(paths[0]), None, time.monotonic()
+    lengths, total, started = open_examples(paths[0]).lengths, None, time.monotonic()
     with ProgressLine() as progress, process_pool(num_workers, len(paths)) as pool:
         jobs = [pool.submit(census_of_file, path, lengths, pieces) for path in paths]
         for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):

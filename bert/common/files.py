@@ -13,7 +13,7 @@ import glob
 import os
 import re
 import secrets
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import IO
 
 
@@ -133,6 +133,16 @@ def read_bytes(path: str) -> bytes:
         return b"".join(read_blocks(path, 1 << 24))
     with open(path, "rb") as file:
         return file.read()
+
+
+def fingerprint(blocks: Iterable[bytes]) -> dict[str, int | str]:
+    """Returns {"bytes": size, "crc32c": 8 hexadecimal digits} of a file, given its contents."""
+    import google_crc32c  # not where tokenization.py alone is used
+
+    size, checksum = 0, 0
+    for block in blocks:
+        size, checksum = size + len(block), google_crc32c.extend(checksum, block)
+    return {"bytes": size, "crc32c": f"{checksum:08x}"}
 
 
 def size_of(path: str) -> int | None:

@@ -6,12 +6,13 @@ bert/examples/example.py, which reads everything that protobuf allows, and names
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from bert.common.files import DataError
 from bert.common.kernels import inlined_kernel, kernel
+from bert.examples.batch import INTEGER_FEATURES, BatchLayout
 from bert.examples.example import (
     FEATURES,
     FLOAT_LIST,
@@ -26,13 +27,20 @@ _NAMES = [feature.name for feature in FEATURES]
 _NAME_LENGTHS = np.array([len(name) for name in _NAMES])
 _NAME_STARTS = np.concatenate(([0], np.cumsum(_NAME_LENGTHS)))
 _NAME_LETTERS = np.frombuffer("".join(_NAMES).encode(), np.uint8)
-_INTEGERS = [name for name in _NAMES if name != "masked_lm_weights"]
 _WEIGHTS = _NAMES.index("masked_lm_weights")
 _POSITIONS = _NAMES.index("masked_lm_positions")
 _IDS = np.array([name in ("input_ids", "masked_lm_ids") for name in _NAMES])
 _FIELD_1, _FIELD_2 = 1 << 3 | 2, 2 << 3 | 2  # key bytes of length-delimited fields
 _INT64_KEY, _FLOAT_KEY = INT64_LIST << 3 | 2, FLOAT_LIST << 3 | 2
-Array = TypeVar("Array", bound=Any)  # numpy or torch
+
+
+class Records(NamedTuple):
+    """K records in memory."""
+
+    numbers: np.ndarray  # int64 [K], for errors
+    data: np.ndarray  # uint8 [n]
+    starts: np.ndarray  # int64 [K], places in `data` of the payloads
+    ends: np.ndarray  # int64 [K]
 
 
 class Decoder:
@@ -45,39 +53,23 @@ class Decoder:
 
     def __init__(self, lengths: dict[str, int], vocab_size: int | None = None):
         self.lengths, self.vocab_size = lengths, vocab_size
+        self.layout = BatchLayout(lengths)
         self._limits = np.full(len(_NAMES), MAX_VALUE)
         self._limits[_IDS] = vocab_size or MAX_VALUE
         self._limits[_POSITIONS] = lengths["input_ids"]
 
-    def split(self, integers: Array, weights: Array) -> dict[str, Array]:
-        """int64 [B * their sum] and float32 [B * P], numpy or torch -> {feature name: view [B,
-        length]}, contiguous.
+    def decode(
+        self, pieces: list[tuple[Records, slice]], place: Callable[[int], str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a batch as the two arrays of a BatchLayout.
 
-        A batch is two pieces of memory: all rows of one integer feature, then of the next; and the
-        weights.
-        """
-        count, start = len(weights) // self.lengths["masked_lm_weights"], 0
-        batch: dict[str, Array] = {}
-        for name in _INTEGERS:
-            end = start + count * self.lengths[name]
-            batch[name] = integers[start:end].reshape(count, self.lengths[name])
-            start = end
-        return batch | {
-            "masked_lm_weights": weights.reshape(count, self.lengths["masked_lm_weights"])
-        }
-
-    def decode(self, pieces: list, place: Callable[[int], str]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns a batch as two arrays, int64 [B * sum of lengths] and float32 [B * P], which
-        `split` cuts into features.
-
-        pieces: list of (Records of bert/loader/reader.py, slice of their rows), B rows together.
+        pieces: list of (Records, slice of their rows), B rows together.
         place: function of a record's number to words, for errors. Raises DataError for a record
         whose data does not have its checksum, or that is no example of this shape.
         """
         count = sum(rows.stop - rows.start for _, rows in pieces)
-        integers = np.empty(count * sum(self.lengths[name] for name in _INTEGERS), np.int64)
-        weights = np.empty(count * self.lengths["masked_lm_weights"], np.float32)
-        batch, first = self.split(integers, weights), 0
+        integers, weights = self.layout.empty(count)
+        batch, first = self.layout.split(integers, weights), 0
         for records, rows in pieces:
             self._check_checksums(records, rows, place)
             end = first + rows.stop - rows.start
@@ -106,7 +98,10 @@ class Decoder:
         data: uint8 [n]. starts, ends: int64 [B]. batch: {feature name: array [B or more, length]},
         float32 the weights, the others of one type of integers that holds what is below MAX_VALUE.
         """
-        columns, weights = tuple(batch[name] for name in _INTEGERS), batch["masked_lm_weights"]
+        columns, weights = (
+            tuple(batch[name] for name in INTEGER_FEATURES),
+            batch["masked_lm_weights"],
+        )
         row = 0
         while (row := decode_rows(data, starts, ends, row, self._limits, columns, weights)) < len(
             starts

@@ -11,8 +11,9 @@ import numpy as np
 
 from bert.common.kernels import at_every_offset, inlined_kernel, kernel, prefetch
 from bert.examples.example import FEATURES, FLOAT_LIST, INT64_LIST, feature_lengths
+from bert.examples.instances import Instances
 from bert.examples.records import seal_records
-from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES
+from bert.examples.tfrecord import CHECKSUM_BYTES, FRAME_BYTES, HEADER_BYTES
 
 (
     _INPUT_IDS, _INPUT_MASK, _MASKED_LM_IDS, _MASKED_LM_POSITIONS, _MASKED_LM_WEIGHTS,
@@ -32,39 +33,60 @@ _BUFFER_BYTES = 1 << 18  # stays in a core's own cache between encoding, checksu
 
 
 def encode_records(
-    rows: np.ndarray,
-    tokens: np.ndarray,
-    changes: np.ndarray,
-    vocab: dict[str, int],
+    instances: Instances,
+    special_ids: tuple[int, int],
     max_seq_length: int,
     max_predictions_per_seq: int,
 ) -> Iterator[tuple[memoryview, int]]:
-    """Yields (memoryview of whole TFRecords, their number), one record for each row, about 256 KB
-    at a time.
+    """Yields (memoryview of whole TFRecords, their number), one record for each instance in their
+    order, about 256 KB at a time.
 
-    rows: INSTANCE [K] and changes: CHANGE [M], as bert/generation/instances.py makes them, but in
-    any order. tokens: uint16 [T]. A view is valid until the next one is asked for.
+    special_ids: of [CLS] and [SEP]. A view is valid until the next one is asked for.
     """
-    lengths = np.array(list(feature_lengths(max_seq_length, max_predictions_per_seq).values()))
+    rows, tokens, changes = instances
+    lengths = _feature_lengths(max_seq_length, max_predictions_per_seq)
     # In bytes; a value takes 4 at most.
     largest = HEADER_BYTES + CHECKSUM_BYTES + 7 * 64 + 4 * lengths.sum()
     out = np.zeros(max(_BUFFER_BYTES, 2 * largest), np.uint8)
     out_fours = at_every_offset(out, np.uint32)
     ends = np.empty(len(out) // 64, np.int64)
-    ids = np.empty(max_seq_length, np.uint16)
-    positions, labels = np.empty((2, max_predictions_per_seq), np.uint16)
-    scratch = (ids, positions, labels, np.empty(7, np.int64))  # the last: packed sizes
-    special_ids = np.array([vocab["[CLS]"], vocab["[SEP]"]], np.uint16)
+    scratch = _scratch(max_seq_length, max_predictions_per_seq)
     names = np.frombuffer("".join(_NAMES).encode(), np.uint8)
     tables, first = (lengths, names, _varints()), 0
     while first < len(rows):
         count = _encode_records(
-            rows, first, tokens, changes, special_ids, tables, scratch,
+            rows, first, tokens, changes, np.array(special_ids, np.uint16), tables, scratch,
             out, out_fours, ends, len(out) - largest,
         )  # fmt: skip
         seal_records(out, ends[:count])
         yield memoryview(out)[: ends[count - 1]], count
         first += count
+
+
+def tfrecord_bytes(
+    instances: Instances,
+    special_ids: tuple[int, int],
+    max_seq_length: int,
+    max_predictions_per_seq: int,
+) -> int:
+    """Returns the size of all records that `encode_records` makes of instances."""
+    lengths = _feature_lengths(max_seq_length, max_predictions_per_seq)
+    scratch = _scratch(max_seq_length, max_predictions_per_seq)
+    return _count_bytes(*instances, np.array(special_ids, np.uint16), lengths, scratch)
+
+
+def _feature_lengths(max_seq_length, max_predictions_per_seq):
+    """int64 [7], in the order of FEATURES."""
+    return np.array(list(feature_lengths(max_seq_length, max_predictions_per_seq).values()))
+
+
+def _scratch(max_seq_length, max_predictions_per_seq):
+    """Room for the ids, positions and labels of an example (uint16), and the sizes of its packed
+    features (int64 [7]).
+    """
+    ids = np.empty(max_seq_length, np.uint16)
+    positions, labels = np.empty((2, max_predictions_per_seq), np.uint16)
+    return ids, positions, labels, np.empty(7, np.int64)
 
 
 def _varints():
@@ -137,6 +159,34 @@ def _fill_in(row, tokens, changes, special_ids, scratch):
 
 
 @kernel
+def _measure(row, lengths, scratch):
+    """Fills in the packed sizes of what `_fill_in` left in `scratch`; returns the size of
+    `Features`.
+    """
+    ids, positions, labels, packed_sizes = scratch
+    length, num_changes = np.uint64(row.a_length + row.b_length + 3), np.uint64(row.num_changes)
+    for f in range(7):
+        packed_sizes[f] = lengths[f]
+    packed_sizes[_INPUT_IDS] += _extra_bytes(ids, length)
+    packed_sizes[_MASKED_LM_IDS] += _extra_bytes(labels, num_changes)
+    packed_sizes[_MASKED_LM_POSITIONS] += _extra_bytes(positions, num_changes)
+    packed_sizes[_MASKED_LM_WEIGHTS] *= 4
+    total = 0
+    for f in range(7):
+        total += _field_size(_entry_size(packed_sizes[f], f))
+    return total
+
+
+@kernel
+def _count_bytes(rows, tokens, changes, special_ids, lengths, scratch):
+    total = len(rows) * FRAME_BYTES
+    for k in range(len(rows)):
+        _fill_in(rows[k], tokens, changes, special_ids, scratch)
+        total += _field_size(_measure(rows[k], lengths, scratch))
+    return total
+
+
+@kernel
 def _encode_example(row, tables, scratch, out, out_fours, at):
     """Writes an instance as a `tf.train.Example` at out[at]; returns where it ends.
 
@@ -147,16 +197,7 @@ def _encode_example(row, tables, scratch, out, out_fours, at):
     ids, positions, labels, packed_sizes = scratch
     second, length = np.uint64(row.a_length + 2), np.uint64(row.a_length + row.b_length + 3)
     num_changes = np.uint64(row.num_changes)
-    for f in range(7):
-        packed_sizes[f] = lengths[f]
-    packed_sizes[_INPUT_IDS] += _extra_bytes(ids, length)
-    packed_sizes[_MASKED_LM_IDS] += _extra_bytes(labels, num_changes)
-    packed_sizes[_MASKED_LM_POSITIONS] += _extra_bytes(positions, num_changes)
-    packed_sizes[_MASKED_LM_WEIGHTS] *= 4
-    total = 0
-    for f in range(7):
-        total += _field_size(_entry_size(packed_sizes[f], f))
-    at = _open_field(out, at, _FIELD_1, total)
+    at = _open_field(out, at, _FIELD_1, _measure(row, lengths, scratch))
     at = _open_feature(out, at, names, packed_sizes, _INPUT_IDS)
     at = _pack_varints(out, out_fours, at, ids, length, lengths[_INPUT_IDS], varints)
     at = _open_feature(out, at, names, packed_sizes, _INPUT_MASK)

@@ -17,25 +17,8 @@ import numpy as np
 from numba.cpython.unsafe.numbers import leading_zeros, trailing_zeros
 
 from bert.common.kernels import inlined_kernel, kernel
+from bert.examples.instances import CHANGE, INSTANCE, Instances
 from bert.generation.wordpiece import Corpus
-
-# One row per instance. A and B are ranges of `tokens`, after truncation; the changes are a range of
-# `changes`.
-INSTANCE = np.dtype(
-    [
-        ("a_start", "i8"),
-        ("b_start", "i8"),
-        ("first_change", "i8"),
-        ("a_length", "u2"),
-        ("b_length", "u2"),
-        ("num_changes", "u2"),
-        ("is_random_next", "u2"),
-    ]
-)
-
-# One row per predicted token: its position in the sequence, and what stands there instead. In
-# ascending order.
-CHANGE = np.dtype([("position", "u2"), ("new_id", "u2")])
 
 WORDS = 624  # of the generator's state, and of a block of its output
 _HALF = np.uint32(1 << 31)  # random() < 0.5 looks at the top bit of the first of its two words
@@ -178,10 +161,10 @@ def make_instances(
     masked_lm_prob: float,
     short_seq_prob: float,
     dupe_factor: int,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Instances:
     """Makes the instances of `dupe_factor` passes over a `Corpus`, its documents shuffled.
 
-    vocab: {token: id}. Returns (INSTANCE [N], CHANGE [M]), in the order in which they are made.
+    vocab: {token: id}. Returns them in the order in which they are made.
     """
     order = np.arange(len(corpus.document_starts) - 1)
     shuffle(order, generator)
@@ -212,7 +195,7 @@ def make_instances(
             )
             instances = _with_room(instances, counts[0], sentences)
             changes = _with_room(changes, counts[1], sentences * num_predictions[-1])
-    return instances[: counts[0]], changes[: counts[1]]
+    return Instances(instances[: counts[0]], corpus.tokens, changes[: counts[1]])
 
 
 def _with_room(array, used, needed):

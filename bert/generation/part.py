@@ -1,5 +1,5 @@
-"""Text files -> TFRecord files of training examples: the steps of one part, which both commands of
-data generation take.
+"""Text files -> files of training examples: the steps of one part, which both commands of data
+generation take.
 
 It opens files and calls what computes: bert/generation/wordpiece.py, bert/generation/instances.py,
 bert/examples/encoding.py.
@@ -15,15 +15,20 @@ from typing import Any, NamedTuple
 import google_crc32c
 import numpy as np
 
+from bert.common import files
 from bert.common.file_formats import detect_other_format
-from bert.common.files import DataError, atomic_writer, make_parent_folder, read_bytes
+from bert.common.files import DataError, atomic_writer, make_parent_folder
 from bert.common.progress import time_left
 from bert.examples.encoding import encode_records
+from bert.examples.instance_file import instance_file_blocks
 from bert.generation import instances, wordpiece
 from tokenization import FullTokenizer
 
 Report = Callable[[str], None]  # called with a line of text whenever there is progress
 
+FORMATS = ("tfrecord", "instances")
+# Of tokenization.py; earlier versions of this project took that of the Python they ran on.
+UNICODE = "11.0.0"
 _BLOCK_BYTES = 1 << 20  # of text, decoded at once
 
 
@@ -47,6 +52,7 @@ class Settings(NamedTuple):
 
 
 class Generated(NamedTuple):
+    texts: list  # [{"bytes": size, "crc32c": 8 hexadecimal digits}] of the files read
     documents: int
     records: int
     bytes: int  # of all files together
@@ -60,21 +66,21 @@ def generate(
     tokenizer: FullTokenizer,
     settings: Settings,
     *,
+    output_format: str = "tfrecord",
     wants_checksums: bool = False,
     report: Report = _no_report,
 ) -> Generated:
-    """Makes one corpus of the files `inputs` into the TFRecord files `outputs`; returns
-    `Generated`.
+    """Makes one corpus of the files `inputs` into the files `outputs`; returns `Generated`.
 
     Record n goes to file n mod their count. tokenizer: `FullTokenizer`, made with `settings`.
-    report: called with a line of text whenever there is progress. DataError for text that is not
-    UTF-8, or none.
+    output_format: one of FORMATS. report: called with a line of text whenever there is progress.
+    DataError for text that is not UTF-8, or none.
     """
     started = time.monotonic()
-    corpus = read_corpus(inputs, tokenizer, report)
+    corpus, texts = read_corpus(inputs, tokenizer, report)
     report("making instances")
     generator = instances.new_generator(settings.random_seed)
-    rows, changes = instances.make_instances(
+    made = instances.make_instances(
         corpus,
         tokenizer.vocab,
         generator,
@@ -84,25 +90,45 @@ def generate(
         short_seq_prob=settings.short_seq_prob,
         dupe_factor=settings.dupe_factor,
     )
-    order = np.arange(len(rows))
+    order = np.arange(len(made.rows))
     instances.shuffle(order, generator)
 
-    def encode(some):
-        return encode_records(
-            some,
-            corpus.tokens,
-            changes,
-            tokenizer.vocab,
-            settings.max_seq_length,
-            settings.max_predictions_per_seq,
+    shape = (settings.max_seq_length, settings.max_predictions_per_seq)
+    special_ids = (tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"])
+    num_documents = len(corpus.document_starts) - 1
+    made_of = {"texts": texts, "settings": settings._asdict(), "unicode": UNICODE}
+
+    def contents(number):
+        """The contents of a file, piece by piece."""
+        own = order[number :: len(outputs)]
+        if output_format == "tfrecord":
+            records = encode_records(made._replace(rows=made.rows[own]), special_ids, *shape)
+            return _reported(records, len(own), report)
+        report("writing instances")
+        return instance_file_blocks(made, own, *shape, tokenizer.vocab, num_documents, made_of)
+
+    written, checksums = write_files(
+        outputs, [contents(number) for number in range(len(outputs))], wants_checksums
+    )
+    report("waiting for the disk")
+    seconds = time.monotonic() - started
+    return Generated(texts, num_documents, len(order), written, checksums, seconds)
+
+
+def _reported(records, total, report):
+    """Yields the bytes of (bytes-like, how many records it is) ..., and reports how far it is."""
+    started, done = time.monotonic(), 0
+    for data, count in records:
+        yield data
+        done += count
+        seconds = time.monotonic() - started
+        report(
+            f"writing {done:,} of {total:,} records, {done / max(seconds, 1e-3):,.0f} records/s, "
+            f"{time_left(done, total, seconds)}"
         )
 
-    written, checksums = write_records(outputs, rows[order], encode, wants_checksums, report)
-    num_documents = len(corpus.document_starts) - 1
-    return Generated(num_documents, len(rows), written, checksums, time.monotonic() - started)
 
-
-def compile_kernels(tokenizer: FullTokenizer, settings: Settings) -> None:
+def compile_kernels(tokenizer: FullTokenizer, settings: Settings, output_format: str) -> None:
     """Makes a part of two short documents, so that numba's cache holds all compiled code when
     processes start that need it.
     """
@@ -110,14 +136,13 @@ def compile_kernels(tokenizer: FullTokenizer, settings: Settings) -> None:
         text, records = os.path.join(folder, "text"), os.path.join(folder, "records")
         with open(text, "w") as file:
             file.write("one\ntwo\n\nthree\n")
-        generate([text], [records], tokenizer, settings)
+        generate([text], [records], tokenizer, settings, output_format=output_format)
 
 
-def read_text(path: str) -> bytes:
-    r"""Returns a UTF-8 file (bytes) without any \r, as TensorFlow's line reader, with which the
-    reference reads, sees it.
+def clean_text(data: bytes, path: str) -> bytes:
+    r"""Returns the contents of a UTF-8 file without any \r, as TensorFlow's line reader, with which
+    the reference reads, sees it. DataError names `path` and the byte that is not UTF-8.
     """
-    data = read_bytes(path)
     if found := detect_other_format(data[:64]):
         raise DataError(f"{path}: {found}")
     text = data.replace(b"\r", b"")
@@ -150,54 +175,42 @@ def _first_bad_byte(text):
 
 def read_corpus(
     paths: Sequence[str], tokenizer: FullTokenizer, report: Report = _no_report
-) -> wordpiece.Corpus:
-    """Returns the `Corpus` of all files: one corpus, whose documents end at empty lines only, not
-    at the end of a file.
+) -> tuple[wordpiece.Corpus, list[dict[str, int | str]]]:
+    """Returns the `Corpus` of all files, and the fingerprint of each: one corpus, whose documents
+    end at empty lines only, not at the end of a file.
     """
     text_tokenizer = wordpiece.TextTokenizer(tokenizer)
-    sentences = []
+    sentences, fingerprints = [], []
     for path in paths:
         report(f"reading {path}")
-        text = read_text(path)
+        data = files.read_bytes(path)
+        fingerprints.append(files.fingerprint([data]))
         report(f"tokenising {path}")
-        sentences.append(text_tokenizer.tokenize(text))
+        sentences.append(text_tokenizer.tokenize(clean_text(data, path)))
     corpus = wordpiece.join(sentences)
     if len(corpus.document_starts) == 1:
         raise DataError(
             f"{', '.join(map(str, paths))}: no text; "
             "expected one sentence a line, empty lines between documents"
         )
-    return corpus
+    return corpus, fingerprints
 
 
-def write_records(
-    paths: Sequence[str],
-    rows: np.ndarray,
-    encode: Callable[[np.ndarray], Iterable[tuple[Any, int]]],
-    wants_checksums: bool,
-    report: Report,
+def write_files(
+    paths: Sequence[str], contents: Sequence[Iterable[Any]], wants_checksums: bool
 ) -> tuple[int, list[int]]:
-    """Writes the record of rows[n] to file n mod their count; no file appears before all are
-    written.
+    """Writes files of bytes-like pieces; none appears before all are written.
 
-    encode: some of `rows` -> iterable of (bytes-like, how many records it is). Returns (bytes
-    written, checksums or []).
+    Returns (bytes of all, CRC32C of each or []).
     """
-    started, done, written, checksums = time.monotonic(), 0, 0, [0] * len(paths)
+    written, checksums = 0, [0] * len(paths)
     for path in paths:
         make_parent_folder(path)
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(atomic_writer(path)) for path in paths]
-        for n, file in enumerate(files):
-            for records, count in encode(rows[n :: len(files)]):
-                written += file.write(records)
+        outputs = [stack.enter_context(atomic_writer(path)) for path in paths]
+        for number, (output, pieces) in enumerate(zip(outputs, contents)):
+            for piece in pieces:
+                written += output.write(piece)
                 if wants_checksums:
-                    checksums[n] = google_crc32c.extend(checksums[n], bytes(records))
-                done += count
-                seconds = time.monotonic() - started
-                report(
-                    f"writing {done:,} of {len(rows):,} records, {done / max(seconds, 1e-3):,.0f} "
-                    f"records/s, {time_left(done, len(rows), seconds)}"
-                )
-        report("waiting for the disk")
+                    checksums[number] = google_crc32c.extend(checksums[number], bytes(piece))
     return written, checksums if wants_checksums else []

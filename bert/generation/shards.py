@@ -1,10 +1,9 @@
-"""A shard: one text file, the TFRecord file made of it, and a manifest that says of what and how it
-was made.
+"""A shard: one text file, the file of examples made of it (TFRecord or instances), and a manifest
+that says of what and how it was made.
 
 The manifest of `<folder>/<name>` is `<folder>/.manifest/<name>.json`: hidden, so that nobody takes
-it for a TFRecord. It is written after the TFRecord is in its place, and removed before the TFRecord
-is replaced: whenever the work is killed, a manifest never stands beside a file that it does not
-describe.
+it for data. It is written after the file is in its place, and removed before the file is replaced:
+whenever the work is killed, a manifest never stands beside a file that it does not describe.
 
 Files are told apart by size and CRC32C. Its 32 bits find any accidental change but one in 4
 billion, it costs the least (7 GB/s on one core, MD5 0.8, SHA-256 1.4; a part has 500 MB), and
@@ -19,20 +18,17 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import google_crc32c
-
 from bert.common import files
-from bert.generation.part import Settings, generate
+from bert.generation.part import UNICODE, Settings, generate
 from tokenization import FullTokenizer
 
 MANIFEST_FOLDER = ".manifest"
-# Of tokenization.py; earlier versions of this project took that of the Python they ran on.
-_UNICODE = "11.0.0"
+_FORMAT_NAMES = {"tfrecord": "TFRecord file", "instances": "instance file"}
 
 
 class Shard(NamedTuple):
     input: str  # path of the text
-    output: str  # path of the TFRecord file
+    output: str  # path of the file of examples
 
     @property
     def name(self) -> str:
@@ -50,14 +46,12 @@ class Recipe(NamedTuple):
     settings: Settings
     vocab_file: str
     vocabulary: dict  # its `fingerprint`
+    output_format: str  # one of bert.generation.part.FORMATS
 
 
 def fingerprint(path: str) -> dict[str, int | str]:
     """Returns {"bytes": size, "crc32c": 8 hexadecimal digits} of a file."""
-    size, checksum = 0, 0
-    for block in files.read_blocks(path):
-        size, checksum = size + len(block), google_crc32c.extend(checksum, block)
-    return {"bytes": size, "crc32c": f"{checksum:08x}"}
+    return files.fingerprint(files.read_blocks(path))
 
 
 def _conditions(recipe):
@@ -65,7 +59,8 @@ def _conditions(recipe):
     return {
         "settings": recipe.settings._asdict(),
         "vocabulary": recipe.vocabulary,
-        "unicode": _UNICODE,
+        "unicode": UNICODE,
+        "format": recipe.output_format,
     }
 
 
@@ -101,7 +96,7 @@ def _lock_of_part(shard):
 
 
 def make(shard: Shard, recipe: Recipe) -> dict[str, Any]:
-    """Makes the TFRecord file of a shard, then its manifest, which is returned.
+    """Makes the file of a shard, then its manifest, which is returned.
 
     DataError or OSError if it cannot be made.
     """
@@ -114,13 +109,13 @@ def make(shard: Shard, recipe: Recipe) -> dict[str, Any]:
     )
     if fingerprint(recipe.vocab_file) != recipe.vocabulary:
         raise files.DataError(f"{recipe.vocab_file}: changed while the shards were made; run again")
-    # Before the text is read: if it changes in between, the manifest tells of the older text, and
-    # the shard is made again.
-    text = fingerprint(shard.input)
     with _lock_of_part(shard):
         _remove_leftovers(shard)
         files.remove(shard.manifest)
-        made = generate([shard.input], [shard.output], tokenizer, settings, wants_checksums=True)
+        made = generate(
+            [shard.input], [shard.output], tokenizer, settings,
+            output_format=recipe.output_format, wants_checksums=True,
+        )  # fmt: skip
         output = {
             "documents": made.documents,
             "records": made.records,
@@ -134,7 +129,7 @@ def make(shard: Shard, recipe: Recipe) -> dict[str, Any]:
             // 1000,  # of the process so far
         }
         manifest = {
-            "input": {"path": shard.input, **text},
+            "input": {"path": shard.input, **made.texts[0]},
             **_conditions(recipe),
             "output": output,
             "cost": cost,
@@ -185,14 +180,12 @@ class Status(NamedTuple):
 
 
 def status(shard: Shard, recipe: Recipe, *, reads_output: bool = False) -> Status:
-    """Returns the `Status` of a shard; what lies in its TFRecord file is looked at only if
-    `reads_output`, its size always.
+    """Returns the `Status` of a shard; what lies in its file is looked at only if `reads_output`,
+    its size always.
     """
-    size = files.size_of(shard.output)
+    size, kind = files.size_of(shard.output), _FORMAT_NAMES[recipe.output_format]
     if size is None:
-        return Status(
-            "" if files.size_of(shard.manifest) is None else "its TFRecord file is gone", None
-        )
+        return Status("" if files.size_of(shard.manifest) is None else f"its {kind} is gone", None)
     if files.size_of(shard.manifest) is None:
         return Status("it has no manifest: made by another command, or interrupted", None)
     try:
@@ -207,7 +200,10 @@ def _difference(manifest, shard, recipe, size, reads_output):
     """Returns the first thing in which a manifest and what is there differ, the cheap ones first;
     None if they agree.
     """
-    conditions = _conditions(recipe)
+    conditions, kind = _conditions(recipe), _FORMAT_NAMES[recipe.output_format]
+    # Earlier versions knew one format.
+    if (found := manifest.get("format", "tfrecord")) != recipe.output_format:
+        return f"--output_format was {found}, is {recipe.output_format}"
     for name, value in conditions["settings"].items():
         if manifest["settings"][name] != value:
             return f"--{name} was {manifest['settings'][name]}, is {value}"
@@ -220,10 +216,10 @@ def _difference(manifest, shard, recipe, size, reads_output):
         )
     output = manifest["output"]
     if size != output["bytes"]:
-        return f"its TFRecord file has {size:,} bytes, {output['bytes']:,} were written"
+        return f"its {kind} has {size:,} bytes, {output['bytes']:,} were written"
     text = {name: manifest["input"][name] for name in ("bytes", "crc32c")}
     if files.size_of(shard.input) != text["bytes"] or fingerprint(shard.input) != text:
         return "its text changed"
     if reads_output and fingerprint(shard.output)["crc32c"] != output["crc32c"]:
-        return "its TFRecord file is damaged: same size, other contents"
+        return f"its {kind} is corrupt: same size, other contents"
     return None

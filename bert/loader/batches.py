@@ -5,51 +5,37 @@ order.
 import collections
 import concurrent.futures
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 
 import numpy as np
 
-from bert.examples.decoding import Decoder
-from bert.loader.index import RecordIndex
-from bert.loader.reader import RecordReader
-from bert.loader.shuffle import EpochOrder
+from bert.loader.shares import Part
+from bert.loader.source import Source
 
 _BLOCKS_AHEAD = 1  # read while the batches of the block before are decoded
 
 
-def rank_positions(start: int, end: int, shard_id: int, num_shards: int) -> range:
-    """Returns the range of an epoch's positions, `start` to below `end`, that one rank takes."""
-    return range(start + shard_id, end, num_shards)
-
-
 def iterate_batches(
-    index: RecordIndex,
-    order: EpochOrder,
-    decoder: Decoder,
-    positions: range,
-    batch_size: int,
-    num_threads: int,
-    prefetch: int,
+    source: Source, parts: Iterable[Part], batch_size: int, num_threads: int, prefetch: int
 ) -> Generator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the records at some positions of an epoch, `batch_size` at a time, as Decoder.decode
-    returns them.
+    """Yields the records of `parts` (see bert/loader/shares.py), `batch_size` at a time, as
+    Reader.decode returns them.
 
-    positions: ascending. Up to `prefetch` batches are decoded ahead by `num_threads` threads. Ends
-    its threads when it is closed or collected; what fails in them is raised here.
+    Up to `prefetch` batches are decoded ahead by `num_threads` threads. Ends its threads when it is
+    closed or collected; what fails in them is raised here.
     """
-    reader = RecordReader(index)
+    reader = source.reader()
     with contextlib.closing(reader), _threads(1) as reading, _threads(num_threads) as decoding:
 
-        def read(part):
-            return reader.read(order.records(part))
+        def read(numbers):
+            return reader.read(numbers())
 
         def decode(pieces):
-            return decoder.decode(
-                [(records.result(), rows) for records, rows in pieces], reader.place
-            )
+            return reader.decode([(records.result(), rows) for records, rows in pieces])
 
-        parts = order.cut_by_block(positions)
-        reads = _ahead(((reading.submit(read, part), len(part)) for part in parts), _BLOCKS_AHEAD)
+        reads = _ahead(
+            ((reading.submit(read, numbers), count) for count, numbers in parts), _BLOCKS_AHEAD
+        )
         for batch in _ahead(
             (decoding.submit(decode, pieces) for pieces in _cut_into_batches(reads, batch_size)),
             prefetch,

@@ -7,7 +7,6 @@ are 3 GB of text): the records of a chunk are found from their own headers when 
 """
 
 import concurrent.futures
-import hashlib
 import os
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from bert.common.files import DataError, make_parent_folder, raise_if_any
 from bert.common.kernels import kernel
 from bert.examples.tfrecord import FRAME_BYTES, TFRecordFile, write_index
 from bert.loader.shuffle import records_per_chunk
+from bert.loader.source import find_record, fingerprint_of
 
 _READ_BYTES = 1 << 22
 _NEWLINE, _SPACE, _ZERO = b"\n 0"
@@ -40,24 +40,15 @@ class RecordIndex(NamedTuple):
     def num_records(self) -> int:
         return int(self.first_records[-1])
 
-    def fingerprint(self) -> dict:
-        """Returns a small dict that is equal only for files of equal names, sizes and numbers of
-        records.
-        """
-        digest = hashlib.sha256()
-        for path, size, count in zip(
-            self.paths, np.diff(self.first_bytes), np.diff(self.first_records)
-        ):
-            digest.update(f"{os.path.basename(path)}\0{size}\0{count}\n".encode())
-        return {
-            "files": len(self.paths), "bytes": int(self.first_bytes[-1]),
-            "records": self.num_records, "names_and_sizes": digest.hexdigest()[:16],
-        }  # fmt: skip
+    def fingerprint(self) -> dict[str, int | str]:
+        """See `Source`."""
+        return fingerprint_of(
+            self.paths, np.diff(self.first_bytes).tolist(), np.diff(self.first_records).tolist()
+        )
 
     def file_of_record(self, record: int) -> tuple[str, int]:
         """Returns (path, number of the record in that file)."""
-        number = int(np.searchsorted(self.first_records, record, side="right")) - 1
-        return self.paths[number], int(record - self.first_records[number])
+        return find_record(self.paths, self.first_records, record)
 
     def sample_offsets(self, number: int) -> list[int]:
         """Returns the offsets of up to three records of file `number`: the first, the last, one in

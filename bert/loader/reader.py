@@ -3,25 +3,17 @@
 import collections
 import itertools
 import os
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 
 from bert.common.files import DataError
+from bert.examples.decoding import Records
 from bert.examples.records import find_payloads
 from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
 from bert.loader.index import RecordIndex
 
 _MAX_OPEN_FILES = 128  # of the 1,024 that a process may usually have
-
-
-class Records(NamedTuple):
-    """K records in memory, in the order in which they were asked for."""
-
-    numbers: np.ndarray  # int64 [K], of all files
-    data: np.ndarray  # uint8 [n]
-    starts: np.ndarray  # int64 [K], places in `data` of the payloads
-    ends: np.ndarray  # int64 [K]
 
 
 class RecordReader:
