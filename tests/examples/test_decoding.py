@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert.common.files import DataError
-from bert.examples.decoding import Decoder, decode_rows
+from bert.examples.decoding import Decoder, Records, decode_rows
 from bert.examples.example import FEATURES, decode_example, feature_lengths
 from bert.examples.tfrecord import checksum_bytes, frame
-from bert.loader.reader import Records
 from tests.reference.example import encode_example
 
 SEQUENCE, PREDICTIONS, VOCAB = 16, 3, 1000
@@ -55,7 +54,7 @@ def decode(payloads, vocab_size=VOCAB):
 def takes(payload):
     """Whether the kernel itself decodes the message."""
     decoder, records = Decoder(LENGTHS, VOCAB), records_of([payload])
-    batch = decoder.split(
+    batch = decoder.layout.split(
         np.empty(sum(LENGTHS.values()) - PREDICTIONS, np.int64), np.empty(PREDICTIONS, np.float32)
     )
     weights = batch.pop("masked_lm_weights")

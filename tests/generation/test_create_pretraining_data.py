@@ -91,7 +91,7 @@ def test_lines(tmp_path, data, expected):
     (tmp_path / "text").write_bytes(data)
     assert list(reference.read_lines(tmp_path / "text")) == expected
     # The same text by the fast path: sentences of the lines that are not blank.
-    corpus = part.read_corpus([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
+    corpus, _ = part.read_corpus([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
     tokenizer = FullTokenizer(ROOT / "vocab.txt")
     lines = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(line)) for line in expected if line]
     assert np.split(corpus.tokens, corpus.sentence_starts[1:-1])[0].tolist() == lines[0]
@@ -100,7 +100,7 @@ def test_lines(tmp_path, data, expected):
 
 def test_line_of_controls_neither_ends_a_document_nor_adds_a_sentence(tmp_path):
     (tmp_path / "text").write_bytes(b"\n\none\n\x01\ntwo\n\n \n\nthree")
-    corpus = part.read_corpus([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
+    corpus, _ = part.read_corpus([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))
     assert corpus.document_starts.tolist() == [0, 2, 3]
     assert (
         len(reference.read_documents([tmp_path / "text"], FullTokenizer(ROOT / "vocab.txt"))) == 2
@@ -338,7 +338,7 @@ def test_room_for_instances_grows(monkeypatch):
         "_with_room",
         lambda *args, real=instances._with_room: sizes.append(1) or real(*args),
     )
-    rows, changes = instances.make_instances(
+    rows, _, changes = instances.make_instances(
         corpus, {"[MASK]": 103, "x": 1}, instances.new_generator(1), max_seq_length=300,
         max_predictions_per_seq=40, masked_lm_prob=0.15, short_seq_prob=1.0, dupe_factor=3,
     )  # fmt: skip

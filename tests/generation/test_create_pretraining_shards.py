@@ -173,7 +173,8 @@ class TestStatus:
     @staticmethod
     def recipe(folder, **changed):
         settings = shards.Settings(True, False, 64, 10, 0.15, 0.1, 1, 12345)._replace(**changed)
-        return shards.Recipe(settings, f"{folder}/vocab", shards.fingerprint(f"{folder}/vocab"))
+        vocabulary = shards.fingerprint(f"{folder}/vocab")
+        return shards.Recipe(settings, f"{folder}/vocab", vocabulary, "tfrecord")
 
     @pytest.mark.parametrize("name", shards.Settings._fields)
     def test_changed_flag_is_named(self, shard, tmp_path, name):
@@ -189,7 +190,7 @@ class TestStatus:
         assert shards.status(shard, self.recipe(tmp_path)).problem == expected
 
     def test_other_unicode(self, shard, tmp_path, monkeypatch):
-        monkeypatch.setattr(shards, "_UNICODE", "14.0.0")
+        monkeypatch.setattr(shards, "UNICODE", "14.0.0")
         shards.make(shard, self.recipe(tmp_path))
         monkeypatch.undo()
         expected = "an earlier version made it, with Unicode 14.0.0; MLPerf's is 11.0.0"
