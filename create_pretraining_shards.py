@@ -10,8 +10,8 @@ Writes for every results/part-* the file tfrecord/part-*, the same bytes as
 create_pretraining_data.py does, and a manifest tfrecord/.manifest/part-*.json: text, vocabulary,
 flags and output, by size and CRC32C. A second call makes what is missing or what its manifest says
 was made of another text, vocabulary or flags. A part that fails is named at the end and stops no
-other. With --output_format=instances: instance files, an eighth of the size. Takes 2 seconds and 300 MB of memory for a part of 27 MB on one core, and 5 seconds for Ray
-to start and end.
+other. With --output_format=instances: instance files, an eighth of the size. Takes 2 seconds and
+300 MB of memory for a part of 27 MB on one core, and 5 seconds for Ray to start and end.
 """
 
 import collections

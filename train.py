@@ -80,12 +80,15 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     )
     data = parser.add_argument_group("data: folders, glob patterns or files")
     add = data.add_argument
-    add("--tfrecord_train", required=True, help="training TFRecords")
+    add("--tfrecord_train", required=True, help="training TFRecords, or instance files")
     add(
         "--idx_train",
-        help="indexes; in a folder, missing ones are created (default: <output_dir>/idx/train)",
+        help=(
+            "indexes of TFRecords; in a folder, missing ones are created "
+            "(default: <output_dir>/idx/train)"
+        ),
     )
-    add("--tfrecord_eval", required=True, help="evaluation TFRecords")
+    add("--tfrecord_eval", required=True, help="evaluation TFRecords, or instance files")
     add("--idx_eval", help="their indexes, as --idx_train (default: <output_dir>/idx/eval)")
     cli.add_boolean_flag(data, "shuffle", True, "False: training examples in file order")
     add(
@@ -210,6 +213,13 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         "unpad",
         False,
         "compute nothing for padding; same losses except for rounding and dropout",
+    )
+    cli.add_boolean_flag(
+        machine,
+        "balance",
+        False,
+        "of each batch give every process about the same number of tokens, so that with --unpad "
+        "none waits for another; needs instance files; same losses except for rounding and dropout",
     )
     cli.add_boolean_flag(machine, "compile", False, "torch.compile the layers")
     cli.add_boolean_flag(

@@ -108,9 +108,8 @@ def generate(
         return instance_file_blocks(made, own, *shape, tokenizer.vocab, num_documents, made_of)
 
     written, checksums = write_files(
-        outputs, [contents(number) for number in range(len(outputs))], wants_checksums
+        outputs, [contents(number) for number in range(len(outputs))], wants_checksums, report
     )
-    report("waiting for the disk")
     seconds = time.monotonic() - started
     return Generated(texts, num_documents, len(order), written, checksums, seconds)
 
@@ -197,7 +196,10 @@ def read_corpus(
 
 
 def write_files(
-    paths: Sequence[str], contents: Sequence[Iterable[Any]], wants_checksums: bool
+    paths: Sequence[str],
+    contents: Sequence[Iterable[Any]],
+    wants_checksums: bool,
+    report: Report,
 ) -> tuple[int, list[int]]:
     """Writes files of bytes-like pieces; none appears before all are written.
 
@@ -213,4 +215,5 @@ def write_files(
                 written += output.write(piece)
                 if wants_checksums:
                     checksums[number] = google_crc32c.extend(checksums[number], bytes(piece))
+        report("waiting for the disk")
     return written, checksums if wants_checksums else []

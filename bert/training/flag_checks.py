@@ -14,8 +14,8 @@ import torch
 from transformers import BertConfig
 
 from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
-from bert.examples.example import decode_example
-from bert.examples.tfrecord import TFRecordFile
+from bert.examples.example_file import open_examples
+from bert.examples.instance_file import InstanceFile, is_instance_file, vocabulary_checksum
 from bert.training.expected_curve import ExpectedCurve
 from bert.training.model import config_values, load_config, load_tokenizer, missing_model
 
@@ -34,7 +34,8 @@ CHANGEABLE_FLAGS = {
     "idx_eval", "max_seq_length", "max_predictions_per_seq", "num_threads", "steps_per_update",
     "device", "precision", "plugin", "tp_size", "unpad", "compile", "gradient_checkpointing",
     "collective_timeout", "save_checkpoints_steps", "keep_checkpoint_max", "export",
-    "eval_batch_size", "eval_every_samples", "eval_at_start", "target_accuracy", "expected_curve",
+    "balance", "eval_batch_size", "eval_every_samples", "eval_at_start", "target_accuracy",
+    "expected_curve",
 }  # fmt: skip
 
 # Flags that may differ between the ranks of a run: paths and capacities of a machine.
@@ -179,24 +180,44 @@ def _wrong_files(flags, config):
     if flags.expected_curve:
         problems += _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0]
     for split in ("train", "eval"):
-        flag, indexes = f"--tfrecord_{split}", indexes_of(flags, split)
+        flag, indexes = f"--tfrecord_{split}", getattr(flags, f"idx_{split}")
         found, files = _attempt(flag, list_folder_or_pattern, getattr(flags, flag[2:]))
         problems += found
-        if not is_folder_of_indexes(indexes):
+        if files and is_instance_file(files[0]):
+            problems += _wrong_for_instances(flags, config, split, files[0])
+        elif indexes and not is_folder_of_indexes(indexes):
             problems += _attempt(f"--idx_{split}", list_folder_or_pattern, indexes)[0]
+        if files and split == "train" and flags.balance and not is_instance_file(files[0]):
+            problems.append(
+                f"--balance: {files[0]} is a TFRecord file, which does not tell how long its "
+                "examples are: make instance files (--output_format=instances), or leave it out"
+            )
         if files:
-            found, example = _attempt(flag, _first_example, files[0])
-            problems += found or _wrong_shape(flags, config, f"{flag}: {files[0]}", example)
+            found, file = _attempt(flag, open_examples, files[0])
+            problems += found
+            if file:
+                problems += _wrong_shape(flags, config, f"{flag}: {files[0]}", file.lengths)
     return problems
 
 
-def _first_example(path):
-    with TFRecordFile(path) as file:
-        return decode_example(file.payload(*next(file.extents())), f"{path}: record 0")
+def _wrong_for_instances(flags, config, split, path):
+    problems = []
+    if getattr(flags, f"idx_{split}"):
+        problems.append(
+            f"--idx_{split}: {path} is an instance file, which needs no index; leave the flag out"
+        )
+    _, file = _attempt("", InstanceFile, path)
+    _, tokenizer = _attempt("", load_tokenizer, flags.vocab_file, flags.do_lower_case, config)
+    if file and tokenizer and file.header.vocabulary != vocabulary_checksum(tokenizer.vocab):
+        problems.append(
+            f"--vocab_file: {flags.vocab_file} is not the vocabulary of {path} "
+            f"({file.header.vocab_size:,} tokens); use the one that made the examples"
+        )
+    return problems
 
 
-def _wrong_shape(flags, config, place, example):
-    seq_length, predictions = len(example["input_ids"]), len(example["masked_lm_positions"])
+def _wrong_shape(flags, config, place, lengths):
+    seq_length, predictions = lengths["input_ids"], lengths["masked_lm_ids"]
     problems = [
         f"{place}: examples of {found} {what}, but --{name}={getattr(flags, name)}"
         for name, found, what in (

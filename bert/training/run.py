@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from transformers import BertConfig, BertForPreTraining
 
-from bert.common.files import DataError, atomic_writer
+from bert.common.files import DataError, atomic_writer, list_folder_or_pattern
+from bert.examples.instance_file import is_instance_file
 from bert.training import checkpoint
 from bert.training.distributed import check_alike, shared_errors
 from bert.training.expected_curve import ExpectedCurve
@@ -89,15 +90,21 @@ class Run:
         }  # fmt: skip
 
         def build(build_dali, split, **options):
-            indexes = indexes_of(flags, split)
+            files, indexes = getattr(flags, f"tfrecord_{split}"), indexes_of(flags, split)
+            if is_instance_file(list_folder_or_pattern(files)[0]):
+                return build_dali(files, **options, **common)
             if is_folder := is_folder_of_indexes(indexes):
                 os.makedirs(indexes, exist_ok=True)
-            files = getattr(flags, f"tfrecord_{split}")
             return build_dali(files, indexes, build_missing_indexes=is_folder, **options, **common)
 
-        micro_batch = {"batch_size": self._micro_batch_size, "shuffle": flags.shuffle}
         return (
-            build(build_dali_train, "train", **micro_batch),
+            build(
+                build_dali_train,
+                "train",
+                batch_size=self._micro_batch_size,
+                shuffle=flags.shuffle,
+                balance=flags.balance,
+            ),  # fmt: skip
             build(build_dali_eval, "eval", batch_size=flags.eval_batch_size),
         )
 

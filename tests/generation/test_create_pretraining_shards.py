@@ -137,7 +137,7 @@ def test_second_run_makes_what_is_missing_or_changed(texts, first_run, tmp_path)
     process = make(texts, output, "--check", check=False)
     assert_refused(
         process,
-        "part-00000-of-00004: its TFRecord file is damaged",
+        "part-00000-of-00004: its TFRecord file is corrupt",
         "part-00001-of-00004: its TFRecord file is gone",
     )
     assert "2 of 4 parts are whole" in process.stdout and contents(output) == before
