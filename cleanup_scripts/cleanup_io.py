@@ -52,18 +52,14 @@ def step_parser(
 
 
 def extracted_files(pattern: str, *suffixes: str | None) -> list[str]:
-    """The extracted files that `pattern` matches, sorted; no intermediate files (.1 to .4 and
-    `suffixes`).
-    """
+    """The files that `pattern` matches, sorted, but none with a suffix (.1 to .4, `suffixes`)."""
     skipped = (*STEP_SUFFIXES, TEST_SUFFIX, *filter(None, suffixes))
     matches = sorted(glob.glob(os.path.expanduser(pattern)))
     return [path for path in matches if os.path.isfile(path) and not path.endswith(skipped)]
 
 
 def check_inputs(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Returns (extracted files, problems) of a step's flags; problems is a list of messages, empty
-    if all is well.
-    """
+    """Returns (extracted files, messages about what is wrong) of a step's flags."""
     output_suffix = getattr(args, "output_suffix", None)
     files = extracted_files(args.data, args.input_suffix, output_suffix)
     problems = []
@@ -217,9 +213,7 @@ def finish(result: str, errors: list[str], journal: Journal) -> None:
 
 
 def totals(results: list, noun: str = "files") -> str:
-    """In words: how many of the results, (bytes read, bytes written, ...) or None after an error,
-    and megabytes.
-    """
+    """In words: how many results (bytes read, bytes written, ...) are not None, and megabytes."""
     done = [result for result in results if result is not None]
     read, written = (sum(result[column] for result in done) / BYTES_PER_MB for column in (0, 1))
     return f"{len(done)} of {len(results)} {noun}, {read:.2f} MB in, {written:.2f} MB out"

@@ -1,6 +1,4 @@
-"""Lists of MD5s as md5sum writes them, and the paths in them. Imported by other scripts
-of this folder, never run.
-"""
+"""Lists of MD5s as md5sum writes them. Imported by other scripts here, never run."""
 
 import re
 

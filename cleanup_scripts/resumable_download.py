@@ -191,9 +191,7 @@ def _handle_status(error, source, part, start, origin):
 
 
 def _receive(response, source, part, start, origin):
-    """Appends the body of a response to the part file, from `start` on or from the beginning as the
-    server decides.
-    """
+    """Adds a response's body to the part file, from `start` or from the beginning."""
     total = _total_bytes(response)
     if response.status == 206:
         content_range = response.headers.get("Content-Range", "")

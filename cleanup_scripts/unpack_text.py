@@ -40,9 +40,7 @@ def unpack_archive_of(files: list[Wanted], out_dir: str, md5s: dict[str, str]) -
 
 
 def write_md5_list(files: list[Wanted], out_dir: str) -> None:
-    """Writes the MD5s of the text as the source lists them: those of its files, or a list that came
-    beside the archive.
-    """
+    """Writes the text's MD5s by the source: those of its files, or the list beside the archive."""
     md5s = {
         name: file.listed_md5
         for file in files
@@ -85,9 +83,7 @@ def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
 
 
 def _check_unpacked(folder, archive, archive_md5):
-    """Raises DataError unless the folder has all files as they were unpacked from this
-    archive.
-    """
+    """DataError unless the folder has all files as they were unpacked from this archive."""
     try:
         with open(os.path.join(folder, RECORD)) as file:
             record = json.load(file)

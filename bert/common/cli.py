@@ -119,9 +119,7 @@ def _is_first_to_report():
 
 
 def _send_lost_signal_again(unraisable):
-    """Ctrl-C or SIGTERM may come in a finalizer or a callback from C, out of which Python lets no
-    exception: it is sent again.
-    """
+    """Sends Ctrl-C or SIGTERM again if Python lost its exception, in a finalizer or a callback."""
     signals = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
     if unraisable.exc_type not in signals:
         sys.__unraisablehook__(unraisable)

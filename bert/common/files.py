@@ -18,9 +18,7 @@ from typing import IO
 
 
 class DataError(ValueError):
-    """Bad input or flags; the message gives file, place, what was found, what was expected and what
-    to do next.
-    """
+    """Bad input or flags: says where, what was found, what was expected and what to do next."""
 
 
 class FlagError(DataError):
@@ -59,9 +57,7 @@ def _gfile(path):
 
 
 class _RemoteWriter:
-    """A GFile that takes any bytes-like object and returns how much it wrote, as Python's own files
-    do.
-    """
+    """A GFile whose `write` takes any bytes-like object and returns a size, as Python's own do."""
 
     def __init__(self, file):
         self._file = file
@@ -296,9 +292,7 @@ def list_folder_or_pattern(where: str, prefix: str = "") -> list[str]:
 
 
 def output_problems(path: str, *inputs: str | os.PathLike) -> list[str]:
-    """Returns the reasons why `path` cannot be written, a list of messages; `inputs` are files that
-    it must not overwrite.
-    """
+    """Returns messages why `path` cannot be written; `inputs`: files that it must not overwrite."""
     if not path:
         return ["an empty name"]
     try:

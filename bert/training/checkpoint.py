@@ -107,9 +107,7 @@ def is_checkpoint(path: str) -> bool:
 
 
 def load_weights(path: str) -> dict[str, torch.Tensor]:
-    """Returns the model's weights in a checkpoint, {parameter's name: float32 tensor}; DataError if
-    it is corrupt.
-    """
+    """Returns the weights in a checkpoint, {name: float32 tensor}; DataError if it is corrupt."""
     problem = _problem_of(path)
     if problem:
         raise DataError(f"{path}: {problem}: the checkpoint is corrupt; use another")

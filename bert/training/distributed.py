@@ -1,6 +1,4 @@
-"""Agreement between ranks, without waiting for a GPU: an error of one rank ends all of them, and a
-request to stop one stops all.
-"""
+"""Agreement between ranks, without waiting for a GPU: on values, on errors, on stopping."""
 
 import contextlib
 import functools
@@ -96,9 +94,7 @@ class StopRequest:
             os.kill(os.getpid(), signum)
 
     def signal_on_any_rank(self) -> str | None:
-        """Returns the name of a signal that any rank has received, or None; the same on every rank.
-        Collective.
-        """
+        """Returns the name of a signal that any rank has received, or None. Collective."""
         largest = torch.tensor(max(self._received, default=0))
         dist.all_reduce(largest, dist.ReduceOp.MAX, control_group())
         return signal.Signals(int(largest)).name if largest else None

@@ -1,6 +1,4 @@
-"""Start of a training process: joining the process group, memory settings, the lock of the output
-folder, readable errors when another rank is gone.
-"""
+"""Start of a process: its group, memory, the lock of the output folder, readable errors."""
 
 import contextlib
 import ctypes
@@ -67,9 +65,7 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def lock_output_dir(folder: str) -> Iterator[None]:
-    """Creates the output folder and locks it on rank 0; DataError if another run holds the lock or
-    a rank does not see the same folder.
-    """
+    """Creates and locks the output folder; DataError if another run or another folder is there."""
     with contextlib.ExitStack() as stack:
         with shared_errors():
             if dist.get_rank() == 0:
@@ -86,9 +82,7 @@ def lock_output_dir(folder: str) -> Iterator[None]:
 
 
 def _check_that_all_see(folder):
-    """DataError if a rank has another folder of that name: the first checkpoint would fail, long
-    after the start.
-    """
+    """DataError if a rank has another folder of that name: its first checkpoint would fail."""
     # A new name, so that no machine has cached that it does not exist.
     token = gathered(secrets.token_hex(4))[0]
     mark = os.path.join(folder, f".seen-by-all-{token}")
@@ -109,9 +103,7 @@ def _check_that_all_see(folder):
 
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turns torch's errors into a DataError if another rank is gone or hangs, or memory is
-    short.
-    """
+    """Turns torch's errors into a DataError: another rank is gone or hangs, or memory is short."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,6 +1,4 @@
-"""Evaluation over all ranks, and the records of a run: metrics.jsonl, TensorBoard, the progress
-line, the curves.
-"""
+"""Evaluation over all ranks, and the records of a run: metrics.jsonl, console, curves."""
 
 import json
 import math
@@ -187,9 +185,7 @@ class Recorder:
         self._log.write(json.dumps(values) + "\n")
 
     def _flush(self):
-        """Writes the steps since the last call and shows the newest; DataError if too many in a row
-        were skipped.
-        """
+        """Writes all pending steps and shows the newest; DataError if too many were skipped."""
         if not self._pending:
             return
         rows = torch.stack([step.values for step in self._pending]).tolist()
@@ -253,9 +249,7 @@ class Recorder:
         self.say(f"warning: {what}: the update is not finite and is skipped")
 
     def _show(self, step, values):
-        """The progress line: speeds since the line before, time left by the mean speed since the
-        start.
-        """
+        """Shows progress: speed since the last line, time left by the mean speed of all steps."""
         number, now = step.number, time.monotonic()
         seconds = max(now - self._last_line_at - (self._pauses - self._pauses_at_last_line), 1e-9)
         sequences = (number - self._last_line_step) * self.samples_per_step

@@ -141,9 +141,7 @@ def _load_folder(folder, config):
 
 
 def missing_model(where: str) -> str | None:
-    """Returns None if `load_model` finds a model there, else a message with a path that may have
-    been meant.
-    """
+    """Returns None if `load_model` finds a model there, else a message with a likely path."""
 
     def is_model(path):
         return (
@@ -181,9 +179,7 @@ def _bind_forward(model):
 
 
 def compile_layers(model: BertForPreTraining) -> None:
-    """Applies torch.compile to each layer of the encoder, which compiles once as all are alike, and
-    to the masked LM head.
-    """
+    """Applies torch.compile to the masked LM head and each layer of the encoder (all are alike)."""
     # bert/common/quiet_imports.py set it to 1.
     torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))
     for layer in model.bert.encoder.layer:
@@ -192,9 +188,7 @@ def compile_layers(model: BertForPreTraining) -> None:
 
 
 def leave_out_padding(model: BertForPreTraining) -> None:
-    """Makes the model compute nothing at positions of padding; its results are the same except for
-    rounding.
-    """
+    """Makes the model skip positions of padding; results are the same except for rounding."""
     model.forward = types.MethodType(_unpadded_forward, model)
 
 
@@ -207,9 +201,7 @@ def _unpadded_forward(self, input_ids, input_mask, segment_ids, masked_lm_positi
 
 
 def _forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
-    """int64 [B, S] three times and [B, P] -> masked LM logits [B, P, V] and next-sentence logits
-    [B, 2].
-    """
+    """int64 [B, S] three times, [B, P] -> logits: masked LM [B, P, V], next sentence [B, 2]."""
     # [B, 1, S]: with a mask [B, S] Hugging Face checks whether it is all ones, and waits for the
     # GPU.
     encoded = self.bert(input_ids, attention_mask=input_mask[:, None], token_type_ids=segment_ids)
@@ -225,9 +217,7 @@ def predict(model: torch.nn.Module, batch: Batch) -> Logits:
 
 
 def loss_sums(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (sum of weighted masked LM cross entropies, sum of next-sentence cross entropies),
-    float32 [].
-    """
+    """Returns the sums of weighted masked LM and of next-sentence cross entropies, float32 []."""
     masked_lm_logits, next_sentence_logits = logits
     cross_entropy = F.cross_entropy(
         masked_lm_logits.float().flatten(0, 1), batch["masked_lm_ids"].flatten(), reduction="none"
@@ -240,9 +230,7 @@ def loss_sums(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def correct_counts(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (weighted number of correct masked LM predictions, number of correct next-sentence
-    predictions), [] each.
-    """
+    """Returns the correct masked LM (weighted) and next-sentence predictions, [] each."""
     masked_lm_logits, next_sentence_logits = logits
     is_correct = masked_lm_logits.argmax(-1) == batch["masked_lm_ids"]
     return (
@@ -320,9 +308,7 @@ def save_model(
 
 
 def _open_weights_to_readers(folder):
-    """Gives weights the mode of config.json: safetensors writes them as a temporary file, mode
-    600.
-    """
+    """Gives weights the mode of config.json: safetensors leaves them at 600."""
     for path in glob.glob(f"{glob.escape(folder)}/*.safetensors"):
         with contextlib.suppress(OSError):  # a file system may have no modes
             shutil.copymode(f"{folder}/config.json", path)

@@ -61,9 +61,7 @@ class AdamWeightDecay(torch.optim.Optimizer):
     def split_over(
         self, group: dist.ProcessGroup | None, parameters: Iterable[torch.Tensor]
     ) -> None:
-        """Declares that each of these parameters is one part of a tensor, and that the other ranks
-        of `group` hold the other parts: norms are those of whole tensors.
-        """
+        """Declares parameters parts of tensors split over `group`: norms are of whole tensors."""
         self._splits.append((group, {id(parameter) for parameter in parameters}, {}))
 
     def average_over(
@@ -103,9 +101,7 @@ class AdamWeightDecay(torch.optim.Optimizer):
             )
 
     def _clip_gradients(self):
-        """Scales all gradients, or sets them to 0 if one of them is not finite; returns whether all
-        were finite, bool [].
-        """
+        """Clips all gradients, or sets them to 0 unless all are finite; returns that: bool []."""
         weights = [
             weight
             for group in self.param_groups
@@ -162,9 +158,7 @@ class AdamWeightDecay(torch.optim.Optimizer):
         """Scales each weight's update in place."""
 
     def _squared_norms(self, weights, *lists):
-        """Returns squared Euclidean norms of whole tensors, for one or more lists of T tensors like
-        `weights`: float32 [lists * T].
-        """
+        """Returns squared norms of whole tensors, float32 [lists * T]; lists are like `weights`."""
         squares = torch.cat([squared_norms(tensors) for tensors in lists])
         for group, ids, masks in self._splits:
             key = tuple(map(id, weights)), len(lists)
@@ -222,9 +216,7 @@ class LossScale:
         self._good_updates = torch.zeros((), device=device)
 
     def update(self, is_finite: torch.Tensor) -> None:
-        """is_finite: whether the gradients of an update were finite, bool [] on the scale's
-        device.
-        """
+        """is_finite: whether an update's gradients were finite, bool [] on the scale's device."""
         good_updates = (self._good_updates + 1) * is_finite
         is_due = good_updates >= self.GROWTH_INTERVAL
         self.value = torch.where(

@@ -52,9 +52,7 @@ class Part:
 
 @dataclass
 class FlatPart(Part):
-    """ZeRO: the weight is whole; the master is an equal share of its elements, with padding at the
-    end.
-    """
+    """ZeRO: the weight is whole; the master is an equal share of its elements, with padding."""
 
     group: dist.ProcessGroup | None
 
@@ -69,9 +67,7 @@ class FlatPart(Part):
 
 @dataclass
 class SlicePart(Part):
-    """Tensor parallelism: weight and master are a slice along one dimension; the last slice may end
-    with padding.
-    """
+    """Tensor parallelism: weight and master are a slice of one dimension, perhaps with padding."""
 
     group: dist.ProcessGroup | None
 
@@ -156,16 +152,12 @@ class DataParallel:
         return self._booster.no_sync(self.model, self.optimizer)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds the gradients of a loss, averaged over `data_group` and multiplied by the loss scale
-        if there is one.
-        """
+        """Adds the gradients of a loss, averaged over `data_group`, times the loss scale if any."""
         scale = self.inner_optimizer.loss_scale
         self._booster.backward(loss if scale is None else loss * scale.value, self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns {"weights", "m", "v": {name: whole float32 tensor on the CPU}, "t", ...} on rank
-        0, {} on others. Collective.
-        """
+        """Returns {"weights", "m", "v": {name: float32 CPU tensor}, ...}; {} on ranks except 0."""
         state_of = self.inner_optimizer.state
         state = {"weights": self.whole_weights()}
         for kind in "mv":
@@ -209,9 +201,7 @@ class DataParallel:
 
 
 class _CastModel(DataParallel):
-    """Common to zero1 and hybrid: the model's weights have the chosen precision, the optimizer's
-    masters are float32.
-    """
+    """zero1 and hybrid: weights in the chosen precision, the optimizer's masters in float32."""
 
     def __init__(self, module, *args):
         # Copies, because ColossalAI rounds and cuts them; the masters start from unrounded weights.
@@ -247,9 +237,7 @@ class Zero1(_CastModel):
 
 
 class Hybrid(_CastModel):
-    """`--plugin=hybrid`: layers are cut over `tp_size` consecutive ranks, which train on the same
-    examples.
-    """
+    """`--plugin=hybrid`: layers cut over `tp_size` consecutive ranks, which share examples."""
 
     def _plugin(self, precision, tp_size):
         plugin = HybridParallelPlugin(

@@ -38,9 +38,7 @@ def parameter_name(variable: str) -> str:
 
 
 def as_parameter(variable: str, array: np.ndarray) -> torch.Tensor:
-    """A variable's value, float32 -> the parameter's: kernels are transposed, embeddings and
-    output_weights are not.
-    """
+    """A variable's float32 value -> the parameter's: only kernels are transposed."""
     return torch.from_numpy(array.T.copy() if variable.endswith("kernel") else array.copy())
 
 

@@ -13,9 +13,7 @@ _MAX_NOTES = 5  # a row shows; --json has all
 
 
 class Row(NamedTuple):
-    """One check: OK, FAILED (the data are broken) or DIFFERS (whole, but not what it was compared
-    with).
-    """
+    """One check: OK, FAILED (the data are corrupt) or DIFFERS (whole, but not as expected)."""
 
     section: str
     check: str

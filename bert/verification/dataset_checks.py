@@ -22,9 +22,7 @@ _SHARED_TOO_MUCH = 0.05  # of examples; short articles give a few equal examples
 def names_row(
     section: str, names: Sequence[str], own_data: bool, others: Collection[str] = ()
 ) -> Row:
-    """Whether the parts named part-XXXXX-of-YYYYY are all there. others: names that may stand
-    beside them.
-    """
+    """Whether no part-XXXXX-of-YYYYY is missing. others: names that may be there too."""
     matches = [_PART.match(name) for name in names]
     parts = [(int(match[1]), int(match[2])) for match in matches if match]
     if not parts and section != "results":
@@ -89,9 +87,7 @@ def ranges(numbers: Sequence[int], total: int) -> str:
 def results_rows(
     reports: Sequence[TextReport], own_data: bool, eval_problem: str | None
 ) -> list[Row]:
-    """Rows on the wholeness of a results folder. reports: TextReport of each file; eval_problem: of
-    eval.txt with eval.md5.
-    """
+    """Is a results folder whole? eval_problem: of eval.txt with eval.md5, None if they match."""
     names = [os.path.basename(report.path) for report in reports]
     broken = [report.problem for report in reports if report.problem]
     copies = [
@@ -241,9 +237,7 @@ def summed_totals(reports: Sequence[TFRecordReport]) -> list[int]:
 
 
 def copies_row(section: str, reports: Sequence[TFRecordReport]) -> Row:
-    """No two files with the same examples, whatever their order and encoding, and no file with many
-    of its own twice.
-    """
+    """No two files with the same examples, in any order, and no file with many of its own twice."""
     notes, by_hash = [], collections.defaultdict(list)
     for number, report in enumerate(reports):
         if report.num_repeated > _SHARED_TOO_MUCH * report.num_records:
@@ -284,9 +278,7 @@ def _examples_of(report):
 
 
 def _equal_files(reports, key):
-    """Returns the names of the files with equal `key`, a text for each group of two or more; files
-    without contents, whose key is false, are in no group.
-    """
+    """Returns, in words, each group of files with equal `key`; a false key is in no group."""
     groups = collections.defaultdict(list)
     for report in reports:
         groups[key(report)].append(os.path.basename(report.path))

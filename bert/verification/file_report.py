@@ -86,9 +86,7 @@ class TFRecordReport:
 
 
 def inspect_tfrecord(path: str, rules: Rules) -> TFRecordReport:
-    """Returns the TFRecordReport of a file; `rules` are those of its examples, as
-    bert.verification.example_check.make_rules makes them.
-    """
+    """Returns the TFRecordReport of a file. rules: of its examples, from `make_rules`."""
     report = TFRecordReport(path, os.path.getsize(path))
     hashes = [np.empty(0, np.uint64)]  # 8 bytes an example, a three hundredth of the file
     try:
@@ -158,9 +156,7 @@ def shared_part(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def eval_articles_problem(folder: str) -> str | None:
-    """Whether eval.md5 holds the MD5s of the articles of eval.txt: what is wrong (a message), None
-    if it does.
-    """
+    """Returns what is wrong if eval.md5 does not have the MD5 of each article of eval.txt."""
     with (
         open(os.path.join(folder, "eval.txt"), "rb") as text,
         open(os.path.join(folder, "eval.md5")) as md5s,
