@@ -14,10 +14,10 @@ import shutil
 import tarfile
 import zlib
 
-from md5_list import parse_md5_list, safe_path
 from mlperf_files import ARCHIVE, TEXT_FILE, TEXT_FOLDER, TEXT_MD5_LIST, Wanted
 
 from bert.common.files import DataError, atomic_writer, lock
+from bert.common.md5_list import parse_md5_list, safe_path
 from bert.common.progress import ByteProgress
 
 RECORD = ".unpacked.json"

@@ -1,6 +1,6 @@
 """What ruff and mypy find, and that public functions have type hints.
 
-`ruff check --fix` and `ruff format` mend nearly all that ruff finds.
+`ruff check --fix` and `ruff format` fix nearly all that ruff finds.
 """
 
 import ast

@@ -495,7 +495,7 @@ def test_a_step_run_again_gives_the_same(tmp_path):
         ("separate_test_set.py", ".3", ".4"),
     ],
 )
-def test_a_broken_file_is_named_and_does_not_stop_the_others(
+def test_a_broken_file_is_reported_and_does_not_stop_the_others(
     tmp_path, script, source, output, num_workers
 ):
     for name in ("wiki_00", "wiki_01", "wiki_02"):

@@ -20,13 +20,13 @@ SCRIPTS = ROOT / "cleanup_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import download  # noqa: E402
-import md5_list  # noqa: E402
 import mlcommons  # noqa: E402
 import mlperf_files  # noqa: E402
 import unpack_text  # noqa: E402
 from resumable_download import fetch  # noqa: E402
 
 from bert.common.files import DataError  # noqa: E402
+from bert.common.md5_list import parse_md5_list  # noqa: E402
 
 DATA = bytes(range(256)) * 4000  # 1,024,000 bytes
 MD5 = hashlib.md5(DATA).hexdigest()
@@ -246,9 +246,9 @@ def test_a_dump_is_checked_by_its_own_list(server, tmp_path):
     assert f"cleanup_scripts/process_wiki.sh {path} wiki" in result.stdout
     again = run(*flags, folder=tmp_path)
     assert again.returncode == 0 and f"{path}: already downloaded, 1,024,000 bytes" in again.stdout
-    (tmp_path / path).write_bytes(b"damaged")
-    damaged = run(*flags, folder=tmp_path)
-    assert damaged.returncode == 1 and f"remove it and run again: rm {path}" in damaged.stderr
+    (tmp_path / path).write_bytes(b"corrupt")
+    corrupt = run(*flags, folder=tmp_path)
+    assert corrupt.returncode == 1 and f"remove it and run again: rm {path}" in corrupt.stderr
 
 
 def test_a_dump_with_a_wrong_md5(server, tmp_path):
@@ -496,7 +496,7 @@ def test_paths_in_advice_are_quoted(server, tmp_path):
     assert run(*flags, folder=tmp_path).returncode == 0
     (folder / "results4/eval.txt").write_bytes(b"edited")
     assert "run again: rm -r 'my data/results4'" in run(*flags, folder=tmp_path).stderr
-    (folder / "results_text.tar.gz").write_bytes(b"damaged")
+    (folder / "results_text.tar.gz").write_bytes(b"corrupt")
     changed = run(*flags, folder=tmp_path)
     assert "run again: rm 'my data/results_text.tar.gz'" in changed.stderr
     unchecked = run(*flags, "--md5=results_text.tar.gz=none", folder=tmp_path)
@@ -631,7 +631,7 @@ REAL_PLACES = {
 
 def real_data_set(group, without=None):
     name = mlcommons.DATA_SETS[group]
-    md5s = md5_list.parse_md5_list(REAL_LISTS[name], name)
+    md5s = parse_md5_list(REAL_LISTS[name], name)
     md5s = {path: md5 for path, md5 in md5s.items() if path != without}
     return mlcommons.DataSet(f"{name}.uri", "https://host/base", md5s)
 
@@ -796,7 +796,7 @@ NO_TEXT = "no part-00000-of-00500 and no archive of them"
     [
         ("uri", b"file:///etc", "holds 'file:///etc', expected one address"),
         ("uri", b"http://a b", "expected one address"),
-        ("md5", b"no MD5", "line 1 is 'no MD5', expected '<MD5>  ./<path>'"),
+        ("md5", b"no MD5", "line 1 is 'no MD5', expected '<MD5>  <path>'"),
         ("md5", b"\n", "lists no file"),
         ("md5", f"{MD5}  ./a/../../b\n".encode(), "the path './a/../../b' leads out of the folder"),
         ("md5", f"{MD5}  /etc/part-00000-of-00500\n".encode(), "leads out of the folder"),

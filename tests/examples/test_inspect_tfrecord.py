@@ -112,7 +112,7 @@ def test_wrong_flags_and_files(files, tmp_path):
     assert_refused(process, "part-0", "token id 6", "vocab_size 5")
 
 
-def test_damage_is_named(files):
+def test_corrupt_data_is_reported(files):
     folder, vocab = files
     with open(folder / "part-1", "r+b") as file:
         file.seek(-20, 2)
