@@ -217,14 +217,10 @@ def print_statistics(census, pieces):
 
 
 def plot_statistics(census, pieces, title, png_path):
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, ((lengths, masks), (shares, frequent)) = plt.subplots(
-        2, 2, figsize=(11, 8), layout="constrained"
-    )
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    (lengths, masks), (shares, frequent) = figure.subplots(2, 2)
     figure.suptitle(f"{title}: {census.records:,} records, {census.padding:.1%} padding")
     lengths.hist(range(len(census.lengths)), bins=32, weights=census.lengths)
     lengths.set(title="tokens of an example", xlabel="tokens", ylabel="records")
@@ -240,7 +236,6 @@ def plot_statistics(census, pieces, title, png_path):
     make_parent_folder(png_path)
     with atomic_writer(png_path) as file:
         figure.savefig(file, format="png", dpi=120)
-    plt.close(figure)
 
 
 def main(argv=None):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from bert.common.files import DataError, sync_folder
+from bert.common.files import DataError, atomic_writer, sync_folder
 from bert.training.distributed import gathered, shared_errors
 
 _MANIFEST, _SHARED = "manifest.json", "shared.pt"
@@ -60,7 +60,8 @@ def save(folder: str, step: int, shared: State, own: State, keep_max: int) -> No
             if rank == 0:
                 files = {name: entry for each in entries_of_ranks for name, entry in each.items()}
                 manifest = {"step": step, "ranks": len(entries_of_ranks), "files": files}
-                _write_manifest(temporary, manifest)
+                with atomic_writer(os.path.join(temporary, _MANIFEST)) as file:
+                    file.write(json.dumps(manifest, indent=1).encode())
                 _put_in_place(temporary, path)
     except DataError as error:
         if rank == 0:
@@ -83,9 +84,8 @@ def newest_valid(folder: str) -> Checkpoint | None:
 def find_newest_valid(folder: str) -> Checkpoint | None:
     """Returns the newest checkpoint whose files match its manifest, or None if there is none.
 
-    Reports corrupt ones on stderr. DataError if all are corrupt, because a new run would overwrite
-    them, or if one cannot be read: it may be valid, and would be lost if the run resumed from an
-    older one.
+    Reports corrupt ones on stderr. DataError if all are corrupt (a new run would overwrite them),
+    or if one cannot be read (it may be valid, and resuming from an older one would lose it).
     """
     steps = sorted(_steps(folder), reverse=True)
     for step in steps:
@@ -188,13 +188,6 @@ def _read(path, mmap=False):
 def _digest(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_manifest(folder, manifest):
-    with open(os.path.join(folder, _MANIFEST), "w") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read_manifest(path):

@@ -297,16 +297,14 @@ def _open_at(path, kept_bytes):
 
 def plot_curves(metrics_path: str, png_path: str) -> None:
     """Draws losses per step and accuracies per evaluation, from metrics.jsonl, into a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     with open(metrics_path) as file:
         rows = [json.loads(line) for line in file]
     steps = [row for row in rows if row.get("loss") is not None]
     evaluations = [row for row in rows if "masked_lm_accuracy" in row]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
 
     def draw(axes, rows, name, label, *style, **options):
         x, y = [row["step"] for row in rows], [row[name] for row in rows]
@@ -324,4 +322,3 @@ def plot_curves(metrics_path: str, png_path: str) -> None:
         axes.legend()
     with atomic_writer(png_path) as picture:
         figure.savefig(picture, format="png", dpi=120)
-    plt.close(figure)

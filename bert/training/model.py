@@ -20,7 +20,7 @@ from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
 from bert.common.files import DataError
 from bert.training import checkpoint, unpadded
-from bert.training.tensorflow_checkpoint import is_tensorflow_checkpoint, load_tensorflow_checkpoint
+from bert.training.tensorflow_checkpoint import is_tensorflow_checkpoint, read_tensorflow_checkpoint
 
 Batch = dict[str, torch.Tensor]  # of bert_dali_dataloader.DaliDataloader
 Logits = tuple[torch.Tensor, torch.Tensor]  # masked LM [B, P, V], next sentence [B, 2]
@@ -90,30 +90,28 @@ def load_model(where: str, config: BertConfig) -> BertForPreTraining:
     if problem := missing_model(where):
         raise DataError(problem)
     if is_tensorflow_checkpoint(where):
-        model = build_model(config)
-        load_tensorflow_checkpoint(where, model)
-        return model
+        return _model_with(read_tensorflow_checkpoint(where), where, config)
     if checkpoint.is_checkpoint(where):
-        return _load_own(where, config)
+        return _model_with(checkpoint.load_weights(where), where, config)
     return _load_folder(where, config)
 
 
-def _load_own(path, config):
-    """Loads a checkpoint of train.py, such as <output_dir>/checkpoints/step-00001000."""
-    model, weights = build_model(config), checkpoint.load_weights(path)
-    parameters = dict(model.named_parameters())
+def _model_with(weights, where, config):
+    """Returns a model with these weights, {parameter's name: float32 tensor}."""
+    model = build_model(config)
+    shapes, expected = (
+        {name: list(tensor.shape) for name, tensor in tensors}
+        for tensors in (weights.items(), model.named_parameters())
+    )
     differences = [
-        f"{name} is {list(weights[name].shape) if name in weights else 'missing'} there and "
-        f"{list(parameters[name].shape) if name in parameters else 'missing'} in the configuration"
-        for name in sorted(parameters.keys() | weights.keys())
-        if name not in weights
-        or name not in parameters
-        or weights[name].shape != parameters[name].shape
+        f"{name} is {shapes.get(name, 'missing')} there and "
+        f"{expected.get(name, 'missing')} in the configuration"
+        for name in sorted(expected.keys() | shapes.keys())
+        if shapes.get(name) != expected.get(name)
     ]
     if differences:
-        raise DataError(
-            f"{path}: another model: {differences[0]} (and {len(differences) - 1} more)"
-        )
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise DataError(f"{where}: another model: {'; '.join(differences[:5])}{more}")
     # The tied output weights have no name of their own.
     model.load_state_dict(weights, strict=False)
     return model

@@ -80,7 +80,7 @@ def test_three_ranks_resume_to_the_same_losses(training_data, tmp_path):
 def test_corrupt_checkpoint_is_skipped(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
-    for step, corrupt in (
+    for step, change in (
         (6, lambda data: data[:-1]),
         (8, lambda data: data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]),
     ):
@@ -88,7 +88,7 @@ def test_corrupt_checkpoint_is_skipped(training_data, long_run, tmp_path):
             run / f"checkpoints/step-{step:08d}", other / f"checkpoints/step-{step:08d}"
         )
         path = other / f"checkpoints/step-{step:08d}/shared.pt"
-        path.write_bytes(corrupt(path.read_bytes()))
+        path.write_bytes(change(path.read_bytes()))
     (other / "checkpoints/step-00000010").mkdir()
     process = train_here(training_data, other, *more)
     for step, problem in (

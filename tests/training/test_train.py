@@ -267,9 +267,7 @@ def test_errors_under_torchrun_are_reported_once_and_first(training_data, tmp_pa
 
 
 def test_error_of_one_rank_is_reported_once(training_data, tmp_path):
-    """A record in the middle of the data, which one of two ranks reads, is corrupted after the checks
-    at the start.
-    """
+    """A record that one of two ranks reads is corrupted after the checks at the start."""
     shutil.copytree(training_data / "train", tmp_path / "train")
     offset, _ = (training_data / "idx/train/part-00000.idx").read_text().splitlines()[20].split()
     with open(tmp_path / "train/part-00000", "r+b") as file:
