@@ -86,15 +86,14 @@ def check_inputs(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     if missing:
         more = f" ({len(missing) - 1} more such files)" if len(missing) > 1 else ""
         problems.append(
-            f"{missing[0] + args.input_suffix}: not there, but {missing[0]} is{more}; "
+            f"{missing[0] + args.input_suffix}: no such file, but there is {missing[0]}{more}; "
             f"first run the step that writes {args.input_suffix!r} files"
         )
     return files, problems
 
 
 def read_text(path: str, universal_newlines: bool = False) -> str:
-    """The text of a UTF-8 file, its newlines as they are; with universal_newlines, CR LF and CR
-    become LF.
+    """The text of a UTF-8 file; with universal_newlines, CR LF and CR become LF.
 
     MLPerf's Python steps read in text mode, which does so (all but separate_test_set.py); its sed
     commands do not.
@@ -159,13 +158,11 @@ def transform_files(
 def run_on_files(
     function: Callable[..., Any], tasks: Sequence[tuple], num_workers: int, journal: Journal
 ) -> tuple[list, list[str]]:
-    """Calls function(*task) on `num_workers` processes for every task that was not done before;
-    returns (results, errors).
+    """Calls function(*task) on several processes for each task not done before: (results, errors).
 
-    tasks: tuples whose first item is the file that errors are about. journal: knows the tasks done
-    before.
+    tasks: tuples whose first item is the file that errors are about. journal: knows what was done.
     results: in the order of the tasks, None where one failed. errors: one message per failed task,
-    in order; a broken file does not stop the others, and its output of an earlier call is removed.
+    in order; a corrupt file does not stop the others, and its older output is removed.
     """
     results = [journal.result_of(task) for task in tasks]
     to_do = [index for index, result in enumerate(results) if result is None]

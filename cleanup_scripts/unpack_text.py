@@ -27,8 +27,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def unpack_archive_of(files: list[Wanted], out_dir: str, md5s: dict[str, str]) -> str | None:
-    """Unpacks the archive among the downloaded files; returns in words what was done, None if the
-    text came as files.
+    """Unpacks the archive among the files; returns in words what was done, None without archive.
 
     md5s: {path: MD5} of the downloaded files.
     """
@@ -74,7 +73,7 @@ def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
     """Unpacks the parts, eval.txt and eval.md5 to `folder`; returns in words what was done."""
     with open(archive, "r+b") as file:  # not written to: see lock()
         if not lock(file):
-            raise DataError(f"{archive}: another call is unpacking it; wait for that one")
+            raise DataError(f"{archive}: another process is unpacking it; wait until it ends")
         if os.path.exists(folder):
             _check_unpacked(folder, archive, archive_md5)
             return "already unpacked"

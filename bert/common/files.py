@@ -1,5 +1,4 @@
-"""Files that appear whole or not at all, patterns that must match something, and paths that are not
-local.
+"""Files that appear whole or not at all, patterns that must match a file, and remote paths.
 
 A path with a scheme (`gs://`, `s3://`, `hdfs://`, `file://`) goes through TensorFlow's
 `tf.io.gfile`, which is imported for the first such path only: it takes 3 seconds.
@@ -195,11 +194,10 @@ def locked(path: str, mode: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Opens a temporary file beside `path` for bytes, and gives it that name when the block ends
-    without an error.
+    """Opens a temporary file beside `path`; renames it to `path` if the block ends without error.
 
     On any error, also Ctrl-C, the temporary file is removed and an older file of that name stays as
-    it was. Data is synced to the disk before the rename, so the name never stands for half a file.
+    it was. Data is synced to the disk before the rename, so the name is never half a file's.
     """
     folder, name = _split(path)
     temporary = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
@@ -231,8 +229,7 @@ def _write_remote(temporary, path):
 
 
 def remove_leftovers(folder: str, names: Collection[str]) -> int:
-    """Removes the temporary files that killed writers of the files `names` left in `folder`;
-    returns how many.
+    """Removes the temporary files that killed writers of `names` left; returns how many.
 
     Only for a folder in which nobody else writes these files now.
     """
@@ -260,8 +257,7 @@ def _matches(pattern):
 
 
 def expand_patterns(patterns: str) -> list[str]:
-    """Returns the files that a comma-separated list of names and glob patterns means, in the order
-    of the list.
+    """Returns the files of a comma-separated list of names and glob patterns, in that order.
 
     The matches of a pattern are sorted. Raises DataError for the first item that matches no file.
     """

@@ -72,8 +72,7 @@ def prefetch(typing_context: Any, array: types.Type, index: types.Type) -> tuple
 
 
 def at_every_offset(values: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
-    """A view of an array as numbers of a wider type: element k is what begins at values[k],
-    whatever its alignment.
+    """A view of an array as a wider type: element k begins at values[k], whatever its alignment.
 
     So a kernel reads or writes several elements at once. On a little-endian machine values[k] is in
     the lowest bits.

@@ -1,5 +1,4 @@
-"""Checkpoints of a run: they appear whole or not at all, are checked when they are read, and the
-newest valid one is found automatically.
+"""Checkpoints of a run: written whole or not at all, checked, and the newest valid one found.
 
     <folder>/step-00001200/
         shared.pt       the state that all ranks share: weights, optimizer, step, loader position
@@ -36,8 +35,7 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: str, step: int, shared: State, own: State, keep_max: int) -> None:
-    """Writes the checkpoint of a step, then removes all but the newest `keep_max` (0: removes
-    none).
+    """Writes a step's checkpoint; then removes all but the newest `keep_max` (0: removes none).
 
     shared: the same on all ranks; rank 0 writes it. own: this rank's state. Raises DataError on
     every rank if one of them cannot write; older checkpoints stay.
@@ -97,7 +95,7 @@ def find_newest_valid(folder: str) -> Checkpoint | None:
     if steps:
         raise DataError(
             f"{folder}: none of the {len(steps)} checkpoints can be used; "
-            "put one back, or choose another --output_dir for a new run"
+            "restore one from a copy, or choose another --output_dir for a new run"
         )
     return None
 
@@ -223,13 +221,13 @@ def _problem_of(path):
 
 def _put_in_place(temporary, path):
     if os.path.isdir(path):  # the run resumed from an older one
-        _set_aside(path)
+        _rename_as_corrupt(path)
     sync_folder(temporary)
     os.rename(temporary, path)
     sync_folder(os.path.dirname(path))
 
 
-def _set_aside(path):
+def _rename_as_corrupt(path):
     """Renames a checkpoint that was found corrupt, perhaps because of a fault that did not last."""
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f"corrupt-{name}")
@@ -239,17 +237,15 @@ def _set_aside(path):
 
 
 def _remove_old(folder, newest, keep_max):
-    """Removes all but the `keep_max` newest up to step `newest` (0: removes none), and sets aside
-    those after it.
+    """Removes all but the `keep_max` newest up to step `newest` (0: none), renames those after it.
 
-    Errors are only reported on stderr: the newest checkpoint is in place, and the next save tries
-    again.
+    Errors are only reported: the newest checkpoint is in place, and the next save tries again.
     """
     steps = sorted(_steps(folder))
     kept = [step for step in steps if step <= newest]
     try:
         for step in steps[len(kept) :]:
-            _set_aside(os.path.join(folder, _name(step)))
+            _rename_as_corrupt(os.path.join(folder, _name(step)))
         for step in kept[: max(0, len(kept) - keep_max)] if keep_max else []:
             # Renamed first: a folder that is only partly removed must not look like a checkpoint.
             os.rename(os.path.join(folder, _name(step)), _hidden(folder, step))

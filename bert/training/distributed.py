@@ -30,8 +30,7 @@ def gathered(value: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def shared_errors() -> Iterator[None]:
-    """Raises DataError on every rank if the block raised DataError or OSError on any of them, so
-    that no rank waits for one that has ended.
+    """DataError on every rank if the block raised DataError or OSError on any: none waits for it.
 
     Collective: a rank that has nothing to do enters the block too. Inside it, a collective call
     must come before anything that may fail.
@@ -73,8 +72,7 @@ def check_alike(values: dict[str, Any]) -> None:
 
 
 class StopRequest:
-    """SIGTERM or SIGUSR1, which clusters send before they take a machine away: the run stops after
-    the current step.
+    """SIGTERM or SIGUSR1, sent before a cluster takes a machine away: stops after this step.
 
     A scheduler and torchrun may both send the same signal: only a repetition after `PATIENCE`
     seconds ends the process at once.

@@ -28,8 +28,7 @@ def evaluate(
     device: torch.device,
     data_group: dist.ProcessGroup | None = None,
 ) -> dict[str, float]:
-    """Returns the evaluation metrics over all examples of all ranks of a group: sums over all
-    ranks, divided once.
+    """Returns the metrics over all examples of a group of ranks: sums of all, divided once.
 
     model: the module itself, not its data-parallel wrapper, because ranks may have different
     numbers of batches.
@@ -76,8 +75,7 @@ class _Step:
 
 
 class Recorder:
-    """Rank 0's metrics.jsonl, TensorBoard events and console; the other ranks' recorders do
-    nothing.
+    """Rank 0's metrics.jsonl, TensorBoard events and console; on other ranks it does nothing.
 
     The console gets one progress line: rewritten on a terminal, a new one every 10 seconds
     elsewhere. Losses stay on their device until a line is due, so that no step waits for the GPU.

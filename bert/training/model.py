@@ -1,5 +1,4 @@
-"""BERT with both pretraining heads: Hugging Face's `BertForPreTraining`, which predicts only at
-masked positions.
+"""BERT with both pretraining heads: Hugging Face's `BertForPreTraining`, at masked positions only.
 
 Shapes: B examples, S positions, P predictions per example, H hidden size, V vocabulary.
 """
@@ -81,8 +80,7 @@ def build_model(config: BertConfig) -> BertForPreTraining:
 
 
 def load_model(where: str, config: BertConfig) -> BertForPreTraining:
-    """Returns a model with the weights of a TensorFlow checkpoint (its prefix), a Hugging Face
-    folder or a run's checkpoint.
+    """Returns a model with the weights of a TensorFlow prefix, Hugging Face folder or checkpoint.
 
     Dropout is that of `config`. DataError if there is no model, or if its shape or activation is
     not that of `config`.
@@ -238,10 +236,10 @@ def correct_counts(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Te
 
 
 def count_correct_or_tied(masked_lm_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Returns the weighted number of masked LM predictions that are correct or tied, float32 []:
-    for the progress line.
+    """Returns the weighted number of correct or tied masked LM predictions, float32 [].
 
-    On the CPU 3 ms at 32 x 20 predictions; the argmax of `correct_counts` takes 25 ms.
+    For the progress line. On the CPU 3 ms at 32 x 20 predictions; the argmax of `correct_counts`
+    takes 25 ms.
     """
     logit_of_label = masked_lm_logits.gather(-1, batch["masked_lm_ids"].unsqueeze(-1))
     is_correct = (logit_of_label >= masked_lm_logits.amax(-1, keepdim=True)).squeeze(-1)
@@ -249,8 +247,7 @@ def count_correct_or_tied(masked_lm_logits: torch.Tensor, batch: Batch) -> torch
 
 
 def load_tokenizer(vocab_file: str, do_lower_case: bool, config: BertConfig) -> BertTokenizerFast:
-    """Returns Hugging Face's tokenizer of a vocabulary, which truncates to the model's maximum
-    length.
+    """Returns Hugging Face's tokenizer, which truncates to the model's maximum length.
 
     DataError unless the vocabulary has as many tokens as the model.
     """
@@ -278,8 +275,7 @@ def save_model(
     folder: str,
     tokenizer: BertTokenizerFast | None = None,
 ) -> None:
-    """Writes a Hugging Face folder (config.json, model.safetensors, tokenizer), whole or not at
-    all; replaces an older one.
+    """Writes or replaces a Hugging Face folder (config, weights, tokenizer), whole or not at all.
 
     weights: {parameter's name: float32 tensor}. DataError if it cannot be written.
     """

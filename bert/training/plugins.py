@@ -1,5 +1,4 @@
-"""ColossalAI's plugins behind one interface: data parallelism (ddp), ZeRO-1 (zero1), tensor and
-data parallelism (hybrid).
+"""ColossalAI's plugins behind one interface: ddp, ZeRO-1 (zero1), tensor parallelism (hybrid).
 
 Under each of them, weights and optimizer state are loaded and saved as whole float32 tensors by the
 model's names, so that a checkpoint fits every plugin and every number of ranks. The optimizer
@@ -97,8 +96,7 @@ def _gather(tensor, group, dimension):
 
 
 class DataParallel:
-    """`--plugin=ddp`: every process holds everything; float32 weights, arithmetic in bf16 or fp16
-    by autocast.
+    """`--plugin=ddp`: every process has everything; float32 weights, autocast to bf16 or fp16.
 
     Attributes: `module`, `inner_optimizer`: those given. `model`, `optimizer`: ColossalAI's around
     them. `data_group`: the processes that together have all examples once.

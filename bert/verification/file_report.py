@@ -134,10 +134,9 @@ def _add_block(report, block, rules, hashes):
 
 
 def shared_part(a: np.ndarray, b: np.ndarray) -> float:
-    """About which part of the smaller file's examples is in the other one too, by two sketches: 0.0
-    to 1.0.
+    """Estimates, by two sketches, which part of the smaller file's examples is in the other too.
 
-    0.0 where the sketches are too small for an estimate.
+    0.0 to 1.0; 0.0 where the sketches are too small for an estimate.
     """
     if min(len(a), len(b)) < _SMALLEST_SKETCH:
         return 0.0
@@ -172,11 +171,10 @@ def eval_articles_problem(folder: str) -> str | None:
 
 
 def eval_digest(path: str) -> str:
-    """The digest of input_ids by which MLPerf submitters compare evaluation sets; DataError if the
-    file is corrupt.
+    """The digest of input_ids by which MLPerf submitters compare evaluation sets.
 
     MD5 of str(list), the list holding for each record the MD5 hex of str(ids), ids = its first
-    sum(input_mask) input_ids.
+    sum(input_mask) input_ids. DataError if the file is corrupt.
     """
     digests = []
     with TFRecordFile(path) as records:

@@ -160,7 +160,7 @@ def test_wrong_bytes_never_get_the_name(server, tmp_path):
     server.files["/data.bin"] = DATA[:-1] + b"x"
     with pytest.raises(
         DataError,
-        match=f"MD5 of what arrived is .*, expected {MD5}; it was removed. Run the same",
+        match=f"received file has the MD5 .*, expected {MD5}; it was removed. Run the same",
     ):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", len(DATA), MD5, **QUICK)
     assert names(tmp_path) == []
@@ -174,7 +174,7 @@ def test_a_wrong_size_is_reported_before_the_transfer(server, tmp_path):
 
 def test_neither_size_nor_md5_would_hide_a_cut(server, tmp_path):
     server.tells_length = False
-    with pytest.raises(DataError, match="a cut transfer would not be noticed"):
+    with pytest.raises(DataError, match="so an incomplete download would not be noticed"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
 
 
@@ -203,7 +203,7 @@ def test_a_missing_file_is_reported_at_once(server, tmp_path):
 def test_two_downloads_do_not_write_one_file(server, tmp_path):
     with open(tmp_path / ".data.bin.part", "ab") as part:
         fcntl.flock(part, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another download is writing it"):
+        with pytest.raises(DataError, match="another process is downloading it"):
             fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
 
 

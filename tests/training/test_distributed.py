@@ -162,7 +162,7 @@ def test_two_runs_in_one_folder_are_refused(training_data, tmp_path):
     first = start(training_data, tmp_path / "run", "--num_train_steps=100000")
     wait_for((tmp_path / "run/metrics.jsonl").exists, first)
     process = train_here(training_data, tmp_path / "run", "--num_train_steps=100000", check=False)
-    assert_refused(process, f"{tmp_path}/run: another run is at work there")
+    assert_refused(process, f"{tmp_path}/run: another run is using this folder")
     first.kill()
     first.communicate()
 
