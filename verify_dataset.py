@@ -80,12 +80,12 @@ def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=512,
         help="of the examples, as when they were made (default: %(default)s)",
     )
-    add("--max_predictions_per_seq", type=int, default=76, help="same (default: %(default)s)")
+    add("--max_predictions_per_seq", type=int, default=76, help="as above (default: %(default)s)")
     add(
         "--masked_lm_prob",
         type=float,
         default=0.15,
-        help="same; 0 = do not check how many are masked (default: %(default)s)",
+        help="as above; 0 = do not check how many are masked (default: %(default)s)",
     )
     add("--num_workers", type=int, default=len(os.sched_getaffinity(0)),
         help="files read at the same time (default: all %(default)s cores)")  # fmt: skip

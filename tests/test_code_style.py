@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT
 
 TYPED = [
-    "bert_dali_dataloader.py", "tokenization.py", "train.py",
+    "bert_dali_dataloader.py", "tokenization.py", "inspect_tfrecord.py", "make_idx.py",
+    "pick_eval_samples.py", "train.py", "verify_dataset.py",
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("cleanup_scripts/*.py")),
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("bert/**/*.py")),
 ]  # fmt: skip
