@@ -606,6 +606,10 @@ def test_md5_list(results, capsys, tmp_path):
     ]
     listed.write_text("\n".join(lines) + "\n")
     assert verify(capsys, f"--results={results}", "--own_data", f"--md5_list={listed}")[0] == 0
+    # As md5sum wrote it elsewhere: upper case, in binary mode, with paths of another machine.
+    elsewhere = [f"{line[:32].upper()} */data/../{line[36:]}" for line in lines]
+    listed.write_text("\n".join(["", *elsewhere]))
+    assert verify(capsys, f"--results={results}", "--own_data", f"--md5_list={listed}")[0] == 0
     listed.write_text("\n".join([*lines[:-1], f"{'0' * 32}  {names[-1]}"]))
     code, _, rows = verify(capsys, f"--results={results}", "--own_data", f"--md5_list={listed}")
     assert code == 3 and names[-1] in rows["published text", "--md5_list"]["notes"][0]
