@@ -13,14 +13,14 @@ noticed here.
 
 import argparse
 import concurrent.futures
-import concurrent.futures.process
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 from bert.common import cli
 from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
-from bert.common.processes import process_pool
+from bert.common.processes import WORKER_KILLED, process_pool
 from bert.common.progress import ProgressLine, time_left
 from bert.examples.tfrecord import write_index
 
@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 num_records += job.result()
             except (DataError, OSError) as error:
                 problems.append(str(error))
-            except concurrent.futures.process.BrokenProcessPool:
-                problems.append(f"{jobs[job]}: the process reading it was killed; run again")
+            except BrokenProcessPool:
+                problems.append(f"{jobs[job]}: {WORKER_KILLED}")
             seconds = time.monotonic() - started
             rate = f"{num_records / seconds:,.0f} records/s"
             progress.show(

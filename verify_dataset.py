@@ -78,7 +78,7 @@ def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--max_seq_length",
         type=int,
         default=512,
-        help="of the examples, as when they were made (default: %(default)s)",
+        help="the value that the examples were made with (default: %(default)s)",
     )
     add("--max_predictions_per_seq", type=int, default=76, help="as above (default: %(default)s)")
     add(

@@ -194,7 +194,7 @@ class Downloads:
             if chosen is None and file.listed_md5 not in (None, md5):
                 raise DataError(
                     f"{file.name}: MLCommons lists the MD5 {file.listed_md5}, MLPerf's README "
-                    f"publishes {md5}: it is another file; to download it all the same: "
+                    f"publishes {md5}: so it is another file; to download it anyway: "
                     f"--md5 {file.name}={file.listed_md5}"
                 )
             if os.path.exists(path):

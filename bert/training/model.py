@@ -159,7 +159,7 @@ def missing_model(where: str) -> str | None:
     return (
         f"{where}: no TensorFlow checkpoint (no {where}.index), no Hugging Face folder (no "
         "config.json in it) and no checkpoint of train.py (no manifest.json)"
-        f"{f'; perhaps {found[-1]} is meant' if found else ''}"
+        f"{f'; did you mean {found[-1]}?' if found else ''}"
     )
 
 

@@ -266,7 +266,7 @@ def published_eval_rows(report: TFRecordReport, digest: str | None) -> list[Row]
         ]
     elif digest != published.EVAL_10K_DIGEST:
         notes = [
-            "the input_ids are other ones: other text, vocabulary, flags or seed, "
+            "the input_ids differ: other text, vocabulary, flags or seed, "
             "or not picked by pick_eval_samples.py"
         ]
     found, expected = digest or "not computed", published.EVAL_10K_DIGEST
@@ -283,8 +283,8 @@ def likely_causes(reports: Sequence[TFRecordReport], rules: Rules) -> list[str]:
     causes = []
     if len(reports) < published.NUM_PARTS:
         causes.append(
-            f"{published.NUM_PARTS - len(reports):,} of the {published.NUM_PARTS} files are not "
-            "there, so the totals cannot match"
+            f"{published.NUM_PARTS - len(reports):,} of the {published.NUM_PARTS} files are "
+            "missing, so the totals cannot match"
         )
     sizes = {os.path.basename(report.path): report.num_bytes for report in reports}
     known = {name: size for name, size in published.TFRECORD_PART_BYTES.items() if name in sizes}

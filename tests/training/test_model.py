@@ -161,7 +161,7 @@ def test_saved_model_is_hugging_faces(tiny_model, batch, tmp_path):
         token_type_ids=batch["segment_ids"],
     )
     torch.testing.assert_close(found.seq_relationship_logits, expected[1])
-    with pytest.raises(DataError, match="no Hugging Face folder .* perhaps .*/model is meant"):
+    with pytest.raises(DataError, match=r"no Hugging Face folder .* did you mean .*/model\?"):
         load_model(str(tmp_path), tiny_model.config)
     other = load_config(ROOT / "configs" / "bert_tiny.json")
     with pytest.raises(DataError, match="another model: vocab_size is 1000 there and 30522"):
@@ -342,10 +342,10 @@ def test_model_that_is_not_there(tmp_path, given, meant):
     if meant == "":
         assert problem is None
     elif meant is None:
-        assert "no TensorFlow checkpoint" in problem and "perhaps" not in problem
+        assert "no TensorFlow checkpoint" in problem and "did you mean" not in problem
     else:
         assert problem.startswith(f"{tmp_path}/{given}: ") and problem.endswith(
-            f"; perhaps {tmp_path}/{meant} is meant"
+            f"; did you mean {tmp_path}/{meant}?"
         )
 
 

@@ -656,7 +656,7 @@ def set_of(num_bytes, tokens=10**12, unknown=0, masked=10**11, shown=0.8, larges
             "a vocabulary of 28,996 tokens (BERT's cased one has 28,996)",
         ),
         (set_of(published.TFRECORD_BYTES, shown=0.1), "10 % of the masked tokens show [MASK]"),
-        (set_of(published.TFRECORD_BYTES, parts=499), "1 of the 500 files are not there"),
+        (set_of(published.TFRECORD_BYTES, parts=499), "1 of the 500 files are missing"),
     ],
 )
 def test_likely_causes(reports, text):
