@@ -13,8 +13,11 @@ from conftest import ROOT
 TYPED = [
     "bert_dali_dataloader.py", "tokenization.py", "inspect_tfrecord.py", "make_idx.py",
     "pick_eval_samples.py", "train.py", "verify_dataset.py",
-    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("cleanup_scripts/*.py")),
-    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("bert/**/*.py")),
+    *(
+        str(path.relative_to(ROOT))
+        for folder in ("benchmarks", "bert", "cleanup_scripts")
+        for path in sorted(ROOT.glob(f"{folder}/**/*.py"))
+    ),
 ]  # fmt: skip
 
 
