@@ -64,7 +64,7 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def lock_output_dir(folder: str) -> Iterator[None]:
-    """Creates and locks the output folder; DataError if it is in use, or not one for all ranks."""
+    """Creates and locks the output folder; DataError if in use or not seen by all ranks."""
     with contextlib.ExitStack() as stack:
         with shared_errors():
             if dist.get_rank() == 0:

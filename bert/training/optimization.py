@@ -60,13 +60,13 @@ class AdamWeightDecay(torch.optim.Optimizer):
     def split_over(
         self, group: dist.ProcessGroup | None, parameters: Iterable[torch.Tensor]
     ) -> None:
-        """Declares parameters parts of tensors split over `group`: norms are of whole tensors."""
+        """Marks parameters as parts of tensors split over `group`: norms are of whole tensors."""
         self._splits.append((group, {id(parameter) for parameter in parameters}, {}))
 
     def average_over(
         self, group: dist.ProcessGroup | None, parameters: Iterable[torch.Tensor]
     ) -> None:
-        """Declares parameters copies, on every rank of `group`: gradients are averaged.
+        """Marks parameters as copies, one on each rank of `group`: gradients are averaged.
 
         The ranks compute the same gradients, but GPU kernels add in no fixed order: the copies
         would drift apart by rounding.
@@ -99,7 +99,7 @@ class AdamWeightDecay(torch.optim.Optimizer):
             )
 
     def _clip_gradients(self):
-        """Clips all gradients, or sets them to 0 unless all are finite; returns that: bool []."""
+        """Clips all gradients, or zeroes them if one is not finite; returns whether all were."""
         weights = [
             weight
             for group in self.param_groups

@@ -155,7 +155,9 @@ class DataParallel:
         self._booster.backward(loss if scale is None else loss * scale.value, self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns {"weights", "m", "v": {name: float32 CPU tensor}, ...}; {} on ranks except 0."""
+        """Returns {"weights", "m", "v": {name: whole float32 tensor on the CPU}, "t", ...} on rank
+        0, {} on others. Collective.
+        """
         state_of = self.inner_optimizer.state
         state = {"weights": self.whole_weights()}
         for kind in "mv":
