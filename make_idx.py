@@ -6,31 +6,33 @@ python3 make_idx.py --tfrecord_train="path/to/train_tfrecords" \\
     --tfrecord_eval="path/to/eval_tfrecords" --output_idx="path/to/output_idx"
 
 Writes path/to/output_idx/train/<name>.idx and path/to/output_idx/eval/<name>.idx. Reads the record
-headers and checks their checksums; a truncated file, or one that is no TFRecord, is named with the
-byte offset, gets no index, and does not stop the others. Damage inside a record's data does not
-show here.
+headers and checks their checksums; a truncated file, or one that is no TFRecord, is reported with
+the byte offset, gets no index, and does not stop the others. Corrupt data inside a record are not
+noticed here.
 """
 
+import argparse
 import concurrent.futures
-import concurrent.futures.process
 import os
 import time
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 from bert.common import cli
 from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
-from bert.common.processes import process_pool
+from bert.common.processes import WORKER_KILLED, process_pool
 from bert.common.progress import ProgressLine, time_left
 from bert.examples.tfrecord import write_index
 
 
-def parse_flags(argv=None):
+def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.parser_from_docstring(__doc__)
     add = parser.add_argument
     add(
         "--tfrecord_train",
         help="training TFRecords: a folder, a glob pattern or a file; leave out for none",
     )
-    add("--tfrecord_eval", help="evaluation TFRecords, likewise")
+    add("--tfrecord_eval", help="evaluation TFRecords, in the same form")
     add("--output_idx", required=True, help="folder for the indexes, made if needed")
     add(
         "--num_workers",
@@ -41,9 +43,10 @@ def parse_flags(argv=None):
     return parser.parse_args(argv)
 
 
-def plan(flags):
+def plan(flags: argparse.Namespace) -> list[tuple[str, str]]:
     """Returns [(TFRecord path, index path)]; DataError with everything that is wrong."""
-    pairs, problems = [], []
+    pairs: list[tuple[str, str]] = []
+    problems: list[str] = []
     for split, where in (("train", flags.tfrecord_train), ("eval", flags.tfrecord_eval)):
         if where is None:
             continue
@@ -58,7 +61,7 @@ def plan(flags):
         problems.append("neither --tfrecord_train nor --tfrecord_eval: nothing to index")
     if flags.num_workers < 1:
         problems.append(f"--num_workers={flags.num_workers}: expected 1 or more")
-    source = {}
+    source: dict[str, str] = {}
     for path, index_path in pairs:
         if index_path in source:
             problems.append(
@@ -70,13 +73,14 @@ def plan(flags):
     return pairs
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(argv)
     started = time.monotonic()
     pairs = plan(flags)
     for folder in {os.path.dirname(index_path) for _, index_path in pairs}:
         os.makedirs(folder, exist_ok=True)
-    num_records, problems = 0, []
+    num_records = 0
+    problems: list[str] = []
     with ProgressLine() as progress, process_pool(flags.num_workers, len(pairs)) as pool:
         jobs = {pool.submit(write_index, *pair): pair[0] for pair in pairs}
         for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
@@ -84,8 +88,8 @@ def main(argv=None):
                 num_records += job.result()
             except (DataError, OSError) as error:
                 problems.append(str(error))
-            except concurrent.futures.process.BrokenProcessPool:
-                problems.append(f"{jobs[job]}: the process reading it was killed; run again")
+            except BrokenProcessPool:
+                problems.append(f"{jobs[job]}: {WORKER_KILLED}")
             seconds = time.monotonic() - started
             rate = f"{num_records / seconds:,.0f} records/s"
             progress.show(

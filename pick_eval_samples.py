@@ -9,9 +9,11 @@ Of N records, record int(i * (N / K)) is copied for i = 0 .. K-1. Each picked re
 file.
 """
 
+import argparse
 import contextlib
 import os
 import time
+from collections.abc import Iterator, Sequence
 
 from bert.common import cli
 from bert.common.files import atomic_writer, make_parent_folder, output_problems, raise_if_any
@@ -19,7 +21,7 @@ from bert.examples.example import check_lengths, decode_example
 from bert.examples.tfrecord import TFRecordFile, frame
 
 
-def parse_flags(argv=None):
+def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.parser_from_docstring(__doc__)
     add = parser.add_argument
     add(
@@ -32,7 +34,7 @@ def parse_flags(argv=None):
         "--num_examples_to_pick",
         type=int,
         default=10000,
-        help="K; over N, records repeat (default: %(default)s)",
+        help="K; if larger than N, records repeat (default: %(default)s)",
     )
     add(
         "--max_seq_length",
@@ -40,11 +42,11 @@ def parse_flags(argv=None):
         default=512,
         help="expected of every picked example (default: %(default)s)",
     )
-    add("--max_predictions_per_seq", type=int, default=76, help="likewise (default: %(default)s)")
+    add("--max_predictions_per_seq", type=int, default=76, help="as above (default: %(default)s)")
     return parser.parse_args(argv)
 
 
-def check(flags):
+def check(flags: argparse.Namespace) -> None:
     problems = []
     for name in ("num_examples_to_pick", "max_seq_length", "max_predictions_per_seq"):
         if getattr(flags, name) < 1:
@@ -58,10 +60,12 @@ def check(flags):
     raise_if_any(problems)
 
 
-def picked_extents(records, num_examples, num_to_pick):
-    """Yields (record number, offset, size) of record int(i * (N / K)) for i = 0 ..
+def picked_extents(
+    records: TFRecordFile, num_examples: int, num_to_pick: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yields (number, offset, size) of record int(i * (N / K)) for i = 0 .. K-1.
 
-    K-1; they ascend, so one pass does.
+    The numbers ascend, so one pass over the file is enough.
     """
     extents = enumerate(records.extents())
     number, extent = next(extents)
@@ -72,7 +76,7 @@ def picked_extents(records, num_examples, num_to_pick):
         yield number, *extent
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(argv)
     started = time.monotonic()
     check(flags)

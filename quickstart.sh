@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh machine to a trained model on real Wikipedia: set-up, then every stage of the
-# pipeline by its own command, each echoed before it runs. A second call goes on where the first one
+# pipeline by its own command, each echoed before it runs. A second call resumes where the first one
 # stopped; finished stages are not repeated.
 #
 #   ./quickstart.sh

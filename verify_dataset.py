@@ -7,29 +7,34 @@ python3 verify_dataset.py --tfrecord=quickstart_output/tfrecord/train --own_data
     --max_seq_length=128 --max_predictions_per_seq=20
 
 Reads every byte, files in parallel (0.8 GB/s of records a core, 0.3 GB/s of text), and prints a
-table: green `ok`, red `FAILED` (something is broken), yellow `differs` (whole, but not as MLPerf
+table: green `ok`, red `FAILED` (corrupt or incomplete), yellow `differs` (whole, but not as MLPerf
 published it). Writes nothing.
-Exit code: 0 all is well, 1 something is broken, 3 whole but not the
-published data, 2 a flag that does not exist.
+
+Exit code: 0 all is well; 1 something failed; 3 whole, but not the published data; 2 a flag that
+does not exist.
 """
 
+import argparse
 import concurrent.futures
 import functools
 import hashlib
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from bert.common import cli, kernels
 from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
+from bert.common.md5_list import md5_lines
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
 from bert.examples.records import find_payloads, have_checksums
 from bert.verification import check_table, dataset_checks
-from bert.verification.check_table import DIFFERS, FAILED
-from bert.verification.example_check import check_block, judge_examples, make_rules
+from bert.verification.check_table import DIFFERS, FAILED, Row
+from bert.verification.example_check import Rules, check_block, judge_examples, make_rules
 from bert.verification.file_report import (
     eval_articles_problem,
     eval_digest,
@@ -38,10 +43,12 @@ from bert.verification.file_report import (
 )
 from tokenization import load_vocab
 
+Report = TypeVar("Report")
+
 EXIT_CODES = {"as published": 0, "whole": 0, "not the published data": 3, "broken": 1}
 
 
-def parse_flags(argv=None):
+def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.parser_from_docstring(__doc__)
     what = parser.add_argument_group("what to verify, one or more")
     what.add_argument(
@@ -71,14 +78,14 @@ def parse_flags(argv=None):
         "--max_seq_length",
         type=int,
         default=512,
-        help="that the examples were made with (default: %(default)s)",
+        help="the value that the examples were made with (default: %(default)s)",
     )
-    add("--max_predictions_per_seq", type=int, default=76, help="likewise (default: %(default)s)")
+    add("--max_predictions_per_seq", type=int, default=76, help="as above (default: %(default)s)")
     add(
         "--masked_lm_prob",
         type=float,
         default=0.15,
-        help="likewise; 0 = do not check how many are masked (default: %(default)s)",
+        help="as above; 0 = do not check how many are masked (default: %(default)s)",
     )
     add("--num_workers", type=int, default=len(os.sched_getaffinity(0)),
         help="files read at the same time (default: all %(default)s cores)")  # fmt: skip
@@ -86,11 +93,17 @@ def parse_flags(argv=None):
     return parser.parse_args(argv)
 
 
-def check(flags):
-    """Returns ({"results" and "tfrecord": files}, {name: MD5} of --md5_list, vocabulary); DataError
-    with all that is wrong.
+def check(
+    flags: argparse.Namespace,
+) -> tuple[dict[str, list[str]], dict[str, str], dict[str, int]]:
+    """Returns ({"results" and "tfrecord": files}, {name: MD5} of --md5_list, vocabulary).
+
+    DataError with all that is wrong.
     """
-    problems, paths, md5s, vocab = [], {}, {}, {}
+    problems: list[str] = []
+    paths: dict[str, list[str]] = {}
+    md5s: dict[str, str] = {}
+    vocab: dict[str, int] = {}
     if not (flags.results or flags.tfrecord or flags.eval_10k):
         problems.append(
             "nothing to verify: give --results, --tfrecord or --eval_10k; --help shows examples"
@@ -125,37 +138,26 @@ def check(flags):
     return paths, md5s, vocab
 
 
-def read_md5_list(path):
-    """{file name: MD5} of a list with a line `<MD5>  <file>` each; folders in the names do not
-    count.
-    """
-    md5s = {}
+def read_md5_list(path: str) -> dict[str, str]:
+    """{file name: MD5} of a list as md5sum writes it; folders in it do not count."""
     with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            words = line.split()
-            if len(words) != 2 or len(words[0]) != 32:
-                raise DataError(
-                    f"{path}: line {number} is {line.strip()[:80]!r}, expected '<MD5>  <file>'"
-                )
-            md5s[os.path.basename(words[1].lstrip("*"))] = words[0]
-    return md5s
+        return {os.path.basename(name): md5 for name, md5, _ in md5_lines(file.read(), path)}
 
 
-def compile_kernels(rules):
-    """Once, before the processes that use them start; for arrays of the types that blocks of a file
-    have (read-only).
-    """
+def compile_kernels(rules: Rules) -> None:
+    """Once, before the processes start, for a file's read-only arrays."""
     if not kernels.is_compiled(judge_examples):
         print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
     data, places = np.frombuffer(bytes(64), np.uint8), np.array([0])
-    find_payloads(data), have_checksums(data, places, places)
+    find_payloads(data)
+    have_checksums(data, places, places)
     check_block(data, places, places, rules, str)
 
 
-def inspect_all(inspect, paths, num_workers):
-    """Calls inspect(path) for all files on several processes; returns the reports in the order of
-    the paths.
-    """
+def inspect_all(
+    inspect: Callable[[str], Report], paths: Sequence[str], num_workers: int
+) -> list[Report]:
+    """Calls inspect(path) for all files on several processes; returns the reports in that order."""
     sizes, done, started = {path: os.path.getsize(path) for path in paths}, 0, time.monotonic()
     total = sum(sizes.values())
     with ProgressLine() as progress, process_pool(num_workers, len(paths)) as pool:
@@ -171,7 +173,9 @@ def inspect_all(inspect, paths, num_workers):
         return [job.result() for job in jobs]
 
 
-def verify_results(flags, paths, md5s):
+def verify_results(
+    flags: argparse.Namespace, paths: Sequence[str], md5s: Mapping[str, str]
+) -> list[Row]:
     reports = inspect_all(inspect_text, paths, flags.num_workers)
     has_eval = {"eval.txt", "eval.md5"} <= {os.path.basename(path) for path in paths}
     eval_problem = (
@@ -185,7 +189,9 @@ def verify_results(flags, paths, md5s):
     return rows
 
 
-def verify_tfrecord(flags, paths, rules):
+def verify_tfrecord(
+    flags: argparse.Namespace, paths: Sequence[str], rules: Rules
+) -> tuple[list[Row], list[str]]:
     """Returns (rows, likely causes of differences)."""
     reports = inspect_all(
         functools.partial(inspect_tfrecord, rules=rules), paths, flags.num_workers
@@ -208,14 +214,14 @@ def verify_tfrecord(flags, paths, rules):
     return rows + published, dataset_checks.likely_causes(reports, rules) if differs else []
 
 
-def verify_eval(flags, rules):
+def verify_eval(flags: argparse.Namespace, rules: Rules) -> list[Row]:
     report = inspect_tfrecord(flags.eval_10k, rules)
     rows = dataset_checks.example_rows("evaluation set", [report], rules)
     if flags.own_data:
         return rows
     is_readable = (
         not report.broken_at
-        and not report.num_damaged
+        and not report.num_corrupt
         and not any(problem.kind == "features" for problem in report.problems)
     )
     return rows + dataset_checks.published_eval_rows(
@@ -223,7 +229,7 @@ def verify_eval(flags, rules):
     )
 
 
-def verdict_of(rows, own_data):
+def verdict_of(rows: Sequence[Row], own_data: bool) -> str:
     statuses = {row.status for row in rows}
     if FAILED in statuses:
         return "broken"
@@ -232,7 +238,7 @@ def verdict_of(rows, own_data):
     return "whole" if own_data else "as published"
 
 
-def sentence(verdict, rows):
+def sentence(verdict: str, rows: Sequence[Row]) -> str:
     count = {status: sum(row.status == status for row in rows) for status in (FAILED, DIFFERS)}
     return {
         "broken": f"BROKEN: {count[FAILED]} of {len(rows)} checks failed",
@@ -248,7 +254,7 @@ def sentence(verdict, rows):
     }[verdict]
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(argv)
     started = time.monotonic()
     paths, md5s, vocab = check(flags)
@@ -257,7 +263,8 @@ def main(argv=None):
     )
     if flags.tfrecord or flags.eval_10k:
         compile_kernels(rules)
-    rows, causes = [], []
+    rows: list[Row] = []
+    causes: list[str] = []
     if flags.results:
         rows += verify_results(flags, paths["results"], md5s)
     if flags.tfrecord:

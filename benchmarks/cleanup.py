@@ -32,6 +32,7 @@ FULL_XML_MB = 75_163  # the dump of 2020-01-01, MLPerf's README
 # extracted from it: 13,418 files, AA/wiki_00 to FE/wiki_17, of 1.048 MB each (the same README)
 FULL_TEXT_MB = 14_060
 CORES = (2, 64)
+Figures = dict[str, tuple[float, float]]  # {step: (seconds, MB of text read)}
 INPUT_SUFFIX = {  # of each step
     "cleanup_file": "",
     "clean_markup": ".1",
@@ -43,9 +44,7 @@ FLAGS = {"separate_test_set": ["--num_test_articles=12"]}
 
 
 def repeat_pages(dump: str, times: int, path: str) -> float:
-    """Writes a dump with all pages of `dump` so many times, in streams as Wikimedia's multistream
-    dumps; returns MB of XML.
-    """
+    """Writes a multistream dump with the pages of `dump` so many times; returns MB of XML."""
     xml = bz2.open(dump).read()
     first, last = xml.index(b"<page>"), xml.rindex(b"</page>") + len(b"</page>\n")
     head, pages = xml[:first], xml[first:last]
@@ -70,11 +69,10 @@ def megabytes(folder: str, suffix: str) -> float:
     return sum(map(os.path.getsize, names)) / 1e6
 
 
-def run_chain(dump: str, folder: str, num_workers: int) -> dict:
-    """Returns {step: (seconds, MB read)}."""
+def run_chain(dump: str, folder: str, num_workers: int) -> Figures:
     extract = f"-m wikiextractor.WikiExtractor --quiet --processes {num_workers} --bytes 1M"
     command = [sys.executable, *extract.split(), "--output", f"{folder}/extracted", dump]
-    figures = {"WikiExtractor": (timed(command, folder), None)}
+    figures: Figures = {"WikiExtractor": (timed(command, folder), 0.0)}
     for step, suffix in INPUT_SUFFIX.items():
         flags = ["--data=extracted/*/wiki_*", f"--num_workers={num_workers}", *FLAGS.get(step, [])]
         seconds = timed([sys.executable, f"{SCRIPTS}/{step}.py", *flags], folder)
@@ -83,9 +81,7 @@ def run_chain(dump: str, folder: str, num_workers: int) -> dict:
 
 
 def reading_seconds(dump: str) -> float:
-    """Seconds to unpack a dump and look at each line, in one process, as WikiExtractor's first
-    process must.
-    """
+    """Seconds to unpack a dump and look at each line, as WikiExtractor's first process must."""
     started = time.monotonic()
     with bz2.open(dump, "rt", encoding="utf-8") as lines:
         for line in lines:
@@ -94,9 +90,7 @@ def reading_seconds(dump: str) -> float:
 
 
 def segmentation_speeds(folder: str) -> list[float]:
-    """(MB/s of do_sentence_segmentation.py, MB/s of NLTK's own tokenizer), one process, English
-    parameters.
-    """
+    """[MB/s of do_sentence_segmentation.py, MB/s of NLTK's own tokenizer] in one process."""
     sys.path.insert(0, SCRIPTS)
     import do_sentence_segmentation
     import punkt_3_4_5
@@ -124,7 +118,12 @@ def segmentation_speeds(folder: str) -> list[float]:
 
 
 def print_table(
-    once: dict, often: dict, xml_mb: Sequence[float], times: int, num_workers: int, reading: float
+    once: Figures,
+    often: Figures,
+    xml_mb: Sequence[float],
+    times: int,
+    num_workers: int,
+    reading: float,
 ) -> None:
     print(
         f"\n| step | MB/s, the excerpt | MB/s, {times} times | full dump, {CORES[0]} cores | "
@@ -171,7 +170,9 @@ def main() -> None:
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(2)]
-        figures, xml_mb, dumps = [], [], []
+        figures: list[Figures] = []
+        xml_mb: list[float] = []
+        dumps: list[str] = []
         for folder, times in zip(folders, (1, args.times)):
             dumps.append(f"{folder}/dump.xml.bz2")
             xml_mb.append(repeat_pages(args.dump, times, dumps[-1]))
@@ -179,7 +180,7 @@ def main() -> None:
         reading = reading_seconds(dumps[1])
         ours, nltks = segmentation_speeds(folders[1])
     print(f"{xml_mb[0]:.1f} MB of XML, and {xml_mb[1]:.1f} MB; {args.num_workers} processes")
-    print_table(*figures, xml_mb, args.times, args.num_workers, reading)
+    print_table(figures[0], figures[1], xml_mb, args.times, args.num_workers, reading)
     print(f"\nreading the dump in one process: {xml_mb[1] / reading:.1f} MB/s of XML")
     print(
         f"segmentation, one process: {ours:.1f} MB/s; "

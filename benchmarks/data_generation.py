@@ -17,10 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 from bert.common.files import expand_patterns  # noqa: E402
+
+Costs = tuple[float, float, float]  # CPU seconds, wall seconds, peak megabytes
 
 FLAGS = (
     "--do_lower_case=True --max_seq_length=512 --max_predictions_per_seq=76 --masked_lm_prob=0.15 "
@@ -49,11 +52,9 @@ with open('{records}', 'rb') as source:
 """
 
 
-def make_corpus(patterns, megabytes, path):
-    """Writes the articles of the text files, again and again in another order, until the size is
-    reached.
-    """
-    articles = []
+def make_corpus(patterns: str, megabytes: float, path: str) -> None:
+    """Writes the articles of the text files, repeated in shuffled order, up to the size."""
+    articles: list[str] = []
     for part in expand_patterns(patterns):
         with open(part, encoding="utf-8", newline="") as file:
             articles += [
@@ -70,8 +71,8 @@ def make_corpus(patterns, megabytes, path):
                     break
 
 
-def measure(command, **environment):
-    """Runs a command; returns its (CPU seconds, wall seconds, peak megabytes), with children."""
+def measure(command: Sequence[str], **environment: str) -> Costs:
+    """Runs a command; returns its Costs, with those of its children."""
     started = time.monotonic()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment
@@ -84,8 +85,8 @@ def measure(command, **environment):
     return usage.ru_utime + usage.ru_stime, time.monotonic() - started, usage.ru_maxrss / 1000
 
 
-def print_table(rows):
-    """rows: [(name, what `measure` returns)]; ratios are to the first."""
+def print_table(rows: Sequence[tuple[str, Costs]]) -> None:
+    """rows: [(name, costs)]; ratios are to the first."""
     print(
         "| program | CPU seconds | wall seconds | peak MB | "
         "CPU, first / this |\n|---|---|---|---|---|"
@@ -94,7 +95,7 @@ def print_table(rows):
         print(f"| {name} | {cpu:.2f} | {wall:.2f} | {megabytes:,.0f} | {rows[0][1][0] / cpu:.0f} |")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -34,7 +36,7 @@ MLPERF_RECORDS, MLPERF_FILES = 157_000_000, 500
 GPUS, SAMPLES_PER_GPU = 8, 1000
 
 
-def random_example(generator):
+def random_example(generator: random.Random) -> dict[str, list]:
     """An example as long as MLPerf's: a mean of 254 tokens, 15 % masked."""
     length = generator.choice((SEQUENCE, *(generator.randrange(10, 400) for _ in range(4))))
     masked = max(1, min(PREDICTIONS, round(0.15 * length)))
@@ -54,7 +56,7 @@ def random_example(generator):
     }  # fmt: skip
 
 
-def write_records(path, count, seed):
+def write_records(path: str, count: int, seed: int) -> None:
     generator = random.Random(seed)
     with open(path, "wb") as file:
         file.writelines(frame(encode_example(random_example(generator))) for _ in range(count))
@@ -62,11 +64,12 @@ def write_records(path, count, seed):
 
 
 # --------------------------------------------------------------------------------------------------
-# The loaders. Each is a function (paths, batch size, threads) -> an iterable of one epoch, called
-# once an epoch.
+# The loaders. Each is a function (paths, batch size, threads) -> Epoch.
+
+Epoch = Callable[[], Iterable[Any]]  # called once an epoch: its batches
 
 
-def ours(paths, batch_size, threads):
+def ours(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
     from bert_dali_dataloader import DaliDataloader
 
     return DaliDataloader(
@@ -78,7 +81,7 @@ def ours(paths, batch_size, threads):
     ).__iter__
 
 
-def without_dali(paths, batch_size, threads):
+def without_dali(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
     """What `DaliDataloader` gives to DALI."""
     from bert.loader.batches import iterate_batches, rank_positions
     from bert.loader.shuffle import EpochOrder
@@ -98,7 +101,7 @@ def without_dali(paths, batch_size, threads):
     return epoch
 
 
-def raw_dali(paths, batch_size, threads):
+def raw_dali(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
     from nvidia.dali import fn, pipeline_def
     from nvidia.dali import tfrecord as dali_tfrecord
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
@@ -109,7 +112,7 @@ def raw_dali(paths, batch_size, threads):
 
     @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=None)
     def read():
-        columns = fn.readers.tfrecord(
+        columns: Any = fn.readers.tfrecord(
             name="reader", path=paths, index_path=[f"{path}.idx" for path in paths],
             random_shuffle=True, initial_fill=1 << 16, pad_last_batch=True, prefetch_queue_depth=2,
             features={
@@ -134,9 +137,8 @@ def raw_dali(paths, batch_size, threads):
     return epoch
 
 
-def tf_data(paths, batch_size, threads, is_batched=False):
-    """As MLPerf's run_pretraining.py: files interleaved, 1,000 records shuffled, parsed one by one,
-    int64 cast to int32.
+def tf_data(paths: Sequence[str], batch_size: int, threads: int, is_batched: bool = False) -> Epoch:
+    """As MLPerf's run_pretraining.py: interleaved files, 1,000 records shuffled, parsed one by one.
 
     is_batched: parsed a batch at a time, which MLPerf does not do.
     """
@@ -171,11 +173,11 @@ def tf_data(paths, batch_size, threads, is_batched=False):
     return batches.prefetch(2).with_options(options).__iter__
 
 
-def tf_data_batched(paths, batch_size, threads):
+def tf_data_batched(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
     return tf_data(paths, batch_size, threads, is_batched=True)
 
 
-def plain_python(paths, batch_size, threads):
+def plain_python(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
     """bert/examples/example.py's readable decoder, one thread, no shuffle."""
     import numpy as np
 
@@ -202,7 +204,9 @@ LOADERS = {
 }
 
 
-def time_loader(name, paths, batch_size, threads, seconds):
+def time_loader(
+    name: str, paths: Sequence[str], batch_size: int, threads: int, seconds: float
+) -> tuple[float, float]:
     """Returns (samples per second, CPU seconds per million samples) of a loader in this process."""
     epoch = LOADERS[name][0](paths, batch_size, threads)
     is_slow = name == "plain_python"
@@ -223,10 +227,10 @@ def time_loader(name, paths, batch_size, threads, seconds):
 # Whole set, disk
 
 
-def start_of_rank(paths, rank, ranks, batch_size, threads):
-    """Returns seconds until the loader is made, until its first batch, for 200 batches more, and
-    peak MB, of this process.
-    """
+def start_of_rank(
+    paths: Sequence[str], rank: int, ranks: int, batch_size: int, threads: int
+) -> dict[str, float]:
+    """Returns this process's seconds until the loader and its batches are there, and peak MB."""
     from bert_dali_dataloader import DaliDataloader
 
     baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
@@ -253,10 +257,8 @@ def start_of_rank(paths, rank, ranks, batch_size, threads):
     }  # fmt: skip
 
 
-def measure_full_set(args, folder):
-    """500 names for one real file of a 500th of MLPerf's records: indexes and files are read 500
-    times, from memory.
-    """
+def measure_full_set(args: argparse.Namespace, folder: str) -> None:
+    """500 names for one file of a 500th of MLPerf's records: it is read 500 times, from memory."""
     count = MLPERF_RECORDS // MLPERF_FILES
     block, path = f"{folder}/block", f"{folder}/file"
     write_records(block, 4000, 1)
@@ -294,10 +296,8 @@ def measure_full_set(args, folder):
         )
 
 
-def measure_disk(path):
-    """Reads chunks at random places with one thread, as the loader does, after having dropped the
-    file from the cache.
-    """
+def measure_disk(path: str) -> None:
+    """Reads chunks at random places with one thread, as the loader does, from an empty cache."""
     size, generator = os.path.getsize(path), random.Random(1)
     print("| bytes a read | records of 2,500 bytes | MB/s |\n|---|---|---|")
     with open(path, "rb", buffering=0) as file:
@@ -317,7 +317,7 @@ def measure_disk(path):
             )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -340,19 +340,22 @@ def main():
     add("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.disk:
-        return measure_disk(args.disk)
+        measure_disk(args.disk)
+        return
     if args.folder:
         paths = sorted(
             path for path in glob.glob(f"{args.folder}/part-*") if not path.endswith(".idx")
         )
         if args.loader:
-            result = time_loader(args.loader, paths, args.batch_size, args.threads, args.seconds)
+            speed = time_loader(args.loader, paths, args.batch_size, args.threads, args.seconds)
+            print(json.dumps(speed))
         else:
-            result = start_of_rank(paths, args.rank, GPUS, 32, args.threads)
-        return print(json.dumps(result))
+            print(json.dumps(start_of_rank(paths, args.rank, GPUS, 32, args.threads)))
+        return
     with tempfile.TemporaryDirectory() as folder:
         if args.full_set:
-            return measure_full_set(args, folder)
+            measure_full_set(args, folder)
+            return
         with concurrent.futures.ProcessPoolExecutor() as pool:
             jobs = [
                 pool.submit(write_records, f"{folder}/part-{n:05d}", args.records // args.files, n)
@@ -360,7 +363,7 @@ def main():
             ]
             for job in jobs:
                 job.result()
-        results = {name: [] for name in LOADERS}
+        results: dict[str, list[tuple[float, float]]] = {name: [] for name in LOADERS}
         for _ in range(args.repeats):
             for name in LOADERS:
                 command = [

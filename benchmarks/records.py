@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT, os.path.dirname(os.path.abspath(__file__))]
+sys.path.insert(0, ROOT)
 from data_generation import measure, print_table  # noqa: E402
 
 from bert.examples.example import decode_example  # noqa: E402
@@ -49,14 +49,14 @@ with tf.io.TFRecordWriter("{picked}") as writer:
 """
 
 
-def decoded(path):
+def decoded(path: str) -> list[dict[str, list]]:
     """Returns [{feature: list of values}] of a TFRecord file."""
     with TFRecordFile(path) as records:
         examples = [decode_example(records.payload(*extent), path) for extent in records.extents()]
     return [{name: values.tolist() for name, values in example.items()} for example in examples]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

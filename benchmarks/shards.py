@@ -22,10 +22,10 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-from benchmarks.data_generation import FLAGS, make_corpus  # noqa: E402
+from data_generation import FLAGS, make_corpus  # noqa: E402
 
 
-def run(num_workers, texts, output):
+def run(num_workers: int, texts: str, output: str) -> float:
     """Runs the command; returns wall seconds."""
     command = [sys.executable, f"{ROOT}/create_pretraining_shards.py", f"--input_dir={texts}",
                f"--output_dir={output}", f"--vocab_file={ROOT}/vocab.txt",
@@ -35,10 +35,8 @@ def run(num_workers, texts, output):
     return time.monotonic() - started
 
 
-def costs_of(output):
-    """Returns the costs in the manifests, and the seconds from the start of the first part to the
-    end of the last.
-    """
+def costs_of(output: str) -> tuple[list[dict[str, float]], float]:
+    """Returns the manifests' costs, and seconds from the first part's start to the last's end."""
     paths = glob.glob(f"{output}/.manifest/*.json")
     costs = []
     for path in paths:
@@ -48,7 +46,7 @@ def costs_of(output):
     return costs, max(ends) - min(end - cost["wall_seconds"] for end, cost in zip(ends, costs))
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +62,7 @@ def main():
         "--repeats", type=int, default=3, help="in turns; the fastest counts (default: %(default)s)"
     )
     args = parser.parse_args()
-    runs = {num_workers: [] for num_workers in args.workers}
+    runs: dict[int, list[tuple]] = {num_workers: [] for num_workers in args.workers}
     with tempfile.TemporaryDirectory() as folder:
         texts = f"{folder}/texts"
         os.mkdir(texts)

@@ -14,6 +14,8 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -24,11 +26,18 @@ import torch  # noqa: E402
 from transformers import BertConfig, BertForPreTraining  # noqa: E402
 
 from bert.training.launch import keep_freed_memory  # noqa: E402
-from bert.training.model import build_model, leave_out_padding, loss_sums, predict  # noqa: E402
+from bert.training.model import (  # noqa: E402
+    Batch,
+    Logits,
+    build_model,
+    leave_out_padding,
+    loss_sums,
+    predict,
+)
 from bert.training.optimization import Lamb, parameter_groups  # noqa: E402
 
 SEQ_LENGTH, PREDICTIONS, MEAN_LENGTH = 512, 76, 254
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "4 layers of 256": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
                         "intermediate_size": 1024},
     "BERT-base shapes, 2 layers": {
@@ -38,7 +47,7 @@ SHAPES = {
 }  # fmt: skip
 
 
-def make_batch(batch_size, config, generator):
+def make_batch(batch_size: int, config: BertConfig, generator: torch.Generator) -> Batch:
     """Random examples of the loader's form, whose lengths are spread evenly around MEAN_LENGTH."""
     lengths = torch.linspace(20, 2 * MEAN_LENGTH - 20, batch_size).long()[:, None]
     places = torch.arange(SEQ_LENGTH)[None]
@@ -57,10 +66,8 @@ def make_batch(batch_size, config, generator):
     }  # fmt: skip
 
 
-def full_logits(model, batch):
-    """What a plain use of Hugging Face's class does: logits at all positions, the masked ones taken
-    out of them.
-    """
+def full_logits(model: torch.nn.Module, batch: Batch) -> Logits:
+    """As by a plain use of Hugging Face's class: all logits, and of these the masked ones."""
     output = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["input_mask"],
@@ -72,7 +79,12 @@ def full_logits(model, batch):
     return output.prediction_logits.gather(1, positions), output.seq_relationship_logits
 
 
-def measure(model, forward, batch, steps):
+def measure(
+    model: torch.nn.Module,
+    forward: Callable[[torch.nn.Module, Batch], Logits],
+    batch: Batch,
+    steps: int,
+) -> tuple[float, float]:
     """Returns (loss of the first step, median CPU seconds of a step)."""
     optimizer = Lamb(parameter_groups(model, 0.01), lr=1e-4, max_grad_norm=1.0)
     seconds, losses = [], []
@@ -90,7 +102,7 @@ def measure(model, forward, batch, steps):
     return losses[0], sorted(seconds[1:])[steps // 2]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

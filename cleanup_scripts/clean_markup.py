@@ -19,9 +19,7 @@ DROPPED_LINE = re.compile(r"<doc [^>]*>\Z|.*\[\[Category:[^\]\[]*\]\]", re.DOTAL
 
 
 def compiled(*rules: tuple[str, str]) -> list[Rule]:
-    """(pattern, replacement) pairs with their patterns compiled; each is applied to what the one
-    before left.
-    """
+    """[(compiled pattern, replacement)]; each is applied to the result of the one before."""
     return [(re.compile(pattern), replacement) for pattern, replacement in rules]
 
 

@@ -16,9 +16,7 @@ from bert.common import cli
 
 
 def remove_tags_and_titles(text: str) -> str:
-    """The lines of an extracted file without document tags and titles; the only empty lines begin
-    the articles.
-    """
+    """The lines without document tags and titles; an empty line begins each article."""
     kept = []
     lines = io.StringIO(text, newline="\n")
     for line in lines:

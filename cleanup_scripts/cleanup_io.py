@@ -52,18 +52,14 @@ def step_parser(
 
 
 def extracted_files(pattern: str, *suffixes: str | None) -> list[str]:
-    """The extracted files that `pattern` matches, sorted; no intermediate files (.1 to .4 and
-    `suffixes`).
-    """
+    """The files that `pattern` matches, sorted, but none with a suffix (.1 to .4, `suffixes`)."""
     skipped = (*STEP_SUFFIXES, TEST_SUFFIX, *filter(None, suffixes))
     matches = sorted(glob.glob(os.path.expanduser(pattern)))
     return [path for path in matches if os.path.isfile(path) and not path.endswith(skipped)]
 
 
 def check_inputs(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Returns (extracted files, problems) of a step's flags; problems is a list of messages, empty
-    if all is well.
-    """
+    """Returns (extracted files, messages about what is wrong) of a step's flags."""
     output_suffix = getattr(args, "output_suffix", None)
     files = extracted_files(args.data, args.input_suffix, output_suffix)
     problems = []
@@ -90,15 +86,14 @@ def check_inputs(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     if missing:
         more = f" ({len(missing) - 1} more such files)" if len(missing) > 1 else ""
         problems.append(
-            f"{missing[0] + args.input_suffix}: not there, but {missing[0]} is{more}; "
+            f"{missing[0] + args.input_suffix}: no such file, but there is {missing[0]}{more}; "
             f"first run the step that writes {args.input_suffix!r} files"
         )
     return files, problems
 
 
 def read_text(path: str, universal_newlines: bool = False) -> str:
-    """The text of a UTF-8 file, its newlines as they are; with universal_newlines, CR LF and CR
-    become LF.
+    """The text of a UTF-8 file; with universal_newlines, CR LF and CR become LF.
 
     MLPerf's Python steps read in text mode, which does so (all but separate_test_set.py); its sed
     commands do not.
@@ -163,13 +158,11 @@ def transform_files(
 def run_on_files(
     function: Callable[..., Any], tasks: Sequence[tuple], num_workers: int, journal: Journal
 ) -> tuple[list, list[str]]:
-    """Calls function(*task) on `num_workers` processes for every task that was not done before;
-    returns (results, errors).
+    """Calls function(*task) on several processes for each task not done before: (results, errors).
 
-    tasks: tuples whose first item is the file that errors are about. journal: knows the tasks done
-    before.
+    tasks: tuples whose first item is the file that errors are about. journal: knows what was done.
     results: in the order of the tasks, None where one failed. errors: one message per failed task,
-    in order; a broken file does not stop the others, and its output of an earlier call is removed.
+    in order; a corrupt file does not stop the others, and its older output is removed.
     """
     results = [journal.result_of(task) for task in tasks]
     to_do = [index for index, result in enumerate(results) if result is None]
@@ -217,9 +210,7 @@ def finish(result: str, errors: list[str], journal: Journal) -> None:
 
 
 def totals(results: list, noun: str = "files") -> str:
-    """In words: how many of the results, (bytes read, bytes written, ...) or None after an error,
-    and megabytes.
-    """
+    """In words: how many results (bytes read, bytes written, ...) are not None, and megabytes."""
     done = [result for result in results if result is not None]
     read, written = (sum(result[column] for result in done) / BYTES_PER_MB for column in (0, 1))
     return f"{len(done)} of {len(results)} {noun}, {read:.2f} MB in, {written:.2f} MB out"

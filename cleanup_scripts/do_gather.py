@@ -37,9 +37,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def blocks_of(files: Iterable[str], sizes: Iterable[int], block_bytes: float) -> list[list[str]]:
-    """Divides the files, in order, into lists; a new list begins where block_bytes < size so far +
-    next size.
-    """
+    """Divides the files, in order, into lists of at most `block_bytes` or of one larger file."""
     blocks: list[list[str]] = []
     total = 0
     for path, size in zip(files, sizes):

@@ -109,9 +109,7 @@ def wanted_groups(args: argparse.Namespace) -> list[str]:
 
 
 def check(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns ({file name: URL}, {file name: MD5}) of --url and --md5; FlagError with all
-    problems.
-    """
+    """Returns ({file: URL}, {file: MD5}) of --url and --md5; FlagError with all problems."""
     problems: list[str] = []
     urls, md5s = pairs(args.url, "url", problems), pairs(args.md5, "md5", problems)
     if args.date is None and not wanted_groups(args):
@@ -196,7 +194,7 @@ class Downloads:
             if chosen is None and file.listed_md5 not in (None, md5):
                 raise DataError(
                     f"{file.name}: MLCommons lists the MD5 {file.listed_md5}, MLPerf's README "
-                    f"publishes {md5}: it is another file; to download it all the same: "
+                    f"publishes {md5}: so it is another file; to download it anyway: "
                     f"--md5 {file.name}={file.listed_md5}"
                 )
             if os.path.exists(path):
@@ -233,9 +231,7 @@ class Downloads:
         return found
 
     def md5_from_list(self, name: str, url: str, if_missing: str) -> str | None:
-        """The MD5 of a dump's file by the dump's own list; None, with the error noted, if there is
-        none.
-        """
+        """The MD5 of a dump's file by the dump's own list; None, and an error noted, if missing."""
         list_path = os.path.join(self.out_dir, os.path.basename(url))
         try:
             remove(list_path)  # it grows until the dump is finished
@@ -277,9 +273,7 @@ def get_dump(downloads: Downloads, args: argparse.Namespace, md5s: dict[str, str
 
 
 def list_mlcommons(downloads: Downloads, args: argparse.Namespace) -> dict[str, list[Wanted]]:
-    """{group: files} by MLCommons' lists; the groups of a list that cannot be fetched are noted as
-    errors.
-    """
+    """{group: files} by MLCommons' lists; groups whose list cannot be fetched become errors."""
     groups_of_uri: dict[str, list[str]] = {}
     files: dict[str, list[Wanted]] = {}
     for group in wanted_groups(args):
@@ -325,9 +319,7 @@ def get_group(
 
 
 def finish_text(downloads: Downloads, files: list[Wanted]) -> None:
-    """Unpacks the text if it came as an archive, and writes the list of its MD5s that
-    verify_dataset.py reads.
-    """
+    """Unpacks an archive of the text; writes the list of MD5s that verify_dataset.py reads."""
     try:
         if done := unpack_archive_of(files, downloads.out_dir, downloads.done):
             print(f"{os.path.join(downloads.out_dir, TEXT_FOLDER)}: {done}", flush=True)

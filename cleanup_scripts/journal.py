@@ -28,9 +28,7 @@ def fixed_folder(pattern: str) -> str:
 
 
 def code_digest() -> str:
-    """A digest of the code that decides on the output: the loaded modules of this folder,
-    bert/common/unicode_11*.py if loaded, and the version of NLTK.
-    """
+    """A digest of the loaded code that decides on the output, and of the version of NLTK."""
     here = os.path.dirname(os.path.abspath(__file__))
     paths = set()
     for name, module in list(sys.modules.items()):
@@ -94,9 +92,7 @@ class Journal:
             file.write("\n" + line)  # first a new line: the last one may be incomplete
 
     def remove_outputs(self, task: tuple) -> None:
-        """Removes what an earlier call made of an input that is broken now: the next step would
-        read it as if it were current.
-        """
+        """Removes an earlier call's outputs of a failed task: the next step must not read them."""
         for path in self._files_of(task)[1]:
             files.remove(path)
 

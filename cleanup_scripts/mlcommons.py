@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
-from md5_list import parse_md5_list
 from mlperf_files import (
     ARCHIVE,
     BY_MD5,
@@ -38,6 +37,7 @@ from next_commands import after_own_downloader
 from part_file import LoginRequired
 
 from bert.common.files import DataError
+from bert.common.md5_list import parse_md5_list
 
 METADATA_URL = "https://training.mlcommons-storage.org/metadata"
 DATA_SETS = {

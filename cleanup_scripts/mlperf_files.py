@@ -23,9 +23,7 @@ CHECKPOINT = re.compile(r"model\.ckpt-\d+\.(index|meta|data-\d{5}-of-\d{5})")
 
 
 class Published(NamedTuple):
-    """A file of MLPerf's BERT benchmark. size (bytes) and md5 are None where MLPerf's README does
-    not publish them.
-    """
+    """A file of MLPerf's benchmark. size (bytes), md5: None where its README has none."""
 
     group: str
     name: str

@@ -38,7 +38,7 @@ class PartFile:
         self._file = open(self.path, "ab")
         if not lock(self._file):
             self._file.close()
-            raise DataError(f"{path}: another download is writing it; wait for that one")
+            raise DataError(f"{path}: another process is downloading it; wait until it ends")
 
     @property
     def size(self) -> int:

@@ -90,9 +90,7 @@ class SentenceTokenizer345(PunktSentenceTokenizer):
         return [text[start:end] for start, end in spans]
 
     def text_contains_sentbreak(self, text: str) -> bool:
-        """Punkt's decision on one candidate; at once where Punkt's rules leave no choice (1.4 times
-        the speed).
-        """
+        """Punkt's decision on one candidate; at once where the rules are clear (1.4 x faster)."""
         plain = PLAIN_CANDIDATE.match(text)
         if plain and plain.group(1).lower() not in self._unsure_words:
             return True
@@ -104,9 +102,7 @@ class SentenceTokenizer345(PunktSentenceTokenizer):
 
 
 class OrthographicContext(dict):
-    """A word type's context flags; 0 for an unknown type, which (unlike in a defaultdict) is not
-    remembered.
-    """
+    """A word type's context flags; 0 for an unknown type, which a defaultdict would remember."""
 
     def __missing__(self, word_type):
         return 0

@@ -81,9 +81,9 @@ def fetch(
         if md5 is not None and found != md5:
             part.remove()
             raise DataError(
-                f"{url}: the MD5 of what arrived is {found}, expected {md5}; it was removed. Run "
-                "the same command again; if that ends the same way, the server has another file "
-                f"than the published one: give another address with --url {source.name}=..."
+                f"{url}: the received file has the MD5 {found}, expected {md5}; it was removed. "
+                "Run the same command again; if that fails in the same way, the server has another "
+                f"file than the published one: give another address with --url {source.name}=..."
             )
         part.rename_to(path)
         return found
@@ -146,7 +146,7 @@ def _transfer(source, part, timeout):
             ) from None
         raise NoConnection(f"the server cannot be reached ({error.reason})") from None
     except TimeoutError:
-        raise TransientError(f"no byte for {timeout:g} s") from None
+        raise TransientError(f"no data for {timeout:g} s") from None
     except (http.client.HTTPException, ConnectionError) as error:
         raise TransientError(
             f"the connection broke at byte {part.size:,} ({type(error).__name__})"
@@ -191,9 +191,7 @@ def _handle_status(error, source, part, start, origin):
 
 
 def _receive(response, source, part, start, origin):
-    """Appends the body of a response to the part file, from `start` on or from the beginning as the
-    server decides.
-    """
+    """Adds a response's body to the part file, from `start` or from the beginning."""
     total = _total_bytes(response)
     if response.status == 206:
         content_range = response.headers.get("Content-Range", "")
@@ -247,8 +245,9 @@ def _check_total(total, source, cut_is_detected):
         )
     if total is None and source.md5 is None and not cut_is_detected:
         raise DataError(
-            f"{source.url}: the server does not send the file's size and no MD5 is known, so a cut "
-            f"transfer would not be noticed; give the file's MD5 with --md5 {source.name}=..."
+            f"{source.url}: the server does not send the file's size and no MD5 is known, so an "
+            "incomplete download would not be noticed; give the file's MD5 with "
+            f"--md5 {source.name}=..."
         )
 
 
@@ -270,8 +269,8 @@ def _redirection(url, final_url):
 def _not_the_file(kind, source, what, final_url):
     name = source.name
     return kind(
-        f"{source.url}: the server sent {what} instead of {name} (a log-in, a limit reached, a "
-        f"moved file){_redirection(source.url, final_url)}",
+        f"{source.url}: the server sent {what} instead of {name} (log-in needed, limit reached "
+        f"or file moved){_redirection(source.url, final_url)}",
         f"Open the address in a browser, save the file beside the others as {name} and run the "
         f"same command again to have it checked, or give another address: --url {name}=...",
     )

@@ -49,17 +49,13 @@ def parse_args() -> argparse.Namespace:
 
 
 def test_articles_of_file(file_index: int, num_files: int, num_test_articles: int) -> int:
-    """How many of the test articles file number `file_index` gives, so that all files give equally
-    many.
-    """
+    """How many test articles file number `file_index` gives; all files give equally many."""
     upto = [int(index * num_test_articles / num_files) for index in (file_index, file_index + 1)]
     return upto[1] - upto[0]
 
 
 def choose(num_articles: int, num_chosen: int, seed: int) -> set[int]:
-    """The set of `num_chosen` distinct article numbers below `num_articles` that the seed stands
-    for.
-    """
+    """The set of `num_chosen` distinct article numbers below `num_articles` by this seed."""
     generator = random.Random(seed)
     chosen: set[int] = set()
     while len(chosen) < num_chosen:

@@ -14,10 +14,10 @@ import shutil
 import tarfile
 import zlib
 
-from md5_list import parse_md5_list, safe_path
 from mlperf_files import ARCHIVE, TEXT_FILE, TEXT_FOLDER, TEXT_MD5_LIST, Wanted
 
 from bert.common.files import DataError, atomic_writer, lock
+from bert.common.md5_list import parse_md5_list, safe_path
 from bert.common.progress import ByteProgress
 
 RECORD = ".unpacked.json"
@@ -27,8 +27,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def unpack_archive_of(files: list[Wanted], out_dir: str, md5s: dict[str, str]) -> str | None:
-    """Unpacks the archive among the downloaded files; returns in words what was done, None if the
-    text came as files.
+    """Unpacks the archive among the files; returns in words what was done, None without archive.
 
     md5s: {path: MD5} of the downloaded files.
     """
@@ -40,9 +39,7 @@ def unpack_archive_of(files: list[Wanted], out_dir: str, md5s: dict[str, str]) -
 
 
 def write_md5_list(files: list[Wanted], out_dir: str) -> None:
-    """Writes the MD5s of the text as the source lists them: those of its files, or a list that came
-    beside the archive.
-    """
+    """Writes the text's MD5s by the source: those of its files, or the list beside the archive."""
     md5s = {
         name: file.listed_md5
         for file in files
@@ -76,7 +73,7 @@ def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
     """Unpacks the parts, eval.txt and eval.md5 to `folder`; returns in words what was done."""
     with open(archive, "r+b") as file:  # not written to: see lock()
         if not lock(file):
-            raise DataError(f"{archive}: another call is unpacking it; wait for that one")
+            raise DataError(f"{archive}: another process is unpacking it; wait until it ends")
         if os.path.exists(folder):
             _check_unpacked(folder, archive, archive_md5)
             return "already unpacked"
@@ -85,9 +82,7 @@ def unpack_text(archive: str, folder: str, archive_md5: str) -> str:
 
 
 def _check_unpacked(folder, archive, archive_md5):
-    """Raises DataError unless the folder has all files as they were unpacked from this
-    archive.
-    """
+    """DataError unless the folder has all files as they were unpacked from this archive."""
     try:
         with open(os.path.join(folder, RECORD)) as file:
             record = json.load(file)

@@ -35,7 +35,7 @@ waits = []  # for what the step in work would have waited for a GPU
 
 
 class FinishedStream:
-    """A CPU has done what it was told when the call is over."""
+    """A CPU has finished its work when the call returns."""
 
     def wait_stream(self, other):
         pass

@@ -30,7 +30,7 @@ UNICODE_TEXT = DATA / "unicode.txt"
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 # The tests start some hundred processes. Without files of bytecode each compiles torch's sources
-# anew: an import of train.py takes 20 s of CPU instead of 9.
+# again: an import of train.py takes 20 s of CPU instead of 9.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # torch's threads sleep while they wait; else those of two runs at a time take the cores from each
@@ -111,7 +111,7 @@ EXAMPLE = {
 
 
 def synthetic_example(number, seq_length=16, predictions=3, vocab_size=1000):
-    """An example that tells its number: input_ids[0]."""
+    """An example that holds its number: input_ids[0]."""
     ids = [number] + [(7 * number + i) % vocab_size for i in range(seq_length - 1)]
     lengths = {"sequence": seq_length, "predictions": predictions, "one": 1}
     values = {feature.name: [0] * lengths[feature.length] for feature in FEATURES}

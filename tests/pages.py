@@ -29,13 +29,13 @@ EXCEPTIONS = {
     "ruff check --fix": "it changes files; tests/test_code_style.py runs all three without --fix",
     ".venv.uv/bin/uv pip compile": "it asks the package index; test_packaging.py compares",
     "cat > make_part.sbatch": "for Slurm, which is not here",
-    "sbatch ": "likewise",
+    "sbatch ": "for the same reason",
     "torchrun --nnodes=4": "it needs four machines",
     "tensorboard ": "a server that does not end; test_tensorboard_log.py reads the log",
     "python3 cleanup_scripts/download.py --wiki=enwiki --date=20200101": "from archive.org",
     "dump=": "for the benchmark that follows",
     "python3 benchmarks/": "benchmarks take minutes",
-    "TMPDIR=/dev/shm python3 benchmarks/": "likewise",
+    "TMPDIR=/dev/shm python3 benchmarks/": "for the same reason",
 }
 
 # {page: the test that runs its Python}

@@ -1,3 +1,1 @@
-"""Used by all other folders: flags and exit codes, files that appear whole or not at all, process
-pools, the progress line.
-"""
+"""Used by all other folders: flags, exit codes, files, pools of processes, the progress line."""

@@ -20,8 +20,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser_from_docstring(docstring: str) -> argparse.ArgumentParser:
-    """A parser whose --help is the script's docstring; flags cannot be abbreviated, so that new
-    ones break no call.
+    """A parser whose --help is the script's docstring; flags cannot be abbreviated.
 
     An argument @file stands for the flags in that file, several a line or one, with # comments.
     """
@@ -103,7 +102,7 @@ def run_as_rank(main: Callable[[], int | None]) -> None:
 
 
 def _is_first_to_report():
-    """Whether no other rank on this machine has reported an error: what follows says no more.
+    """Whether no other rank on this machine has reported an error yet.
 
     torchrun gives each rank a file for its error, all of them below one folder, new for each start.
     """
@@ -119,9 +118,7 @@ def _is_first_to_report():
 
 
 def _send_lost_signal_again(unraisable):
-    """Ctrl-C or SIGTERM may come in a finalizer or a callback from C, out of which Python lets no
-    exception: it is sent again.
-    """
+    """Sends Ctrl-C or SIGTERM again if Python lost its exception, in a finalizer or a callback."""
     signals = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
     if unraisable.exc_type not in signals:
         sys.__unraisablehook__(unraisable)

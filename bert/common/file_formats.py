@@ -15,7 +15,5 @@ _KINDS = (
 
 
 def detect_other_format(start: bytes) -> str | None:
-    """What a file is instead of data, by its first bytes (>= 64), and what to do; None if they show
-    nothing unusual.
-    """
+    """What a file is by its first bytes (>= 64), if it is not data, and what to do; else None."""
     return next((kind for pattern, kind in _KINDS if pattern.match(start)), None)

@@ -1,5 +1,4 @@
-"""Files that appear whole or not at all, patterns that must match something, and paths that are not
-local.
+"""Files that appear whole or not at all, patterns that must match a file, and remote paths.
 
 A path with a scheme (`gs://`, `s3://`, `hdfs://`, `file://`) goes through TensorFlow's
 `tf.io.gfile`, which is imported for the first such path only: it takes 3 seconds.
@@ -18,9 +17,7 @@ from typing import IO
 
 
 class DataError(ValueError):
-    """Bad input or flags; the message gives file, place, what was found, what was expected and what
-    to do next.
-    """
+    """Bad input or flags: says where, what was found, what was expected and what to do next."""
 
 
 class FlagError(DataError):
@@ -59,9 +56,7 @@ def _gfile(path):
 
 
 class _RemoteWriter:
-    """A GFile that takes any bytes-like object and returns how much it wrote, as Python's own files
-    do.
-    """
+    """A GFile whose `write` takes any bytes-like object and returns a size, as Python's own do."""
 
     def __init__(self, file):
         self._file = file
@@ -209,11 +204,10 @@ def locked(path: str, mode: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Opens a temporary file beside `path` for bytes, and gives it that name when the block ends
-    without an error.
+    """Opens a temporary file beside `path`; renames it to `path` if the block ends without error.
 
     On any error, also Ctrl-C, the temporary file is removed and an older file of that name stays as
-    it was. Data is synced to the disk before the rename, so the name never stands for half a file.
+    it was. Data is synced to the disk before the rename, so the name is never half a file's.
     """
     folder, name = _split(path)
     temporary = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
@@ -245,8 +239,7 @@ def _write_remote(temporary, path):
 
 
 def remove_leftovers(folder: str, names: Collection[str]) -> int:
-    """Removes the temporary files that killed writers of the files `names` left in `folder`;
-    returns how many.
+    """Removes the temporary files that killed writers of `names` left; returns how many.
 
     Only for a folder in which nobody else writes these files now.
     """
@@ -274,8 +267,7 @@ def _matches(pattern):
 
 
 def expand_patterns(patterns: str) -> list[str]:
-    """Returns the files that a comma-separated list of names and glob patterns means, in the order
-    of the list.
+    """Returns the files of a comma-separated list of names and glob patterns, in that order.
 
     The matches of a pattern are sorted. Raises DataError for the first item that matches no file.
     """
@@ -306,9 +298,7 @@ def list_folder_or_pattern(where: str, prefix: str = "") -> list[str]:
 
 
 def output_problems(path: str, *inputs: str | os.PathLike) -> list[str]:
-    """Returns the reasons why `path` cannot be written, a list of messages; `inputs` are files that
-    it must not overwrite.
-    """
+    """Returns messages why `path` cannot be written; `inputs`: files that it must not overwrite."""
     if not path:
         return ["an empty name"]
     try:

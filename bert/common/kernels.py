@@ -22,9 +22,7 @@ from numba.core.dispatcher import Dispatcher
 
 
 def _choose_cache_folder():
-    """numba keeps compiled code beside the source or in the user's cache, and fails if it can write
-    to neither.
-    """
+    """numba fails if it can write neither beside the source nor to the user's cache."""
     here = os.path.dirname(os.path.abspath(__file__))
     beside = os.path.join(here, "__pycache__")
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -53,9 +51,7 @@ inlined_kernel = numba.njit(**_OPTIONS, inline="always")
 
 @numba.extending.intrinsic
 def prefetch(typing_context: Any, array: types.Type, index: types.Type) -> tuple:
-    """Asks the processor to fetch array[index] into its cache, in a kernel; costs nothing to wait
-    for. index: uint64.
-    """
+    """In a kernel: fetches array[index] into the cache, without waiting. index: uint64."""
 
     def generate(context, builder, signature, arguments):
         array_type, values = (
@@ -76,8 +72,7 @@ def prefetch(typing_context: Any, array: types.Type, index: types.Type) -> tuple
 
 
 def at_every_offset(values: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
-    """A view of an array as numbers of a wider type: element k is what begins at values[k],
-    whatever its alignment.
+    """A view of an array as a wider type: element k begins at values[k], whatever its alignment.
 
     So a kernel reads or writes several elements at once. On a little-endian machine values[k] is in
     the lowest bits.

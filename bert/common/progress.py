@@ -1,6 +1,4 @@
-"""One line of progress on a terminal, overwritten and finally erased; nothing where stderr is not a
-terminal.
-"""
+"""One line of progress, overwritten and finally erased; none where stderr is no terminal."""
 
 import shutil
 import sys
@@ -56,9 +54,7 @@ class ByteProgress(ProgressLine):
 
 
 def time_left(done: float, total: float, seconds: float) -> str:
-    """Returns, in words, how long the rest takes if `done` of `total` took `seconds`; done is over
-    0.
-    """
+    """Returns, in words, how long the rest takes if `done` (over 0) of `total` took `seconds`."""
     left = round(seconds * (total - done) / done)
     minutes, hours = left // 60, left // 3600
     if hours:

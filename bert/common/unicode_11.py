@@ -28,8 +28,7 @@ _ASCII = bytes(range(0x80))
 
 
 class Unicode11(dict):
-    """Replaces characters, one for one, so that the running Python classifies them as Unicode 11.0
-    does.
+    """Replaces characters, one for one, so that Python classifies them as Unicode 11.0 does.
 
     `reclassified`: {code point: its replacement}. `kept_ranges`: inclusive ranges of code points
     that are left as they are. As a dict it is what `str.translate` takes; the entry of a code point

@@ -1,5 +1,4 @@
-"""Checkpoints of a run: they appear whole or not at all, are checked when they are read, and the
-newest valid one is found automatically.
+"""Checkpoints of a run: written whole or not at all, checked, and the newest valid one found.
 
     <folder>/step-00001200/
         shared.pt       the state that all ranks share: weights, optimizer, step, loader position
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from bert.common.files import DataError, sync_folder
+from bert.common.files import DataError, atomic_writer, sync_folder
 from bert.training.distributed import gathered, shared_errors
 
 _MANIFEST, _SHARED = "manifest.json", "shared.pt"
@@ -36,8 +35,7 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: str, step: int, shared: State, own: State, keep_max: int) -> None:
-    """Writes the checkpoint of a step, then removes all but the newest `keep_max` (0: removes
-    none).
+    """Writes a step's checkpoint; then removes all but the newest `keep_max` (0: removes none).
 
     shared: the same on all ranks; rank 0 writes it. own: this rank's state. Raises DataError on
     every rank if one of them cannot write; older checkpoints stay.
@@ -60,7 +58,8 @@ def save(folder: str, step: int, shared: State, own: State, keep_max: int) -> No
             if rank == 0:
                 files = {name: entry for each in entries_of_ranks for name, entry in each.items()}
                 manifest = {"step": step, "ranks": len(entries_of_ranks), "files": files}
-                _write_manifest(temporary, manifest)
+                with atomic_writer(os.path.join(temporary, _MANIFEST)) as file:
+                    file.write(json.dumps(manifest, indent=1).encode())
                 _put_in_place(temporary, path)
     except DataError as error:
         if rank == 0:
@@ -83,9 +82,8 @@ def newest_valid(folder: str) -> Checkpoint | None:
 def find_newest_valid(folder: str) -> Checkpoint | None:
     """Returns the newest checkpoint whose files match its manifest, or None if there is none.
 
-    Reports corrupt ones on stderr. DataError if all are corrupt, because a new run would overwrite
-    them, or if one cannot be read: it may be valid, and would be lost if the run resumed from an
-    older one.
+    Reports corrupt ones on stderr. DataError if all are corrupt (a new run would overwrite them),
+    or if one cannot be read (it may be valid, and resuming from an older one would lose it).
     """
     steps = sorted(_steps(folder), reverse=True)
     for step in steps:
@@ -97,7 +95,7 @@ def find_newest_valid(folder: str) -> Checkpoint | None:
     if steps:
         raise DataError(
             f"{folder}: none of the {len(steps)} checkpoints can be used; "
-            "put one back, or choose another --output_dir for a new run"
+            "restore one from a copy, or choose another --output_dir for a new run"
         )
     return None
 
@@ -107,9 +105,7 @@ def is_checkpoint(path: str) -> bool:
 
 
 def load_weights(path: str) -> dict[str, torch.Tensor]:
-    """Returns the model's weights in a checkpoint, {parameter's name: float32 tensor}; DataError if
-    it is corrupt.
-    """
+    """Returns the weights in a checkpoint, {name: float32 tensor}; DataError if it is corrupt."""
     problem = _problem_of(path)
     if problem:
         raise DataError(f"{path}: {problem}: the checkpoint is corrupt; use another")
@@ -192,13 +188,6 @@ def _digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_manifest(folder, manifest):
-    with open(os.path.join(folder, _MANIFEST), "w") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _read_manifest(path):
     with open(os.path.join(path, _MANIFEST)) as file:
         return json.load(file)
@@ -232,13 +221,13 @@ def _problem_of(path):
 
 def _put_in_place(temporary, path):
     if os.path.isdir(path):  # the run resumed from an older one
-        _set_aside(path)
+        _rename_as_corrupt(path)
     sync_folder(temporary)
     os.rename(temporary, path)
     sync_folder(os.path.dirname(path))
 
 
-def _set_aside(path):
+def _rename_as_corrupt(path):
     """Renames a checkpoint that was found corrupt, perhaps because of a fault that did not last."""
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f"corrupt-{name}")
@@ -248,17 +237,15 @@ def _set_aside(path):
 
 
 def _remove_old(folder, newest, keep_max):
-    """Removes all but the `keep_max` newest up to step `newest` (0: removes none), and sets aside
-    those after it.
+    """Removes all but the `keep_max` newest up to step `newest` (0: none), renames those after it.
 
-    Errors are only reported on stderr: the newest checkpoint is in place, and the next save tries
-    again.
+    Errors are only reported: the newest checkpoint is in place, and the next save tries again.
     """
     steps = sorted(_steps(folder))
     kept = [step for step in steps if step <= newest]
     try:
         for step in steps[len(kept) :]:
-            _set_aside(os.path.join(folder, _name(step)))
+            _rename_as_corrupt(os.path.join(folder, _name(step)))
         for step in kept[: max(0, len(kept) - keep_max)] if keep_max else []:
             # Renamed first: a folder that is only partly removed must not look like a checkpoint.
             os.rename(os.path.join(folder, _name(step)), _hidden(folder, step))

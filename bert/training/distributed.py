@@ -1,6 +1,4 @@
-"""Agreement between ranks, without waiting for a GPU: an error of one rank ends all of them, and a
-request to stop one stops all.
-"""
+"""Agreement between ranks, without waiting for a GPU: on values, on errors, on stopping."""
 
 import contextlib
 import functools
@@ -32,8 +30,7 @@ def gathered(value: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def shared_errors() -> Iterator[None]:
-    """Raises DataError on every rank if the block raised DataError or OSError on any of them, so
-    that no rank waits for one that has ended.
+    """DataError on every rank if the block raised DataError or OSError on any: none waits for it.
 
     Collective: a rank that has nothing to do enters the block too. Inside it, a collective call
     must come before anything that may fail.
@@ -75,8 +72,7 @@ def check_alike(values: dict[str, Any]) -> None:
 
 
 class StopRequest:
-    """SIGTERM or SIGUSR1, which clusters send before they take a machine away: the run stops after
-    the current step.
+    """SIGTERM or SIGUSR1, sent before a cluster takes a machine away: stops after this step.
 
     A scheduler and torchrun may both send the same signal: only a repetition after `PATIENCE`
     seconds ends the process at once.
@@ -96,9 +92,7 @@ class StopRequest:
             os.kill(os.getpid(), signum)
 
     def signal_on_any_rank(self) -> str | None:
-        """Returns the name of a signal that any rank has received, or None; the same on every rank.
-        Collective.
-        """
+        """Returns the name of a signal that any rank has received, or None. Collective."""
         largest = torch.tensor(max(self._received, default=0))
         dist.all_reduce(largest, dist.ReduceOp.MAX, control_group())
         return signal.Signals(int(largest)).name if largest else None

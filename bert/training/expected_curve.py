@@ -108,9 +108,7 @@ def _parse(path, text):
 
 
 def _parse_point(line, previous):
-    """Returns (samples, accuracy) of a line; ValueError unless it has more samples than
-    `previous`.
-    """
+    """Returns (samples, accuracy) of a line; ValueError if it is wrong or not after `previous`."""
     try:
         first, second = line.split(",")
         samples, accuracy = int(first), float(second)

@@ -1,6 +1,4 @@
-"""Checks of train.py's flags, of their data and of the run they resume: all problems are reported
-at once.
-"""
+"""Checks of train.py's flags, data and earlier run; all problems are reported at once."""
 
 import argparse
 import glob
@@ -254,9 +252,7 @@ def flags_content(flags: argparse.Namespace, config: BertConfig) -> bytes:
 
 
 def _wrong_for_resuming(flags, config):
-    """Returns a message for each flag that must not change, but differs from the run in the output
-    folder.
-    """
+    """Returns a message for each flag that differs from the earlier run's but must not change."""
     path = flags_path(flags)
     if not os.path.exists(path):
         if os.path.exists(os.path.join(flags.output_dir, "metrics.jsonl")):

@@ -12,11 +12,10 @@ _PEAKS = {
 
 
 def training_flops(config: BertConfig, length: float, num_predictions: float) -> float:
-    """Returns the FLOPs of forward and backward pass for one sequence of `length` tokens, of which
-    `num_predictions` are masked.
+    """Returns the FLOPs of a forward and backward pass for one sequence of `length` tokens.
 
-    A multiplication and an addition count as two; the backward pass is twice the forward. As usual,
-    matrix products only.
+    num_predictions: masked tokens of it. A multiplication and an addition count as two; the
+    backward pass is twice the forward. As usual, matrix products only.
     """
     hidden, intermediate = config.hidden_size, config.intermediate_size
     layer = 2 * length * (4 * hidden**2 + 2 * hidden * intermediate) + 4 * length**2 * hidden

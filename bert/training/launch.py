@@ -1,6 +1,4 @@
-"""Start of a training process: joining the process group, memory settings, the lock of the output
-folder, readable errors when another rank is gone.
-"""
+"""Start of a process: its group, memory, the lock of the output folder, readable errors."""
 
 import contextlib
 import ctypes
@@ -52,8 +50,7 @@ def join_processes(device: str, seed: int, timeout: float) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep large blocks, so that not every step returns them to the system and gets
-    them back by page faults.
+    """Makes glibc keep large blocks, which each step would return and get back by page faults.
 
     The logits alone are 78 MB at 32 x 20 predictions: a step of configs/bert_tiny.json takes 0.23 s
     instead of 0.31 s.
@@ -67,9 +64,7 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def lock_output_dir(folder: str) -> Iterator[None]:
-    """Creates the output folder and locks it on rank 0; DataError if another run holds the lock or
-    a rank does not see the same folder.
-    """
+    """Creates and locks the output folder; DataError if in use or not seen by all ranks."""
     with contextlib.ExitStack() as stack:
         with shared_errors():
             if dist.get_rank() == 0:
@@ -78,17 +73,15 @@ def lock_output_dir(folder: str) -> Iterator[None]:
                     stack.enter_context(lock)
                 except BlockingIOError:
                     raise DataError(
-                        f"{folder}: another run is at work there; "
-                        "wait for it, or choose another --output_dir"
+                        f"{folder}: another run is using this folder; "
+                        "wait until it ends, or choose another --output_dir"
                     ) from None
         _check_that_all_see(folder)
         yield
 
 
 def _check_that_all_see(folder):
-    """DataError if a rank has another folder of that name: the first checkpoint would fail, long
-    after the start.
-    """
+    """DataError if a rank has another folder of that name: its first checkpoint would fail."""
     # A new name, so that no machine has cached that it does not exist.
     token = gathered(secrets.token_hex(4))[0]
     mark = os.path.join(folder, f".seen-by-all-{token}")
@@ -109,9 +102,7 @@ def _check_that_all_see(folder):
 
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turns torch's errors into a DataError if another rank is gone or hangs, or memory is
-    short.
-    """
+    """Turns torch's errors into a DataError: another rank is gone or hangs, or memory is short."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,6 +1,4 @@
-"""Evaluation over all ranks, and the records of a run: metrics.jsonl, TensorBoard, the progress
-line, the curves.
-"""
+"""Evaluation over all ranks, and the records of a run: metrics.jsonl, console, curves."""
 
 import json
 import math
@@ -30,8 +28,7 @@ def evaluate(
     device: torch.device,
     data_group: dist.ProcessGroup | None = None,
 ) -> dict[str, float]:
-    """Returns the evaluation metrics over all examples of all ranks of a group: sums over all
-    ranks, divided once.
+    """Returns the metrics over all examples of a group of ranks: sums of all, divided once.
 
     model: the module itself, not its data-parallel wrapper, because ranks may have different
     numbers of batches.
@@ -78,8 +75,7 @@ class _Step:
 
 
 class Recorder:
-    """Rank 0's metrics.jsonl, TensorBoard events and console; the other ranks' recorders do
-    nothing.
+    """Rank 0's metrics.jsonl, TensorBoard events and console; on other ranks it does nothing.
 
     The console gets one progress line: rewritten on a terminal, a new one every 10 seconds
     elsewhere. Losses stay on their device until a line is due, so that no step waits for the GPU.
@@ -187,9 +183,7 @@ class Recorder:
         self._log.write(json.dumps(values) + "\n")
 
     def _flush(self):
-        """Writes the steps since the last call and shows the newest; DataError if too many in a row
-        were skipped.
-        """
+        """Writes all pending steps and shows the newest; DataError if too many were skipped."""
         if not self._pending:
             return
         rows = torch.stack([step.values for step in self._pending]).tolist()
@@ -253,9 +247,7 @@ class Recorder:
         self.say(f"warning: {what}: the update is not finite and is skipped")
 
     def _show(self, step, values):
-        """The progress line: speeds since the line before, time left by the mean speed since the
-        start.
-        """
+        """Shows progress: speed since the last line, time left by the mean speed of all steps."""
         number, now = step.number, time.monotonic()
         seconds = max(now - self._last_line_at - (self._pauses - self._pauses_at_last_line), 1e-9)
         sequences = (number - self._last_line_step) * self.samples_per_step
@@ -303,16 +295,14 @@ def _open_at(path, kept_bytes):
 
 def plot_curves(metrics_path: str, png_path: str) -> None:
     """Draws losses per step and accuracies per evaluation, from metrics.jsonl, into a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     with open(metrics_path) as file:
         rows = [json.loads(line) for line in file]
     steps = [row for row in rows if row.get("loss") is not None]
     evaluations = [row for row in rows if "masked_lm_accuracy" in row]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
 
     def draw(axes, rows, name, label, *style, **options):
         x, y = [row["step"] for row in rows], [row[name] for row in rows]
@@ -330,4 +320,3 @@ def plot_curves(metrics_path: str, png_path: str) -> None:
         axes.legend()
     with atomic_writer(png_path) as picture:
         figure.savefig(picture, format="png", dpi=120)
-    plt.close(figure)

@@ -129,9 +129,7 @@ class MLPerfLog:
         self._dropped = content[kept_bytes:]
 
     def bytes_written(self) -> int:
-        """Syncs the log to the disk; returns its size, for the checkpoint (0 on ranks other than
-        0).
-        """
+        """Syncs the log to the disk; returns its size for the checkpoint (0 on ranks except 0)."""
         if self._file is None:
             return 0
         os.fsync(self._file.fileno())
@@ -195,9 +193,7 @@ class MLPerfLog:
             )
 
     def block_stop(self, samples: int) -> None:
-        """Training pauses after `samples`, for an evaluation or the end of the run; writes nothing
-        if no block is open.
-        """
+        """Ends the open block, if any: an evaluation or the end of the run follows `samples`."""
         if self._block_start is not None:
             first, self._block_start = self._block_start, None
             metadata = {"first_epoch_num": first, "epoch_count": samples - first}

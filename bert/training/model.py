@@ -1,5 +1,4 @@
-"""BERT with both pretraining heads: Hugging Face's `BertForPreTraining`, which predicts only at
-masked positions.
+"""BERT with both pretraining heads: Hugging Face's `BertForPreTraining`, at masked positions only.
 
 Shapes: B examples, S positions, P predictions per example, H hidden size, V vocabulary.
 """
@@ -20,7 +19,7 @@ from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
 from bert.common.files import DataError
 from bert.training import checkpoint, unpadded
-from bert.training.tensorflow_checkpoint import is_tensorflow_checkpoint, load_tensorflow_checkpoint
+from bert.training.tensorflow_checkpoint import is_tensorflow_checkpoint, read_tensorflow_checkpoint
 
 Batch = dict[str, torch.Tensor]  # of bert_dali_dataloader.DaliDataloader
 Logits = tuple[torch.Tensor, torch.Tensor]  # masked LM [B, P, V], next sentence [B, 2]
@@ -81,8 +80,7 @@ def build_model(config: BertConfig) -> BertForPreTraining:
 
 
 def load_model(where: str, config: BertConfig) -> BertForPreTraining:
-    """Returns a model with the weights of a TensorFlow checkpoint (its prefix), a Hugging Face
-    folder or a run's checkpoint.
+    """Returns a model with the weights of a TensorFlow prefix, Hugging Face folder or checkpoint.
 
     Dropout is that of `config`. DataError if there is no model, or if its shape or activation is
     not that of `config`.
@@ -90,30 +88,28 @@ def load_model(where: str, config: BertConfig) -> BertForPreTraining:
     if problem := missing_model(where):
         raise DataError(problem)
     if is_tensorflow_checkpoint(where):
-        model = build_model(config)
-        load_tensorflow_checkpoint(where, model)
-        return model
+        return _model_with(read_tensorflow_checkpoint(where), where, config)
     if checkpoint.is_checkpoint(where):
-        return _load_own(where, config)
+        return _model_with(checkpoint.load_weights(where), where, config)
     return _load_folder(where, config)
 
 
-def _load_own(path, config):
-    """Loads a checkpoint of train.py, such as <output_dir>/checkpoints/step-00001000."""
-    model, weights = build_model(config), checkpoint.load_weights(path)
-    parameters = dict(model.named_parameters())
+def _model_with(weights, where, config):
+    """Returns a model with these weights, {parameter's name: float32 tensor}."""
+    model = build_model(config)
+    shapes, expected = (
+        {name: list(tensor.shape) for name, tensor in tensors}
+        for tensors in (weights.items(), model.named_parameters())
+    )
     differences = [
-        f"{name} is {list(weights[name].shape) if name in weights else 'missing'} there and "
-        f"{list(parameters[name].shape) if name in parameters else 'missing'} in the configuration"
-        for name in sorted(parameters.keys() | weights.keys())
-        if name not in weights
-        or name not in parameters
-        or weights[name].shape != parameters[name].shape
+        f"{name} is {shapes.get(name, 'missing')} there and "
+        f"{expected.get(name, 'missing')} in the configuration"
+        for name in sorted(expected.keys() | shapes.keys())
+        if shapes.get(name) != expected.get(name)
     ]
     if differences:
-        raise DataError(
-            f"{path}: another model: {differences[0]} (and {len(differences) - 1} more)"
-        )
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise DataError(f"{where}: another model: {'; '.join(differences[:5])}{more}")
     # The tied output weights have no name of their own.
     model.load_state_dict(weights, strict=False)
     return model
@@ -141,9 +137,7 @@ def _load_folder(folder, config):
 
 
 def missing_model(where: str) -> str | None:
-    """Returns None if `load_model` finds a model there, else a message with a path that may have
-    been meant.
-    """
+    """Returns None if `load_model` finds a model there, else a message with a likely path."""
 
     def is_model(path):
         return (
@@ -165,7 +159,7 @@ def missing_model(where: str) -> str | None:
     return (
         f"{where}: no TensorFlow checkpoint (no {where}.index), no Hugging Face folder (no "
         "config.json in it) and no checkpoint of train.py (no manifest.json)"
-        f"{f'; perhaps {found[-1]} is meant' if found else ''}"
+        f"{f'; did you mean {found[-1]}?' if found else ''}"
     )
 
 
@@ -181,9 +175,7 @@ def _bind_forward(model):
 
 
 def compile_layers(model: BertForPreTraining) -> None:
-    """Applies torch.compile to each layer of the encoder, which compiles once as all are alike, and
-    to the masked LM head.
-    """
+    """Applies torch.compile to the masked LM head and each layer of the encoder (all are alike)."""
     # bert/common/quiet_imports.py set it to 1.
     torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))
     for layer in model.bert.encoder.layer:
@@ -192,9 +184,7 @@ def compile_layers(model: BertForPreTraining) -> None:
 
 
 def leave_out_padding(model: BertForPreTraining) -> None:
-    """Makes the model compute nothing at positions of padding; its results are the same except for
-    rounding.
-    """
+    """Makes the model skip positions of padding; results are the same except for rounding."""
     model.forward = types.MethodType(_unpadded_forward, model)
 
 
@@ -207,9 +197,7 @@ def _unpadded_forward(self, input_ids, input_mask, segment_ids, masked_lm_positi
 
 
 def _forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
-    """int64 [B, S] three times and [B, P] -> masked LM logits [B, P, V] and next-sentence logits
-    [B, 2].
-    """
+    """int64 [B, S] three times, [B, P] -> logits: masked LM [B, P, V], next sentence [B, 2]."""
     # [B, 1, S]: with a mask [B, S] Hugging Face checks whether it is all ones, and waits for the
     # GPU.
     encoded = self.bert(input_ids, attention_mask=input_mask[:, None], token_type_ids=segment_ids)
@@ -225,9 +213,7 @@ def predict(model: torch.nn.Module, batch: Batch) -> Logits:
 
 
 def loss_sums(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (sum of weighted masked LM cross entropies, sum of next-sentence cross entropies),
-    float32 [].
-    """
+    """Returns the sums of weighted masked LM and of next-sentence cross entropies, float32 []."""
     masked_lm_logits, next_sentence_logits = logits
     cross_entropy = F.cross_entropy(
         masked_lm_logits.float().flatten(0, 1), batch["masked_lm_ids"].flatten(), reduction="none"
@@ -240,9 +226,7 @@ def loss_sums(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def correct_counts(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (weighted number of correct masked LM predictions, number of correct next-sentence
-    predictions), [] each.
-    """
+    """Returns the correct masked LM (weighted) and next-sentence predictions, [] each."""
     masked_lm_logits, next_sentence_logits = logits
     is_correct = masked_lm_logits.argmax(-1) == batch["masked_lm_ids"]
     return (
@@ -252,10 +236,10 @@ def correct_counts(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Te
 
 
 def count_correct_or_tied(masked_lm_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Returns the weighted number of masked LM predictions that are correct or tied, float32 []:
-    for the progress line.
+    """Returns the weighted number of correct or tied masked LM predictions, float32 [].
 
-    On the CPU 3 ms at 32 x 20 predictions; the argmax of `correct_counts` takes 25 ms.
+    For the progress line. On the CPU 3 ms at 32 x 20 predictions; the argmax of `correct_counts`
+    takes 25 ms.
     """
     logit_of_label = masked_lm_logits.gather(-1, batch["masked_lm_ids"].unsqueeze(-1))
     is_correct = (logit_of_label >= masked_lm_logits.amax(-1, keepdim=True)).squeeze(-1)
@@ -263,8 +247,7 @@ def count_correct_or_tied(masked_lm_logits: torch.Tensor, batch: Batch) -> torch
 
 
 def load_tokenizer(vocab_file: str, do_lower_case: bool, config: BertConfig) -> BertTokenizerFast:
-    """Returns Hugging Face's tokenizer of a vocabulary, which truncates to the model's maximum
-    length.
+    """Returns Hugging Face's tokenizer, which truncates to the model's maximum length.
 
     DataError unless the vocabulary has as many tokens as the model.
     """
@@ -292,8 +275,7 @@ def save_model(
     folder: str,
     tokenizer: BertTokenizerFast | None = None,
 ) -> None:
-    """Writes a Hugging Face folder (config.json, model.safetensors, tokenizer), whole or not at
-    all; replaces an older one.
+    """Writes or replaces a Hugging Face folder (config, weights, tokenizer), whole or not at all.
 
     weights: {parameter's name: float32 tensor}. DataError if it cannot be written.
     """
@@ -320,9 +302,7 @@ def save_model(
 
 
 def _open_weights_to_readers(folder):
-    """Gives weights the mode of config.json: safetensors writes them as a temporary file, mode
-    600.
-    """
+    """Gives weights the mode of config.json: safetensors leaves them at 600."""
     for path in glob.glob(f"{glob.escape(folder)}/*.safetensors"):
         with contextlib.suppress(OSError):  # a file system may have no modes
             shutil.copymode(f"{folder}/config.json", path)

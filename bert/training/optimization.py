@@ -26,8 +26,7 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 
 
 class AdamWeightDecay(torch.optim.Optimizer):
-    """Adam with decoupled weight decay; by default without bias correction, as in Google's and
-    MLPerf's BERT.
+    """Adam with decoupled weight decay; by default without bias correction, as in MLPerf's BERT.
 
     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  w -= lr * (m / (sqrt(v) + eps) + wd * w)
 
@@ -61,16 +60,13 @@ class AdamWeightDecay(torch.optim.Optimizer):
     def split_over(
         self, group: dist.ProcessGroup | None, parameters: Iterable[torch.Tensor]
     ) -> None:
-        """Declares that each of these parameters is one part of a tensor, and that the other ranks
-        of `group` hold the other parts: norms are those of whole tensors.
-        """
+        """Marks parameters as parts of tensors split over `group`: norms are of whole tensors."""
         self._splits.append((group, {id(parameter) for parameter in parameters}, {}))
 
     def average_over(
         self, group: dist.ProcessGroup | None, parameters: Iterable[torch.Tensor]
     ) -> None:
-        """Declares that every rank of `group` has a copy of these parameters: their gradients are
-        averaged.
+        """Marks parameters as copies, one on each rank of `group`: gradients are averaged.
 
         The ranks compute the same gradients, but GPU kernels add in no fixed order: the copies
         would drift apart by rounding.
@@ -103,9 +99,7 @@ class AdamWeightDecay(torch.optim.Optimizer):
             )
 
     def _clip_gradients(self):
-        """Scales all gradients, or sets them to 0 if one of them is not finite; returns whether all
-        were finite, bool [].
-        """
+        """Clips all gradients, or zeroes them if one is not finite; returns whether all were."""
         weights = [
             weight
             for group in self.param_groups
@@ -162,9 +156,7 @@ class AdamWeightDecay(torch.optim.Optimizer):
         """Scales each weight's update in place."""
 
     def _squared_norms(self, weights, *lists):
-        """Returns squared Euclidean norms of whole tensors, for one or more lists of T tensors like
-        `weights`: float32 [lists * T].
-        """
+        """Returns squared norms of whole tensors, float32 [lists * T]; lists are like `weights`."""
         squares = torch.cat([squared_norms(tensors) for tensors in lists])
         for group, ids, masks in self._splits:
             key = tuple(map(id, weights)), len(lists)
@@ -180,11 +172,10 @@ class AdamWeightDecay(torch.optim.Optimizer):
 
 
 class Lamb(AdamWeightDecay):
-    """LAMB: Adam with bias correction, decay added to the update, and a trust ratio ||w|| / ||u||
-    for each tensor.
+    """LAMB: Adam with bias correction and weight decay, times a trust ratio ||w|| / ||u||.
 
-    The ratio is not clamped; it is 1 if either norm is 0, and for the excepted tensors. Source:
-    MLPerf's BERT reference.
+    Each tensor has its own ratio, which is not clamped; it is 1 if either norm is 0, and for the
+    excepted tensors. Source: MLPerf's BERT reference.
     """
 
     def __init__(self, groups: list[dict[str, Any]], **options: Any):
@@ -208,11 +199,10 @@ def squared_norms(tensors: Tensors) -> torch.Tensor:
 
 
 class LossScale:
-    """The factor by which losses are multiplied in fp16, so that small gradients do not vanish:
-    halved when a gradient overflows, doubled after 2,000 updates in a row without overflow.
+    """The factor of losses in fp16, so that small gradients do not vanish.
 
-    The same as torch.amp.GradScaler, which cannot be used: ColossalAI's optimizers hide gradients
-    that it needs.
+    Halved when a gradient overflows, doubled after 2,000 updates in a row without overflow, as by
+    torch.amp.GradScaler, which cannot be used: ColossalAI's optimizers hide gradients from it.
     """
 
     INITIAL, GROWTH_INTERVAL = 2.0**16, 2000
@@ -222,9 +212,7 @@ class LossScale:
         self._good_updates = torch.zeros((), device=device)
 
     def update(self, is_finite: torch.Tensor) -> None:
-        """is_finite: whether the gradients of an update were finite, bool [] on the scale's
-        device.
-        """
+        """is_finite: whether an update's gradients were finite, bool [] on the scale's device."""
         good_updates = (self._good_updates + 1) * is_finite
         is_due = good_updates >= self.GROWTH_INTERVAL
         self.value = torch.where(
@@ -248,8 +236,7 @@ def learning_rate(
     poly_power: float = 1.0,
     start_warmup_step: int = 0,
 ) -> float:
-    """Returns the learning rate after `step` updates: linear warm-up to `base`, then polynomial
-    decay.
+    """Returns the rate after `step` updates: linear warm-up to `base`, then polynomial decay.
 
     Decay counts from step 0, not from the end of the warm-up (MLPerf's BERT reference), so the rate
     jumps there.

@@ -1,5 +1,4 @@
-"""ColossalAI's plugins behind one interface: data parallelism (ddp), ZeRO-1 (zero1), tensor and
-data parallelism (hybrid).
+"""ColossalAI's plugins behind one interface: ddp, ZeRO-1 (zero1), tensor parallelism (hybrid).
 
 Under each of them, weights and optimizer state are loaded and saved as whole float32 tensors by the
 model's names, so that a checkpoint fits every plugin and every number of ranks. The optimizer
@@ -52,9 +51,7 @@ class Part:
 
 @dataclass
 class FlatPart(Part):
-    """ZeRO: the weight is whole; the master is an equal share of its elements, with padding at the
-    end.
-    """
+    """ZeRO: the weight is whole; the master is an equal share of its elements, with padding."""
 
     group: dist.ProcessGroup | None
 
@@ -69,9 +66,7 @@ class FlatPart(Part):
 
 @dataclass
 class SlicePart(Part):
-    """Tensor parallelism: weight and master are a slice along one dimension; the last slice may end
-    with padding.
-    """
+    """Tensor parallelism: weight and master are a slice of one dimension, perhaps with padding."""
 
     group: dist.ProcessGroup | None
 
@@ -101,8 +96,7 @@ def _gather(tensor, group, dimension):
 
 
 class DataParallel:
-    """`--plugin=ddp`: every process holds everything; float32 weights, arithmetic in bf16 or fp16
-    by autocast.
+    """`--plugin=ddp`: every process has everything; float32 weights, autocast to bf16 or fp16.
 
     Attributes: `module`, `inner_optimizer`: those given. `model`, `optimizer`: ColossalAI's around
     them. `data_group`: the processes that together have all examples once.
@@ -156,9 +150,7 @@ class DataParallel:
         return self._booster.no_sync(self.model, self.optimizer)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds the gradients of a loss, averaged over `data_group` and multiplied by the loss scale
-        if there is one.
-        """
+        """Adds the gradients of a loss, averaged over `data_group`, times the loss scale if any."""
         scale = self.inner_optimizer.loss_scale
         self._booster.backward(loss if scale is None else loss * scale.value, self.optimizer)
 
@@ -209,9 +201,7 @@ class DataParallel:
 
 
 class _CastModel(DataParallel):
-    """Common to zero1 and hybrid: the model's weights have the chosen precision, the optimizer's
-    masters are float32.
-    """
+    """zero1 and hybrid: weights in the chosen precision, the optimizer's masters in float32."""
 
     def __init__(self, module, *args):
         # Copies, because ColossalAI rounds and cuts them; the masters start from unrounded weights.
@@ -247,9 +237,7 @@ class Zero1(_CastModel):
 
 
 class Hybrid(_CastModel):
-    """`--plugin=hybrid`: layers are cut over `tp_size` consecutive ranks, which train on the same
-    examples.
-    """
+    """`--plugin=hybrid`: layers cut over `tp_size` consecutive ranks, which share examples."""
 
     def _plugin(self, precision, tp_size):
         plugin = HybridParallelPlugin(

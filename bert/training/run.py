@@ -109,9 +109,7 @@ class Run:
         )
 
     def _check_ranks(self):
-        """DataError if the ranks have different flags or data: they would hang, or train on wrong
-        data.
-        """
+        """DataError if the ranks have different flags or data: they would hang or train wrongly."""
         values = {
             f"--{name}": value
             for name, value in vars(self.flags).items()
@@ -296,9 +294,7 @@ class Run:
         self.optimizer.zero_grad()
 
     def record(self, results: torch.Tensor, rate: float, num_tokens: torch.Tensor) -> None:
-        """Records the last step. results: float32 [3], both losses and the accuracy over its
-        examples; rate: learning rate; num_tokens: float32 [].
-        """
+        """results: float32 [3], losses and accuracy; rate: of learning; num_tokens: float32 []."""
         inner = self.parallel.inner_optimizer
         self.recorder.step(
             self.step, results, inner.gradient_norm, rate, num_tokens,

@@ -28,9 +28,7 @@ class TensorboardLog:
     """One event file, written by rank 0; a new one each time the run resumes."""
 
     def __init__(self, folder: str, purge_step: int):
-        """purge_step: the step after the checkpoint, or 0 for a new run; TensorBoard no longer
-        shows what older files contain from this step on.
-        """
+        """purge_step: TensorBoard hides what older files contain from here on; 0 for a new run."""
         os.makedirs(folder, exist_ok=True)
         numbers = [
             int(match[1]) for name in os.listdir(folder) if (match := _FILE_PATTERN.fullmatch(name))
@@ -43,9 +41,7 @@ class TensorboardLog:
         self.flush()
 
     def step(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Takes the results of a training step: numbers by name; those that are None are left
-        out.
-        """
+        """Takes the results of a training step: numbers by name; None is left out."""
         self._scalars("train", step, values)
 
     def evaluation(self, step: int, values: Mapping[str, float | None]) -> None:

@@ -38,46 +38,25 @@ def parameter_name(variable: str) -> str:
 
 
 def as_parameter(variable: str, array: np.ndarray) -> torch.Tensor:
-    """A variable's value, float32 -> the parameter's: kernels are transposed, embeddings and
-    output_weights are not.
-    """
+    """A variable's float32 value -> the parameter's: only kernels are transposed."""
     return torch.from_numpy(array.T.copy() if variable.endswith("kernel") else array.copy())
 
 
-def load_tensorflow_checkpoint(prefix: str, model: torch.nn.Module) -> None:
-    """Copies the weights of a TF1 checkpoint (with or without optimizer slots) into a
-    `BertForPreTraining`, bit for bit.
+def read_tensorflow_checkpoint(prefix: str) -> dict[str, torch.Tensor]:
+    """Returns the weights of a TF1 checkpoint, with or without optimizer slots: {parameter's name
+    in `BertForPreTraining`: float32 tensor}.
 
-    prefix: the path without .index and .data-00000-of-00001. DataError, and the model unchanged,
-    unless variables and parameters have the same names and shapes.
+    prefix: the path without .index and .data-00000-of-00001. DataError if it cannot be read.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     try:
         reader = tf.train.load_checkpoint(prefix)
-        found = {
+        return {
             parameter_name(name): as_parameter(name, reader.get_tensor(name))
             for name in reader.get_variable_to_shape_map()
             if not _NOT_A_WEIGHT.search(name)
         }
     except (tf.errors.OpError, ValueError) as error:
         raise DataError(f"{prefix}: cannot be read as a TensorFlow checkpoint: {error}") from None
-    parameters = dict(model.named_parameters())
-    problems = [f"no {name}" for name in parameters.keys() - found.keys()]
-    problems += [
-        f"{name}, which the configuration does not have"
-        for name in found.keys() - parameters.keys()
-    ]
-    problems += [
-        f"{name} of shape {list(found[name].shape)}, the configuration has "
-        f"{list(parameters[name].shape)}"
-        for name in parameters.keys() & found.keys()
-        if found[name].shape != parameters[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more differences" if len(problems) > 5 else ""
-        raise DataError(f"{prefix}: another model: it has {'; '.join(sorted(problems)[:5])}{more}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(found[name])

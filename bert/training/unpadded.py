@@ -36,9 +36,7 @@ def encode(
 
 
 def _run_layer(layer, hidden, lengths, max_length):
-    """Runs a `BertLayer` on the tokens of all examples. hidden and the result: [T, H]; lengths:
-    int64 [B].
-    """
+    """Runs a `BertLayer` on all tokens. hidden and the result: [T, H]; lengths: int64 [B]."""
     attention = layer.attention.self
     query, key, value = (
         projection(hidden).unflatten(-1, (-1, attention.attention_head_size))
@@ -51,9 +49,7 @@ def _run_layer(layer, hidden, lengths, max_length):
 
 
 def _attend(query, key, value, lengths, max_length, dropout):
-    """Attention within each example. query, key, value and the result: [T, heads, head size];
-    lengths: int64 [B], sum T.
-    """
+    """Attention within each example: [T, heads, head size] all; lengths: int64 [B], sum T."""
     if query.is_cuda:
         offsets = F.pad(lengths.cumsum(0), (1, 0))
         q, k, v = (

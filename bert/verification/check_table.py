@@ -13,9 +13,7 @@ _MAX_NOTES = 5  # a row shows; --json has all
 
 
 class Row(NamedTuple):
-    """One check: OK, FAILED (the data are broken) or DIFFERS (whole, but not what it was compared
-    with).
-    """
+    """One check: OK, FAILED (the data are corrupt) or DIFFERS (whole, but not as expected)."""
 
     section: str
     check: str
@@ -35,9 +33,13 @@ def judged(
     otherwise: str = FAILED,
 ) -> Row:
     """Returns the row of a check: OK, or `otherwise` where it is not right."""
-    return Row(
-        section, check, OK if is_right else otherwise, str(found), str(expected), tuple(notes)
-    )
+    status = OK if is_right else otherwise
+    return Row(section, check, status, str(found), str(expected), tuple(notes))
+
+
+def compared(section: str, check: str, found: str, expected: str, notes: Iterable[str] = ()) -> Row:
+    """Returns the row of a comparison: OK if both texts are equal, else DIFFERS."""
+    return judged(section, check, found == expected, found, expected, notes, DIFFERS)
 
 
 def has_colours(stream: TextIO) -> bool:
@@ -46,7 +48,7 @@ def has_colours(stream: TextIO) -> bool:
 
 
 def print_table(rows: Sequence[Row], stream: TextIO | None = None) -> None:
-    """Prints a line a row, under the name of each section; what a row has to say follows it."""
+    """Prints a line for each row, under the name of its section; its notes follow it."""
     stream = stream or sys.stdout
     is_coloured = has_colours(stream)
     widths = [max(len(getattr(row, column)) for row in rows) for column in ("check", "found")]
@@ -58,22 +60,14 @@ def print_table(rows: Sequence[Row], stream: TextIO | None = None) -> None:
         status = f"{row.status:<7}"
         if is_coloured:
             status = f"{_COLOURS[row.status]}{status}{_END_OF_COLOUR}"
-        expected = (
-            f"  expected {row.expected}"
-            if row.expected and row.status != OK
-            else f"  {row.expected}"
-        )
-        print(
-            f"  {status}  {row.check:<{widths[0]}}  {row.found:<{widths[1]}}{expected}".rstrip(),
-            file=stream,
-        )
-        for note in row.notes[:_MAX_NOTES]:
-            print(f"           {note}", file=stream)
+        found = f"{row.check:<{widths[0]}}  {row.found:<{widths[1]}}"
+        word = "expected " if row.expected and row.status != OK else ""
+        print(f"  {status}  {found}  {word}{row.expected}".rstrip(), file=stream)
+        notes = [*row.notes[:_MAX_NOTES]]
         if len(row.notes) > _MAX_NOTES:
-            print(
-                f"           and {len(row.notes) - _MAX_NOTES:,} more; --json shows all",
-                file=stream,
-            )
+            notes.append(f"and {len(row.notes) - _MAX_NOTES:,} more; --json shows all")
+        for note in notes:
+            print(f"           {note}", file=stream)
 
 
 def as_json(rows: Iterable[Row], **more: Any) -> str:

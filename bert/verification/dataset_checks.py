@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from bert.verification import published
-from bert.verification.check_table import DIFFERS, Row, judged
+from bert.verification.check_table import DIFFERS, Row, compared, judged
 from bert.verification.example_check import Rules
 from bert.verification.file_report import TextReport, TFRecordReport, shared_part
 
@@ -22,46 +22,35 @@ _SHARED_TOO_MUCH = 0.05  # of examples; short articles give a few equal examples
 def names_row(
     section: str, names: Sequence[str], own_data: bool, others: Collection[str] = ()
 ) -> Row:
-    """Whether the parts named part-XXXXX-of-YYYYY are all there. others: names that may stand
-    beside them.
-    """
+    """Whether no part-XXXXX-of-YYYYY is missing. others: names that may be there too."""
     matches = [_PART.match(name) for name in names]
     parts = [(int(match[1]), int(match[2])) for match in matches if match]
     if not parts and section != "results":
-        return judged(
-            section,
-            "files",
-            True,
-            f"{len(names):,}",
-            "not named part-XXXXX-of-YYYYY: a missing one would not show",
-        )
+        expected = "not named part-XXXXX-of-YYYYY, so a missing one would not be noticed"
+        return judged(section, "files", True, f"{len(names):,}", expected)
     foreign = [name for name, match in zip(names, matches) if not match and name not in others]
     notes = [
-        f"{name}: does not belong here, whoever reads the folder reads it too; remove it"
+        f"{name}: does not belong here, and would be read with the folder; remove it"
         for name in foreign
     ]
     totals = sorted({total for _, total in parts})
     if len(totals) > 1:
-        notes.append(
-            "parts of several sets in one folder: "
-            f"{', '.join(f'-of-{total:05d}' for total in totals)}; keep one of them"
-        )
+        sets = ", ".join(f"-of-{total:05d}" for total in totals)
+        notes.append(f"parts of several sets in one folder: {sets}; keep one of them")
     total = totals[-1] if totals else published.NUM_PARTS
     numbers = {number for number, _ in parts}
     end = max(numbers, default=-1) + 1 if own_data else max(total, max(numbers, default=-1) + 1)
     missing = [number for number in range(end) if number not in numbers]
     if missing:
         notes.insert(0, f"missing: {ranges(missing, total)}; make them, or fetch them again")
-    for name in others:
-        if name not in names:
-            notes.append(f"{name}: missing")
+    notes += [f"{name}: missing" for name in others if name not in names]
     found = f"{len(parts):,} parts" + (f" and {len(foreign):,} others" if foreign else "")
     return judged(section, "files", not notes, found, f"{end:,} parts", notes)
 
 
 def chosen_files_row(section: str, paths: Sequence[str]) -> Row:
-    """Of files that the user named, none can be missing."""
-    return judged(section, "files", True, f"{len(paths):,}", "named one by one or by a pattern")
+    """Of files that the user listed, none can be missing."""
+    return judged(section, "files", True, f"{len(paths):,}", "given one by one or by a pattern")
 
 
 def ranges(numbers: Sequence[int], total: int) -> str:
@@ -72,15 +61,12 @@ def ranges(numbers: Sequence[int], total: int) -> str:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    told = [
+    shown = ", ".join(
         f"part-{first:05d}" if first == last else f"part-{first:05d} to part-{last:05d}"
         for first, last in runs[:5]
-    ]
-    return (
-        ", ".join(told)
-        + (f" and more, {len(numbers)} in all" if len(runs) > 5 else "")
-        + f" (of {total})"
     )
+    more = f" and more, {len(numbers)} in all" if len(runs) > 5 else ""
+    return f"{shown}{more} (of {total})"
 
 
 # --- the text ---
@@ -89,41 +75,21 @@ def ranges(numbers: Sequence[int], total: int) -> str:
 def results_rows(
     reports: Sequence[TextReport], own_data: bool, eval_problem: str | None
 ) -> list[Row]:
-    """Rows on the wholeness of a results folder. reports: TextReport of each file; eval_problem: of
-    eval.txt with eval.md5.
-    """
+    """Is a results folder whole? eval_problem: of eval.txt with eval.md5, None if they match."""
     names = [os.path.basename(report.path) for report in reports]
     broken = [report.problem for report in reports if report.problem]
     copies = [
         f"the same file: {group}; make or fetch all but one again"
         for group in _equal_files(reports, lambda report: report.num_bytes and report.md5)
     ]
-    total = sum(report.num_bytes for report in reports)
+    size = f"{sum(report.num_bytes for report in reports):,} bytes"
+    found = f"{len(copies)} groups" if copies else "none"
+    of_eval = eval_problem or "matches eval.txt"
     return [
         names_row("results", names, own_data, others=("eval.txt", "eval.md5")),
-        judged(
-            "results",
-            "whole text",
-            not broken,
-            f"{total:,} bytes",
-            "UTF-8, no file empty or cut",
-            broken,
-        ),
-        judged(
-            "results",
-            "copies",
-            not copies,
-            "none" if not copies else f"{len(copies)} groups",
-            "none",
-            copies,
-        ),
-        judged(
-            "results",
-            "eval.md5",
-            not eval_problem,
-            eval_problem or "fits eval.txt",
-            "the MD5 of each article of eval.txt",
-        ),
+        judged("results", "whole text", not broken, size, "UTF-8, no file empty or cut", broken),
+        judged("results", "copies", not copies, found, "none", copies),
+        judged("results", "eval.md5", not eval_problem, of_eval, "the MD5 of each article in it"),
     ]
 
 
@@ -144,35 +110,17 @@ def listed_results_rows(reports: Sequence[TextReport], md5s: Mapping[str, str]) 
         for name, md5 in md5s.items()
         if found.get(name) != md5
     ]
-    num_equal = len(md5s) - len(notes)
-    return [
-        judged(
-            "published text",
-            "--md5_list",
-            not notes,
-            f"{num_equal:,} files equal",
-            f"{len(md5s):,} files",
-            notes,
-            DIFFERS,
-        )
-    ]
+    equal, files = f"{len(md5s) - len(notes):,} files equal", f"{len(md5s):,} files"
+    return [judged("published text", "--md5_list", not notes, equal, files, notes, DIFFERS)]
 
 
 def _file_row(name, report, size, md5):
-    if report is None:
-        return Row("published text", name, DIFFERS, "missing", f"{size:,} bytes")
-    if report.num_bytes != size:
-        return Row(
-            "published text", name, DIFFERS, f"{report.num_bytes:,} bytes", f"{size:,} bytes"
-        )
-    return judged(
-        "published text",
-        name,
-        report.md5 == md5,
-        f"{size:,} bytes, MD5 {report.md5}",
-        f"MD5 {md5}",
-        otherwise=DIFFERS,
-    )
+    found = "missing" if report is None else f"{report.num_bytes:,} bytes"
+    if found != f"{size:,} bytes":
+        return compared("published text", name, found, f"{size:,} bytes")
+    found += f", MD5 {report.md5}"
+    is_right = report.md5 == md5
+    return judged("published text", name, is_right, found, f"MD5 {md5}", otherwise=DIFFERS)
 
 
 # --- the examples ---
@@ -180,50 +128,43 @@ def _file_row(name, report, size, md5):
 
 def example_rows(section: str, reports: Sequence[TFRecordReport], rules: Rules) -> list[Row]:
     """Rows on the records and examples of TFRecord files, whatever the files' names."""
-    broken = [report.broken_at for report in reports if report.broken_at]
-    damaged = [message for report in reports for message in report.damaged]
-    records, size = (
-        sum(report.num_records for report in reports),
-        sum(report.num_bytes for report in reports),
-    )
+    problems = [report.broken_at for report in reports if report.broken_at]
+    problems += [message for report in reports for message in report.corrupt]
+    records = sum(report.num_records for report in reports)
+    size = sum(report.num_bytes for report in reports)
     num_checked = sum(report.num_examples for report in reports)
-    rows = [
-        judged(section, "records", not broken and not damaged, f"{records:,} in {size:,} bytes",
-               "both checksums of each right", broken + damaged),
-    ]  # fmt: skip
+    found, both = f"{records:,} in {size:,} bytes", "both checksums of each right"
+    rows = [judged(section, "records", not problems, found, both, problems)]
     expected = {
         "features": f"the seven, {rules.max_seq_length} and {rules.max_predictions_per_seq} values",
         "ids": f"below {rules.vocab_size:,}, [CLS] A [SEP] B [SEP]",
         "masks": "counts, positions and padding right",
     }
-    cut_short = [f"{report.path}: after {len(report.problems)} bad examples "
-                 "the others were not looked at"
-                 for report in reports if not report.is_all_checked]  # fmt: skip
+    cut_short = [
+        f"{report.path}: checking stopped after {len(report.problems)} wrong examples"
+        for report in reports
+        if not report.is_all_checked
+    ]
     for kind in _KINDS:
-        # One of each file, in the order of files, so that the few that are shown tell how far it
-        # goes.
         bad = [
             [problem.text for problem in report.problems if problem.kind == kind]
             for report in reports
         ]
-        count, firsts = sum(map(len, bad)), [texts[0] for texts in bad if texts]
-        found = (
-            f"wrong in {count:,} examples of {len(firsts):,} files"
-            if count
-            else _found(kind, reports, num_checked)
-        )
-        is_right = not count and num_checked > 0
-        rows.append(
-            judged(
-                section, kind, is_right, found, expected[kind], firsts + cut_short if count else []
-            )
-        )
+        count = sum(map(len, bad))
+        if count:
+            # One of each file, so that the few that are shown say how many files are concerned.
+            notes = [texts[0] for texts in bad if texts]
+            found = f"wrong in {count:,} examples of {len(notes):,} files"
+            rows.append(judged(section, kind, False, found, expected[kind], notes + cut_short))
+        else:
+            found = _found(kind, reports, num_checked)
+            rows.append(judged(section, kind, num_checked > 0, found, expected[kind]))
     return rows
 
 
 def _found(kind, reports, num_checked):
     if num_checked == 0:
-        return "no example to look at"
+        return "no example to check"
     tokens, unknown, masked, shown_as_mask, random_next, largest = summed_totals(reports)
     return {
         "features": f"{100 * random_next / num_checked:.1f} % random next",
@@ -241,9 +182,7 @@ def summed_totals(reports: Sequence[TFRecordReport]) -> list[int]:
 
 
 def copies_row(section: str, reports: Sequence[TFRecordReport]) -> Row:
-    """No two files with the same examples, whatever their order and encoding, and no file with many
-    of its own twice.
-    """
+    """No two files with the same examples, in any order, and no file with many of its own twice."""
     notes, by_hash = [], collections.defaultdict(list)
     for number, report in enumerate(reports):
         if report.num_repeated > _SHARED_TOO_MUCH * report.num_records:
@@ -268,25 +207,17 @@ def copies_row(section: str, reports: Sequence[TFRecordReport]) -> Row:
                 f"{names} share about {100 * part:.0f} % of the smaller one's examples; "
                 "make them again"
             )
-    return judged(
-        section,
-        "copies",
-        not notes,
-        "none" if not notes else f"{len(notes)} found",
-        "no examples in two files",
-        notes,
-    )
+    found = f"{len(notes)} found" if notes else "none"
+    return judged(section, "copies", not notes, found, "no examples in two files", notes)
 
 
 def _examples_of(report):
-    """Equal for two files that have, as far as their sketches tell, the same examples."""
+    """Equal for two files that have, as far as their sketches show, the same examples."""
     return report.num_examples and (report.num_examples, report.sketch.tobytes())
 
 
 def _equal_files(reports, key):
-    """Returns the names of the files with equal `key`, a text for each group of two or more; files
-    without contents, whose key is false, are in no group.
-    """
+    """Returns, in words, each group of files with equal `key`; a false key is in no group."""
     groups = collections.defaultdict(list)
     for report in reports:
         groups[key(report)].append(os.path.basename(report.path))
@@ -294,69 +225,57 @@ def _equal_files(reports, key):
 
 
 def published_tfrecord_rows(reports: Sequence[TFRecordReport], vocab_md5: str) -> list[Row]:
-    section, sizes = (
-        "published examples",
-        {os.path.basename(report.path): report.num_bytes for report in reports},
-    )
-    records, size = sum(report.num_records for report in reports), sum(sizes.values())
-    sources = [source for source, count in published.TFRECORD_RECORDS.items() if count == records]
-    counts = ", ".join(
-        f"{count:,} ({source})" for source, count in published.TFRECORD_RECORDS.items()
-    )
-    rows = [
-        judged(section, "files", len(sizes) == published.NUM_PARTS, len(sizes), published.NUM_PARTS,
-               otherwise=DIFFERS),
-        judged(section, "bytes", size == published.TFRECORD_BYTES, f"{size:,}",
-               f"{published.TFRECORD_BYTES:,}", otherwise=DIFFERS),
-        judged(section, "records", bool(sources),
-               f"{records:,}" + "".join(f" ({source}'s count)" for source in sources),
-               f"one of {counts}", otherwise=DIFFERS),
-        judged(section, "vocabulary", vocab_md5 == published.VOCAB_MD5, f"MD5 {vocab_md5}",
-               f"MD5 {published.VOCAB_MD5}", otherwise=DIFFERS),
-    ]  # fmt: skip
-    for name, expected in published.TFRECORD_PART_BYTES.items():
-        found = f"{sizes[name]:,} bytes" if name in sizes else "missing"
-        rows.append(
-            judged(
+    section = "published examples"
+    sizes = {os.path.basename(report.path): report.num_bytes for report in reports}
+    records = sum(report.num_records for report in reports)
+    published_counts = published.TFRECORD_RECORDS.items()
+    counts = ", ".join(f"{count:,} ({source})" for source, count in published_counts)
+    sources = [f" ({source}'s count)" for source, count in published_counts if count == records]
+    found, size = f"{records:,}{''.join(sources)}", f"{sum(sizes.values()):,}"
+    return [
+        compared(section, "files", str(len(sizes)), str(published.NUM_PARTS)),
+        compared(section, "bytes", size, f"{published.TFRECORD_BYTES:,}"),
+        judged(section, "records", bool(sources), found, f"one of {counts}", otherwise=DIFFERS),
+        compared(section, "vocabulary", f"MD5 {vocab_md5}", f"MD5 {published.VOCAB_MD5}"),
+        *(
+            compared(
                 section,
                 name,
-                sizes.get(name) == expected,
-                found,
+                f"{sizes[name]:,} bytes" if name in sizes else "missing",
                 f"{expected:,} bytes",
-                otherwise=DIFFERS,
             )
-        )
-    return rows
+            for name, expected in published.TFRECORD_PART_BYTES.items()
+        ),
+    ]
 
 
 def published_eval_rows(report: TFRecordReport, digest: str | None) -> list[Row]:
-    """digest: bert.verification.file_report.eval_digest, None if the file is too broken for one."""
+    """digest: bert.verification.file_report.eval_digest, None if the file is corrupt."""
     section = "published evaluation set"
     size_right = report.num_bytes == published.EVAL_10K_BYTES
-    note = []
-    if digest != published.EVAL_10K_DIGEST:
-        note.append(
-            "the bytes are right: likely other examples of the same lengths in another order; "
-            "nothing published tells more"
-            if size_right
-            else (
-                "the input_ids are other ones: other text, vocabulary, flags or seed, "
-                "or not picked by pick_eval_samples.py"
-            )
-        )
-    elif not size_right:
-        note.append(
+    notes = []
+    if digest == published.EVAL_10K_DIGEST and not size_right:
+        notes = [
             "the input_ids are the published ones; "
             "the digest does not cover the other six features, compare those"
-        )
+        ]
+    elif digest != published.EVAL_10K_DIGEST and size_right:
+        notes = [
+            "the bytes are right: likely other examples of the same lengths in another order; "
+            "nothing published says more"
+        ]
+    elif digest != published.EVAL_10K_DIGEST:
+        notes = [
+            "the input_ids differ: other text, vocabulary, flags or seed, "
+            "or not picked by pick_eval_samples.py"
+        ]
+    found, expected = digest or "not computed", published.EVAL_10K_DIGEST
+    records, size = f"{report.num_records:,}", f"{report.num_bytes:,}"
     return [
-        judged(section, "records", report.num_records == published.EVAL_10K_RECORDS,
-               f"{report.num_records:,}", f"{published.EVAL_10K_RECORDS:,}", otherwise=DIFFERS),
-        judged(section, "bytes", size_right, f"{report.num_bytes:,}",
-               f"{published.EVAL_10K_BYTES:,}", otherwise=DIFFERS),
-        judged(section, "digest of input_ids", digest == published.EVAL_10K_DIGEST,
-               digest or "not computed", published.EVAL_10K_DIGEST, note, DIFFERS),
-    ]  # fmt: skip
+        compared(section, "records", records, f"{published.EVAL_10K_RECORDS:,}"),
+        compared(section, "bytes", size, f"{published.EVAL_10K_BYTES:,}"),
+        compared(section, "digest of input_ids", found, expected, notes),
+    ]
 
 
 def likely_causes(reports: Sequence[TFRecordReport], rules: Rules) -> list[str]:
@@ -364,18 +283,16 @@ def likely_causes(reports: Sequence[TFRecordReport], rules: Rules) -> list[str]:
     causes = []
     if len(reports) < published.NUM_PARTS:
         causes.append(
-            f"{published.NUM_PARTS - len(reports):,} of the {published.NUM_PARTS} files are not "
-            "there, so the totals cannot match"
+            f"{published.NUM_PARTS - len(reports):,} of the {published.NUM_PARTS} files are "
+            "missing, so the totals cannot match"
         )
     sizes = {os.path.basename(report.path): report.num_bytes for report in reports}
-    compared = {name: size for name, size in published.TFRECORD_PART_BYTES.items() if name in sizes}
+    known = {name: size for name, size in published.TFRECORD_PART_BYTES.items() if name in sizes}
     if len(sizes) == published.NUM_PARTS:
         ratio, what = sum(sizes.values()) / published.TFRECORD_BYTES, "all files together"
-    elif compared:
-        ratio, what = (
-            sum(sizes[name] for name in compared) / sum(compared.values()),
-            " and ".join(compared),
-        )
+    elif known:
+        ratio = sum(sizes[name] for name in known) / sum(known.values())
+        what = " and ".join(known)
     else:
         ratio = None
     if ratio is not None and ratio != 1.0:
@@ -387,8 +304,7 @@ def likely_causes(reports: Sequence[TFRecordReport], rules: Rules) -> list[str]:
             "--do_lower_case=False from text with capitals and an uncased vocabulary, "
             "or with another vocabulary than the text's language needs"
         )
-    # One masked token in ten shows a random one, any of the vocabulary: so many leave out the last
-    # ones by chance never.
+    # One masked token in ten shows a random one: among so many, each id of the vocabulary occurs.
     if masked > 1000 * rules.vocab_size and largest < rules.vocab_size - 1:
         cased = " (BERT's cased one has 28,996)" if largest == 28_995 else ""
         causes.append(
@@ -407,20 +323,15 @@ def _cause_by_ratio(ratio, what, rules):
     percent = f"{what}: {100 * ratio:.1f} % of the published bytes"
     copies = round(ratio * published.DUPE_FACTOR)
     if rules.max_seq_length != published.MAX_SEQ_LENGTH:
-        return (
-            f"{percent}: --max_seq_length is {rules.max_seq_length}, "
-            f"published {published.MAX_SEQ_LENGTH}"
-        )
+        flag = f"--max_seq_length is {rules.max_seq_length}"
+        return f"{percent}: {flag}, published {published.MAX_SEQ_LENGTH}"
     if abs(ratio - 1) < 0.01:
         return (
             f"{percent}: close, not equal: another --random_seed than 12345, "
-            "or text that differs a little (extracted anew)"
+            "or text that differs a little (extracted again)"
         )
-    if (
-        copies >= 1
-        and copies != published.DUPE_FACTOR
-        and abs(ratio * published.DUPE_FACTOR - copies) < 0.1
-    ):
+    is_near = abs(ratio * published.DUPE_FACTOR - copies) < 0.1
+    if copies >= 1 and copies != published.DUPE_FACTOR and is_near:
         gigabytes = " (365 GiB become 109)" if copies == 3 else ""
         return (
             f"{percent}: about {copies}/10: --dupe_factor={copies} instead of 10 gives "

@@ -1,5 +1,4 @@
-"""Is a serialized example one that the generator can have made? At the speed of the disk, and in
-words.
+"""Is a serialized example one that the generator can have made? If not, says why.
 
 The decoder of the loader makes arrays of the examples, and a kernel judges these. What is wrong is
 put in words from the readable decoder's values, which are exact.

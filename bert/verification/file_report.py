@@ -1,5 +1,4 @@
-"""One file of a data set, looked at as a whole: what is in it, what is wrong with it, and what
-tells it from other files.
+"""One file of a data set: what is in it, what is wrong with it, how it differs from other files.
 
 `inspect_text` and `inspect_tfrecord` read a file once, in memory that does not grow with it, and
 return a small report.
@@ -50,7 +49,7 @@ def inspect_text(path: str) -> TextReport:
         problem = f"{path}: 0 bytes; make it again"
     elif problem is None and not block.endswith(b"\n"):
         problem = (
-            f"{path}: its last line has no end: the file is cut off at byte {num_bytes:,}; "
+            f"{path}: the last line has no line end, the file is cut off at byte {num_bytes:,}; "
             "make or fetch it again"
         )
     return TextReport(path, num_bytes, digest.hexdigest(), problem)
@@ -72,10 +71,10 @@ def _utf8_problem(decoder, block, path, offset):
 class TFRecordReport:
     path: str
     num_bytes: int
-    num_records: int = 0  # whole or damaged in their data
+    num_records: int = 0  # whole, or with corrupt data
     broken_at: str | None = None  # why reading stopped before the end
-    num_damaged: int = 0  # records whose data do not have their checksum
-    damaged: list = field(default_factory=list)  # messages about the first of them
+    num_corrupt: int = 0  # records whose data do not have their checksum
+    corrupt: list = field(default_factory=list)  # messages about the first of them
     problems: list = field(default_factory=list)  # Problem, of examples
     is_all_checked: bool = True  # False: after so many problems, the others were not judged
     totals: list = field(default_factory=lambda: [0] * len(Totals._fields))
@@ -86,9 +85,7 @@ class TFRecordReport:
 
 
 def inspect_tfrecord(path: str, rules: Rules) -> TFRecordReport:
-    """Returns the TFRecordReport of a file; `rules` are those of its examples, as
-    bert.verification.example_check.make_rules makes them.
-    """
+    """Returns the TFRecordReport of a file. rules: of its examples, from `make_rules`."""
     report = TFRecordReport(path, os.path.getsize(path))
     hashes = [np.empty(0, np.uint64)]  # 8 bytes an example, a three hundredth of the file
     try:
@@ -111,10 +108,10 @@ def _add_block(report, block, rules, hashes):
     first = report.num_records
     report.num_records += len(block.starts)
     is_whole = have_checksums(block.data, block.starts, block.ends)
-    damaged = np.flatnonzero(~is_whole).tolist()
-    report.num_damaged += len(damaged)
-    for k in damaged[: _MAX_PROBLEMS - len(report.damaged)]:
-        report.damaged.append(
+    corrupt = np.flatnonzero(~is_whole).tolist()
+    report.num_corrupt += len(corrupt)
+    for k in corrupt[: _MAX_PROBLEMS - len(report.corrupt)]:
+        report.corrupt.append(
             f"{place(first + k, block.starts[k])}: its data do not have their checksum; "
             "make the file again"
         )
@@ -137,10 +134,9 @@ def _add_block(report, block, rules, hashes):
 
 
 def shared_part(a: np.ndarray, b: np.ndarray) -> float:
-    """About which part of the smaller file's examples is in the other one too, by two sketches: 0.0
-    to 1.0.
+    """Estimates, by two sketches, which part of the smaller file's examples is in the other too.
 
-    0.0 where the sketches are too small to tell.
+    0.0 to 1.0; 0.0 where the sketches are too small for an estimate.
     """
     if min(len(a), len(b)) < _SMALLEST_SKETCH:
         return 0.0
@@ -150,17 +146,13 @@ def shared_part(a: np.ndarray, b: np.ndarray) -> float:
     )
     a, b = a[a <= limit], b[b <= limit]
     smaller = min(len(a), len(b))
-    return (
-        len(np.intersect1d(a, b, assume_unique=True)) / smaller
-        if smaller >= _SMALLEST_SKETCH
-        else 0.0
-    )
+    if smaller < _SMALLEST_SKETCH:
+        return 0.0
+    return len(np.intersect1d(a, b, assume_unique=True)) / smaller
 
 
 def eval_articles_problem(folder: str) -> str | None:
-    """Whether eval.md5 holds the MD5s of the articles of eval.txt: what is wrong (a message), None
-    if it does.
-    """
+    """Returns what is wrong if eval.md5 does not have the MD5 of each article of eval.txt."""
     with (
         open(os.path.join(folder, "eval.txt"), "rb") as text,
         open(os.path.join(folder, "eval.md5")) as md5s,
@@ -179,11 +171,10 @@ def eval_articles_problem(folder: str) -> str | None:
 
 
 def eval_digest(path: str) -> str:
-    """The digest of input_ids by which MLPerf submitters compare evaluation sets; DataError if the
-    file is damaged.
+    """The digest of input_ids by which MLPerf submitters compare evaluation sets.
 
     MD5 of str(list), the list holding for each record the MD5 hex of str(ids), ids = its first
-    sum(input_mask) input_ids.
+    sum(input_mask) input_ids. DataError if the file is corrupt.
     """
     digests = []
     with TFRecordFile(path) as records:

@@ -495,7 +495,7 @@ def test_a_step_run_again_gives_the_same(tmp_path):
         ("separate_test_set.py", ".3", ".4"),
     ],
 )
-def test_a_broken_file_is_named_and_does_not_stop_the_others(
+def test_a_broken_file_is_reported_and_does_not_stop_the_others(
     tmp_path, script, source, output, num_workers
 ):
     for name in ("wiki_00", "wiki_01", "wiki_02"):
@@ -553,7 +553,7 @@ def test_all_problems_are_reported_at_once_and_before_any_work(tmp_path):
     assert "--num_workers 0" in result.stderr
     assert "--num_test_articles -1" in result.stderr
     assert "would overwrite its input" in result.stderr
-    assert "wiki_00.3: not there, but wiki_00 is" in result.stderr
+    assert "wiki_00.3: no such file, but there is wiki_00" in result.stderr
     assert files_in(tmp_path) == ["wiki_00", "wiki_01", "wiki_01.3"]
 
 

@@ -20,13 +20,13 @@ SCRIPTS = ROOT / "cleanup_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import download  # noqa: E402
-import md5_list  # noqa: E402
 import mlcommons  # noqa: E402
 import mlperf_files  # noqa: E402
 import unpack_text  # noqa: E402
 from resumable_download import fetch  # noqa: E402
 
 from bert.common.files import DataError  # noqa: E402
+from bert.common.md5_list import parse_md5_list  # noqa: E402
 
 DATA = bytes(range(256)) * 4000  # 1,024,000 bytes
 MD5 = hashlib.md5(DATA).hexdigest()
@@ -160,7 +160,7 @@ def test_wrong_bytes_never_get_the_name(server, tmp_path):
     server.files["/data.bin"] = DATA[:-1] + b"x"
     with pytest.raises(
         DataError,
-        match=f"MD5 of what arrived is .*, expected {MD5}; it was removed. Run the same",
+        match=f"received file has the MD5 .*, expected {MD5}; it was removed. Run the same",
     ):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", len(DATA), MD5, **QUICK)
     assert names(tmp_path) == []
@@ -174,7 +174,7 @@ def test_a_wrong_size_is_reported_before_the_transfer(server, tmp_path):
 
 def test_neither_size_nor_md5_would_hide_a_cut(server, tmp_path):
     server.tells_length = False
-    with pytest.raises(DataError, match="a cut transfer would not be noticed"):
+    with pytest.raises(DataError, match="so an incomplete download would not be noticed"):
         fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
 
 
@@ -203,7 +203,7 @@ def test_a_missing_file_is_reported_at_once(server, tmp_path):
 def test_two_downloads_do_not_write_one_file(server, tmp_path):
     with open(tmp_path / ".data.bin.part", "ab") as part:
         fcntl.flock(part, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another download is writing it"):
+        with pytest.raises(DataError, match="another process is downloading it"):
             fetch(server.url + "/data.bin", tmp_path / "data.bin", **QUICK)
 
 
@@ -246,9 +246,9 @@ def test_a_dump_is_checked_by_its_own_list(server, tmp_path):
     assert f"cleanup_scripts/process_wiki.sh {path} wiki" in result.stdout
     again = run(*flags, folder=tmp_path)
     assert again.returncode == 0 and f"{path}: already downloaded, 1,024,000 bytes" in again.stdout
-    (tmp_path / path).write_bytes(b"damaged")
-    damaged = run(*flags, folder=tmp_path)
-    assert damaged.returncode == 1 and f"remove it and run again: rm {path}" in damaged.stderr
+    (tmp_path / path).write_bytes(b"corrupt")
+    corrupt = run(*flags, folder=tmp_path)
+    assert corrupt.returncode == 1 and f"remove it and run again: rm {path}" in corrupt.stderr
 
 
 def test_a_dump_with_a_wrong_md5(server, tmp_path):
@@ -496,7 +496,7 @@ def test_paths_in_advice_are_quoted(server, tmp_path):
     assert run(*flags, folder=tmp_path).returncode == 0
     (folder / "results4/eval.txt").write_bytes(b"edited")
     assert "run again: rm -r 'my data/results4'" in run(*flags, folder=tmp_path).stderr
-    (folder / "results_text.tar.gz").write_bytes(b"damaged")
+    (folder / "results_text.tar.gz").write_bytes(b"corrupt")
     changed = run(*flags, folder=tmp_path)
     assert "run again: rm 'my data/results_text.tar.gz'" in changed.stderr
     unchecked = run(*flags, "--md5=results_text.tar.gz=none", folder=tmp_path)
@@ -631,7 +631,7 @@ REAL_PLACES = {
 
 def real_data_set(group, without=None):
     name = mlcommons.DATA_SETS[group]
-    md5s = md5_list.parse_md5_list(REAL_LISTS[name], name)
+    md5s = parse_md5_list(REAL_LISTS[name], name)
     md5s = {path: md5 for path, md5 in md5s.items() if path != without}
     return mlcommons.DataSet(f"{name}.uri", "https://host/base", md5s)
 
@@ -796,7 +796,7 @@ NO_TEXT = "no part-00000-of-00500 and no archive of them"
     [
         ("uri", b"file:///etc", "holds 'file:///etc', expected one address"),
         ("uri", b"http://a b", "expected one address"),
-        ("md5", b"no MD5", "line 1 is 'no MD5', expected '<MD5>  ./<path>'"),
+        ("md5", b"no MD5", "line 1 is 'no MD5', expected '<MD5>  <path>'"),
         ("md5", b"\n", "lists no file"),
         ("md5", f"{MD5}  ./a/../../b\n".encode(), "the path './a/../../b' leads out of the folder"),
         ("md5", f"{MD5}  /etc/part-00000-of-00500\n".encode(), "leads out of the folder"),

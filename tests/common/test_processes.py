@@ -40,7 +40,7 @@ def test_no_jobs():
         pass
 
 
-def test_an_error_leaves_out_what_is_not_begun(tmp_path):
+def test_an_error_leaves_out_what_is_not_started(tmp_path):
     paths = [tmp_path / str(number) for number in range(10_000)]  # 100 seconds of work
     with pytest.raises(KeyboardInterrupt), process_pool(1, len(paths)) as pool:
         jobs = [pool.submit(write, path) for path in paths]

@@ -85,7 +85,7 @@ def test_stages_on_a_terminal_are_wiped(tmp_path):
     assert stdout.count("\n") == 1
 
 
-def test_commands_that_read_many_files_tell_how_far_they_are(tmp_path):
+def test_commands_that_read_many_files_show_progress(tmp_path):
     for seed in (1, 2):
         create(
             UNICODE_TEXT,
@@ -104,7 +104,7 @@ def test_commands_that_read_many_files_tell_how_far_they_are(tmp_path):
         re.fullmatch(r"1 of 2 files, [\d,]+ records/s, \d+ s left", text) for text in shown
     ), shown
     lengths = ("--max_seq_length=128", "--max_predictions_per_seq=20")
-    # May tell that it compiles.
+    # May say that it compiles.
     run_script("verify_dataset.py", f"--tfrecord={tmp_path}/tfrecord", "--own_data", *lengths)
     _, shown = run_on_a_terminal(
         "verify_dataset.py", f"--tfrecord={tmp_path}/tfrecord", "--own_data", *lengths

@@ -148,7 +148,7 @@ def test_tensorflow_writes_what_the_kernel_takes():
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 4))
-def test_damaged_messages_are_never_decoded_to_other_values(generator, changes):
+def test_corrupt_messages_are_never_decoded_to_other_values(generator, changes):
     """Whatever the kernel takes, the readable decoder takes as the same; whatever it leaves is
     decoded or refused.
     """
@@ -208,7 +208,7 @@ def wrong(**changes):
         (b"\xff" * 50, "not a tf.train.Example"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(payload, words):
+def test_what_is_wrong_is_reported_with_its_place(payload, words):
     good = encode_example(synthetic_example(4))
     assert takes(good) and not takes(payload)
     with pytest.raises(DataError, match=f"record 1: .*{words}"):

@@ -88,7 +88,11 @@ def test_wrong_flags_and_files(files, tmp_path):
         check=False,
     )
     assert_refused(
-        process, "2 files; name one, or ask for statistics", "absent", "--record=-1", "--count=0"
+        process,
+        "2 files; give one of them, or add --stats for statistics",
+        "absent",
+        "--record=-1",
+        "--count=0",
     )
     assert_refused(
         run_script("inspect_tfrecord.py", tmp_path / "absent", check=False), "absent: no such file"
@@ -96,7 +100,7 @@ def test_wrong_flags_and_files(files, tmp_path):
     process = run_script(
         "inspect_tfrecord.py", f"{folder}/part-0", vocab, "--record=2", "--count=2", check=False
     )
-    assert_refused(process, "3 records, 0 to 2; --record=2 --count=2 ends behind them")
+    assert_refused(process, "3 records, 0 to 2; --record=2 --count=2 is past the end")
     process = run_script(
         "inspect_tfrecord.py", f"{folder}/part-0", vocab, f"--plot={folder}/part-0", check=False
     )
@@ -112,7 +116,7 @@ def test_wrong_flags_and_files(files, tmp_path):
     assert_refused(process, "part-0", "token id 6", "vocab_size 5")
 
 
-def test_damage_is_named(files):
+def test_corrupt_data_is_reported(files):
     folder, vocab = files
     with open(folder / "part-1", "r+b") as file:
         file.seek(-20, 2)

@@ -89,25 +89,25 @@ def test_memory_does_not_grow_with_the_file(tfrecord_folder, tmp_path):
     assert peak_kilobytes(large) < peak_kilobytes(small) + 4096
 
 
-@pytest.mark.parametrize("damage", ["lengths", "feature", "payload", "truncated"])
-def test_refused_records(tfrecord_folder, tmp_path, damage):
+@pytest.mark.parametrize("change", ["lengths", "feature", "payload", "truncated"])
+def test_refused_records(tfrecord_folder, tmp_path, change):
     (source,), _ = tfrecord_folder([3])
     data = bytearray((tmp_path / source).read_bytes())
-    if damage == "lengths":
+    if change == "lengths":
         process = pick(source, tmp_path / "picked", 3, seq_length=17, check=False)
         words = ("record 0 at byte 0", "16 values", "expected 17")
     else:
-        if damage == "feature":
+        if change == "feature":
             data += frame(payloads(source)[0].replace(b"segment_ids", b"segment_idx"))
             words = ("record 3", "missing: segment_ids", "unknown: segment_idx")
-        elif damage == "payload":
+        elif change == "payload":
             data[60] ^= 1
             words = ("byte 0", "checksum")
         else:
             data = data[:-5]
             words = (f"byte {2 * len(data + b'12345') // 3}", "the file ends")
-        (tmp_path / "damaged").write_bytes(data)
-        process = pick(tmp_path / "damaged", tmp_path / "picked", 4, check=False)
+        (tmp_path / "corrupt").write_bytes(data)
+        process = pick(tmp_path / "corrupt", tmp_path / "picked", 4, check=False)
     assert_refused(process, *words)
     assert not {name for name in os.listdir(tmp_path) if "picked" in name}
 

@@ -69,15 +69,15 @@ def test_many_records_checked_at_once(payloads, place, change):
     assert found(bytes(data)) == (payloads, [True] * len(payloads))
     sizes = np.cumsum([16 + len(payload) for payload in payloads])
     place %= len(data)
-    damaged, in_record = record_at(sizes, place)
-    assert found(bytes(data[:place]))[0] == payloads[:damaged]
+    corrupt, in_record = record_at(sizes, place)
+    assert found(bytes(data[:place]))[0] == payloads[:corrupt]
     data[place] ^= change
     some, is_right = found(bytes(data))
     if in_record < HEADER_BYTES:
-        assert (some, is_right) == (payloads[:damaged], [True] * damaged)
+        assert (some, is_right) == (payloads[:corrupt], [True] * corrupt)
     else:
         assert len(some) == len(payloads) and is_right == [
-            k != damaged for k in range(len(payloads))
+            k != corrupt for k in range(len(payloads))
         ]
 
 
@@ -165,7 +165,7 @@ def test_refuses_what_is_no_example(payload):
         decode_example(payload, "here")
 
 
-def test_wrong_type_is_named():
+def test_wrong_type_is_reported():
     values = synthetic_example(1) | {"masked_lm_weights": [1, 1, 1]}
     import tensorflow as tf
 
@@ -221,7 +221,7 @@ def test_folder_as_source(tfrecord_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage, words",
+    "corrupt, words",
     [
         (lambda data: data[:-1], ("byte {last}", "the file ends")),
         (lambda data: data + b"1234", ("byte {end}", "the file ends 4 bytes into a record header")),
@@ -235,14 +235,14 @@ def test_folder_as_source(tfrecord_folder, tmp_path):
         (lambda data: b"<!DOCTYPE html><html>Not found</html>", ("byte 0", "web page")),
     ],
 )
-def test_damaged_file_gets_no_index_and_does_not_stop_the_others(
-    tfrecord_folder, tmp_path, damage, words
+def test_corrupt_file_gets_no_index_and_does_not_stop_the_others(
+    tfrecord_folder, tmp_path, corrupt, words
 ):
     paths, index_paths = tfrecord_folder([3, 4])
     data = (tmp_path / "part-00000").read_bytes()
     with TFRecordFile(paths[0]) as records:
         last = list(records.extents())[-1][0]
-    (tmp_path / "part-00000").write_bytes(damage(data))
+    (tmp_path / "part-00000").write_bytes(corrupt(data))
     (tmp_path / "idx/train").mkdir(parents=True)
     process = run_script(
         "make_idx.py",
@@ -287,7 +287,7 @@ def test_refused_flags(tfrecord_folder, tmp_path):
     assert_refused(process, "share the index", "absent")
 
 
-def test_older_index_of_a_damaged_file_is_removed(tfrecord_folder, tmp_path):
+def test_older_index_of_a_corrupt_file_is_removed(tfrecord_folder, tmp_path):
     (path,), (index_path,) = tfrecord_folder([3])
     assert np.loadtxt(index_path).shape == (3, 2)
     (tmp_path / path).write_bytes((tmp_path / path).read_bytes()[:-1])

@@ -115,7 +115,7 @@ class TestRefusals:
         yield
         assert [name for name in os.listdir(tmp_path) if name.startswith((".", "out"))] == []
 
-    def test_everything_wrong_is_told_at_once(self, tmp_path):
+    def test_everything_wrong_is_reported_at_once(self, tmp_path):
         (tmp_path / "vocab").write_text("[CLS]\n[UNK]\n")
         process = run_script(
             "create_pretraining_data.py", f"--input_file={tmp_path}/absent-*",
@@ -132,16 +132,16 @@ class TestRefusals:
         )
 
     @pytest.mark.parametrize(
-        "text, told",
+        "text, message",
         [
             ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
             ("<!DOCTYPE html>\n<p>gone", "a web page"),
         ],
     )
-    def test_what_is_no_text(self, tmp_path, text, told):
+    def test_what_is_no_text(self, tmp_path, text, message):
         (tmp_path / "text").write_text(text)
         assert_refused(
-            create(tmp_path / "text", tmp_path / "out", check=False), tmp_path / "text", told
+            create(tmp_path / "text", tmp_path / "out", check=False), tmp_path / "text", message
         )
         assert not (tmp_path / "out").exists()
 

@@ -72,7 +72,7 @@ def ray_folders():
 
 @pytest.fixture(scope="module")
 def first_run(texts, tmp_path_factory):
-    """One part is damaged, and a killed run left temporary files; returns (process, folder of the
+    """One part is corrupt, and a killed run left temporary files; returns (process, folder of the
     records).
     """
     output = tmp_path_factory.mktemp("first") / "tfrecord"
@@ -149,7 +149,7 @@ def test_check_of_nothing(texts, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_files_of_other_texts_are_named(texts, tmp_path):
+def test_files_of_other_texts_are_reported(texts, tmp_path):
     """The loader takes every file of a folder."""
     for number in range(5):
         (tmp_path / f"part-{number:05d}-of-00005").write_bytes(b"old")
@@ -177,7 +177,7 @@ class TestStatus:
         return shards.Recipe(settings, f"{folder}/vocab", vocabulary, "tfrecord")
 
     @pytest.mark.parametrize("name", shards.Settings._fields)
-    def test_changed_flag_is_named(self, shard, tmp_path, name):
+    def test_changed_flag_is_reported(self, shard, tmp_path, name):
         old = getattr(self.recipe(tmp_path).settings, name)
         recipe = self.recipe(tmp_path, **{name: not old if isinstance(old, bool) else old + 1})
         assert shards.status(shard, recipe).problem.startswith(f"--{name} was {old}, is ")
@@ -197,7 +197,7 @@ class TestStatus:
         assert shards.status(shard, self.recipe(tmp_path)).problem == expected
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 1}'])
-    def test_damaged_manifest(self, shard, tmp_path, text):
+    def test_corrupt_manifest(self, shard, tmp_path, text):
         with open(shard.manifest, "w") as file:
             file.write(text)
         assert shards.status(shard, self.recipe(tmp_path)).problem == "its manifest cannot be read"
@@ -219,7 +219,7 @@ class TestStatus:
             shards.make(shard, self.recipe(tmp_path, random_seed=1))
         assert not os.path.exists(shard.manifest) and os.path.exists(shard.output)
 
-    def test_manifest_tells_what_was_made(self, shard, tmp_path):
+    def test_manifest_records_what_was_made(self, shard, tmp_path):
         with open(shard.manifest) as file:
             manifest = json.load(file)
         assert manifest["output"]["bytes"] == os.path.getsize(shard.output)
@@ -308,7 +308,7 @@ def test_interrupted_and_killed(texts, tmp_path):
 
 
 class TestRefusals:
-    def test_everything_wrong_is_told_at_once(self, texts, tmp_path):
+    def test_everything_wrong_is_reported_at_once(self, texts, tmp_path):
         process = make(
             tmp_path / "absent-*",
             tmp_path / "a/b/c",

@@ -71,7 +71,7 @@ def test_ways_to_save_time_and_memory(training_data, fp32_run, tmp_path, more):
     assert_same_training(training_data, fp32_run, tmp_path / "run", LOW_PRECISION)
 
 
-def test_goes_on_from_a_checkpoint(training_data, tmp_path):
+def test_resumes_from_a_checkpoint(training_data, tmp_path):
     more = (
         "--device=cuda",
         "--num_train_steps=6",

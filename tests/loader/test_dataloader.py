@@ -243,7 +243,7 @@ def test_indexes_are_paired_by_name(tfrecord_folder):
         loaders(paths[1:], index_paths, 1, batch_size=1)
 
 
-def test_what_is_no_index_is_named(tfrecord_folder, tmp_path):
+def test_what_is_no_index_is_reported(tfrecord_folder, tmp_path):
     paths, index_paths = tfrecord_folder([5])
     for content in (b"", b"garbage\n", b"1 2 3\n"):
         (tmp_path / index_paths[0]).write_bytes(content)
@@ -301,7 +301,7 @@ def rest(loader):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("stop", [0, 1, 4, 9])
-def test_resumes_behind_the_batch_given_out_last(tfrecord_folder, blocks, training, stop):
+def test_resumes_after_the_batch_given_out_last(tfrecord_folder, blocks, training, stop):
     files = tfrecord_folder([37, 5])
     options = {"batch_size": 4, "training": training, "prefetch": 5}
     (loader,) = loaders(*files, 1, **options)
@@ -329,7 +329,7 @@ def test_position_in_an_evaluation_epoch(tfrecord_folder, sizes):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_resumes_behind_the_last_batch_of_an_epoch(tfrecord_folder, training):
+def test_resumes_after_the_last_batch_of_an_epoch(tfrecord_folder, training):
     """Inside the `for` nothing of the epoch is left; behind it, the next epoch comes."""
     files = tfrecord_folder([20])
     (loader,) = loaders(*files, 1, batch_size=6, training=training)
@@ -368,7 +368,7 @@ torch.save([batch for _ in range(2) for batch in loader], sys.argv[2])
 """
 
 
-def test_a_new_process_goes_on_bit_for_bit(tfrecord_folder, tmp_path):
+def test_a_new_process_resumes_bit_for_bit(tfrecord_folder, tmp_path):
     files = tfrecord_folder([37, 30])
     (loader,) = loaders(*files, 1, batch_size=4)
     batches = iter(loader)
@@ -390,7 +390,7 @@ def test_a_new_process_goes_on_bit_for_bit(tfrecord_folder, tmp_path):
 @pytest.mark.parametrize(
     "before, after", [((2, 8), (4, 4)), ((2, 8), (3, 5)), ((4, 3), (1, 7)), ((1, 5), (64, 1))]
 )
-def test_another_number_of_ranks_goes_on_in_the_same_order(
+def test_another_number_of_ranks_resumes_in_the_same_order(
     tfrecord_folder, blocks, before, after, capfd
 ):
     files = tfrecord_folder([100, 53])
@@ -475,7 +475,7 @@ def rewrite(path, change):
     ],
 )
 @pytest.mark.parametrize("record", [0, 19, 7])
-def test_wrong_records_are_named(tfrecord_folder, change, words, record):
+def test_wrong_records_are_reported(tfrecord_folder, change, words, record):
     """At the ends of a file before the first batch, within it when they are read."""
     paths, index_paths = tfrecord_folder([20, 20])
     rewrite(paths[1], lambda n, values: values | change if n == record else values)
@@ -493,7 +493,7 @@ def test_first_record_of_uneven_lengths(tfrecord_folder):
         loaders(paths, index_paths, 1, batch_size=1)
 
 
-def test_damaged_data_is_named_when_it_is_read(tfrecord_folder):
+def test_corrupt_data_is_reported_when_it_is_read(tfrecord_folder):
     paths, index_paths = tfrecord_folder([20, 20])
     offset, size = map(int, open(index_paths[1]).read().splitlines()[7].split())
     (loader,) = loaders(paths, index_paths, 1, batch_size=3, training=False, num_threads=2)
@@ -512,7 +512,7 @@ def test_damaged_data_is_named_when_it_is_read(tfrecord_folder):
             numbers(loader)
 
 
-def test_wrong_options_are_told_at_once(tfrecord_folder):
+def test_wrong_options_are_reported_at_once(tfrecord_folder):
     paths, index_paths = tfrecord_folder([5])
     with pytest.raises(DataError) as error:
         DaliDataloader(

@@ -1,5 +1,5 @@
 """bert/loader/index.py and bert/loader/reader.py: every line of an index checked, any records read,
-damage named with its byte.
+corruption reported with its byte.
 """
 
 import os
@@ -71,7 +71,7 @@ def test_place_of_a_record(tfrecord_folder, chunk_records):
     assert reader.place(102 + 77) == f"{paths[3]}: record 77 at byte {offsets[77]}"
 
 
-def test_damage_of_a_header_is_named(tfrecord_folder, chunk_records):
+def test_corrupt_header_is_reported(tfrecord_folder, chunk_records):
     paths, index_paths = tfrecord_folder(SIZES)
     found = open_index(paths, index_paths)
     with TFRecordFile(paths[3]) as file:
@@ -137,7 +137,7 @@ def test_every_line_is_checked(tmp_path, text, words):
         open_index([f"{tmp_path}/part"], [f"{tmp_path}/part.idx"])
 
 
-def test_all_wrong_indexes_are_named(tfrecord_folder):
+def test_all_wrong_indexes_are_reported(tfrecord_folder):
     paths, index_paths = tfrecord_folder([3, 4, 5])
     for path in index_paths[::2]:
         open(path, "w").close()
@@ -174,7 +174,7 @@ def test_shifted_index_is_refused(tfrecord_folder):
         read_samples(open_index(paths, index_paths), num_threads=1)
 
 
-def test_fingerprint_tells_files_apart(tfrecord_folder):
+def test_fingerprint_differs_between_files(tfrecord_folder):
     paths, index_paths = tfrecord_folder([3, 4, 4])
     own = open_index(paths, index_paths).fingerprint()
     assert (

@@ -88,7 +88,7 @@ def test_records_move_across_the_whole_epoch(num_records):
 
 @pytest.mark.parametrize("num_records", SIZES)
 @pytest.mark.parametrize("distance", [1, 2, 7, 255])
-def test_neighbours_of_one_epoch_are_strangers_in_the_next(num_records, distance):
+def test_records_adjacent_in_one_epoch_are_far_apart_in_the_next(num_records, distance):
     # In epoch 1, by position in epoch 0.
     places = np.argsort(whole(num_records, epoch=1))[whole(num_records)]
     one, other = places[:-distance], places[distance:]
@@ -97,7 +97,7 @@ def test_neighbours_of_one_epoch_are_strangers_in_the_next(num_records, distance
     assert near.mean() == pytest.approx(2 * 256 / num_records, rel=0.35, abs=1e-5)
 
 
-def test_neighbours_in_a_file_are_strangers_in_a_batch():
+def test_records_adjacent_in_a_file_are_not_together_in_a_batch():
     """Records of one chunk share a block of the epoch, but not a global batch."""
     places = np.argsort(whole(SIZES[1]))
     # A perfect shuffle within a block: 256 / 73,728.

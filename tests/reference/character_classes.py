@@ -1,8 +1,7 @@
 """Prints a SHA-256 over all that the project asks Python about a character, for every code point.
 
-python3.7 tests/reference/character_classes.py    # Unicode 11.0 itself python3.12
-tests/reference/character_classes.py   # the same by bert/common/unicode_11.py; any Python from 3.9
-on
+python3.7 tests/reference/character_classes.py   # Unicode 11.0 itself
+python3.12 tests/reference/character_classes.py  # by bert/common/unicode_11.py; any Python from 3.9
 
 Two lines: as tokenization.py asks (category, lower case, decomposition; CJK ideographs keep their
 own class), and as the sentence splitter asks (patterns, upper or lower case). A character that

@@ -4,8 +4,23 @@ Python that has it.
 python3.7 tests/reference/unicode_11_table.py > bert/common/unicode_11_table.py
 """
 
+import itertools
 import sys
+import textwrap
 import unicodedata
+
+MODULE = '''\
+"""Code points that Unicode 11.0 leaves unassigned. Made by tests/reference/unicode_11_table.py."""
+
+# Hexadecimal; FIRST-LAST is an inclusive range.
+_CODE_POINTS = """
+{}
+"""
+# Ascending (first, last), inclusive.
+UNASSIGNED = tuple(
+    (int(item.split("-")[0], 16), int(item.split("-")[-1], 16)) for item in _CODE_POINTS.split()
+)
+'''
 
 
 def main():
@@ -14,28 +29,13 @@ def main():
             f"error: this Python has Unicode {unicodedata.unidata_version}; "
             "the table comes from a Python 3.7"
         )
-    is_unassigned = [
-        unicodedata.category(chr(code)) == "Cn" for code in range(sys.maxunicode + 1)
-    ] + [False]
-    firsts = [
-        code
-        for code in range(1, sys.maxunicode + 1)
-        if is_unassigned[code] and not is_unassigned[code - 1]
-    ]
-    lasts = [
-        code
-        for code in range(sys.maxunicode + 1)
-        if is_unassigned[code] and not is_unassigned[code + 1]
-    ]
-    print(
-        '"""Code points that Unicode 11.0 leaves unassigned. Made by '
-        'tests/reference/unicode_11_table.py."""'
-    )
-    print("\n# Inclusive ranges.\nUNASSIGNED = (")
-    pairs = [f"(0x{first:04X}, 0x{last:04X})," for first, last in zip(firsts, lasts)]
-    for start in range(0, len(pairs), 4):
-        print("    " + " ".join(pairs[start : start + 4]))
-    print(")  # fmt: skip")
+    items = []
+    characters = map(chr, range(sys.maxunicode + 1))
+    for category, group in itertools.groupby(characters, unicodedata.category):
+        if category == "Cn":
+            codes = [f"{ord(character):04X}" for character in group]
+            items.append(codes[0] if len(codes) == 1 else f"{codes[0]}-{codes[-1]}")
+    print(MODULE.format(textwrap.fill(" ".join(items), 100, break_on_hyphens=False)), end="")
 
 
 if __name__ == "__main__":

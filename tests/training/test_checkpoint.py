@@ -48,7 +48,7 @@ def long_run(training_data, dropout_config, tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", [2, 8])
-def test_goes_on_to_the_same_losses(training_data, long_run, tmp_path, step):
+def test_resumes_to_the_same_losses(training_data, long_run, tmp_path, step):
     run, more = long_run
     other = copy_of_run_as_it_was(run, step, tmp_path / "run")
     (other / "checkpoints/.step-00000005.tmp").mkdir()  # killed while it wrote this one
@@ -62,7 +62,7 @@ def test_goes_on_to_the_same_losses(training_data, long_run, tmp_path, step):
     assert 12 * 256 > 2 * examples  # more than two epochs
 
 
-def test_three_ranks_go_on_to_the_same_losses(training_data, tmp_path):
+def test_three_ranks_resume_to_the_same_losses(training_data, tmp_path):
     more = (
         "--train_batch_size=48",
         "--num_train_steps=6",
@@ -80,7 +80,7 @@ def test_three_ranks_go_on_to_the_same_losses(training_data, tmp_path):
 def test_corrupt_checkpoint_is_skipped(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 4, tmp_path / "run")
-    for step, damage in (
+    for step, change in (
         (6, lambda data: data[:-1]),
         (8, lambda data: data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]),
     ):
@@ -88,7 +88,7 @@ def test_corrupt_checkpoint_is_skipped(training_data, long_run, tmp_path):
             run / f"checkpoints/step-{step:08d}", other / f"checkpoints/step-{step:08d}"
         )
         path = other / f"checkpoints/step-{step:08d}/shared.pt"
-        path.write_bytes(damage(path.read_bytes()))
+        path.write_bytes(change(path.read_bytes()))
     (other / "checkpoints/step-00000010").mkdir()
     process = train_here(training_data, other, *more)
     for step, problem in (
@@ -155,9 +155,7 @@ def test_checkpoint_that_cannot_be_read_is_not_taken_for_corrupt(training_data, 
     assert sorted(os.listdir(other / "checkpoints")) == ["step-00000004", "step-00000006"]
 
 
-def test_old_checkpoint_that_cannot_be_removed_is_told_and_no_more(
-    training_data, long_run, tmp_path
-):
+def test_old_checkpoint_that_cannot_be_removed_is_reported_only(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 8, tmp_path / "run")
     (other / "checkpoints/.step-00000008.tmp").touch()  # in its way
@@ -182,7 +180,7 @@ def test_finished_run_is_left_as_it_is(training_data, long_run):
     assert metrics(run) == before
 
 
-def test_other_number_of_ranks_goes_on(training_data, long_run, tmp_path):
+def test_other_number_of_ranks_resumes(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 8, tmp_path / "run")
     process = torchrun(2, "train.py", *flags(training_data, other, *more))
@@ -192,7 +190,7 @@ def test_other_number_of_ranks_goes_on(training_data, long_run, tmp_path):
     assert len(metrics(other).splitlines()) == len(metrics(run).splitlines())
 
 
-def test_other_evaluation_examples_are_told(training_data, long_run, tmp_path):
+def test_other_evaluation_examples_are_reported(training_data, long_run, tmp_path):
     """Their accuracies are of another measure: what was best before is no more."""
     run, more = long_run
     other = copy_of_run_as_it_was(run, 10, tmp_path / "run")
@@ -223,7 +221,7 @@ def test_another_run_in_the_same_folder_is_refused(training_data, long_run):
     )
 
 
-def test_killed_run_goes_on_to_the_same_losses(training_data, long_run, tmp_path):
+def test_killed_run_resumes_to_the_same_losses(training_data, long_run, tmp_path):
     run, more = long_run
     process = start(training_data, tmp_path / "run", *more)
     wait_for((tmp_path / "run/checkpoints/step-00000004").exists, process)

@@ -162,7 +162,7 @@ def test_two_runs_in_one_folder_are_refused(training_data, tmp_path):
     first = start(training_data, tmp_path / "run", "--num_train_steps=100000")
     wait_for((tmp_path / "run/metrics.jsonl").exists, first)
     process = train_here(training_data, tmp_path / "run", "--num_train_steps=100000", check=False)
-    assert_refused(process, f"{tmp_path}/run: another run is at work there")
+    assert_refused(process, f"{tmp_path}/run: another run is using this folder")
     first.kill()
     first.communicate()
 
@@ -182,25 +182,25 @@ def test_error_of_the_first_rank_is_everybodys(training_data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "errors, told",
+    "errors, message",
     [
         ((None, "gone", "gone", "full"), "rank 1, 2: gone; rank 3: full"),
         (("full", None, None, None), "full"),
         (("full",) * 4, "rank 0, 1, 2, 3: full"),
     ],
 )  # fmt: skip
-def test_the_same_error_of_several_ranks_is_told_once(monkeypatch, errors, told):
+def test_the_same_error_of_several_ranks_is_reported_once(monkeypatch, errors, message):
     def gather(found, own, group):
         found[:] = errors
 
     monkeypatch.setattr(dist, "get_world_size", lambda: len(errors))
     monkeypatch.setattr(dist, "all_gather_object", gather)
     monkeypatch.setattr(distributed, "control_group", lambda: None)
-    with pytest.raises(DataError, match=f"^{told}$"), distributed.shared_errors():
+    with pytest.raises(DataError, match=f"^{message}$"), distributed.shared_errors():
         pass
 
 
-def test_folder_that_is_not_shared_is_told_at_the_start(process_group, monkeypatch, tmp_path):
+def test_folder_that_is_not_shared_is_reported_at_the_start(process_group, monkeypatch, tmp_path):
     """As on the local disks of two machines, of which this one is not rank 0's."""
     folder = tmp_path / "run"
     with lock_output_dir(folder):
@@ -216,7 +216,7 @@ def test_folder_that_is_not_shared_is_told_at_the_start(process_group, monkeypat
     assert os.listdir(folder) == [".lock"]
 
 
-def test_other_flags_and_data_on_a_rank_are_told_at_the_start(training_data, tmp_path):
+def test_other_flags_and_data_on_a_rank_are_reported_at_the_start(training_data, tmp_path):
     fewer = (
         f"--tfrecord_train={training_data}/train/part-00000",
         f"--idx_train={training_data}/idx/train/part-00000.idx",
@@ -234,7 +234,7 @@ def test_other_flags_and_data_on_a_rank_are_told_at_the_start(training_data, tmp
     assert not (tmp_path / "run/flags.json").exists()
 
 
-def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_path, monkeypatch):
+def test_process_that_has_half_of_its_variables_is_refused(training_data, tmp_path, monkeypatch):
     for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RANK", "0")
@@ -250,7 +250,7 @@ def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "raised, told",
+    "raised, message",
     [
         (
             dist.DistBackendError(
@@ -269,8 +269,8 @@ def test_process_that_is_told_half_of_its_place_is_refused(training_data, tmp_pa
         ),
     ],
 )
-def test_what_torch_says_of_lost_ranks(raised, told):
-    with pytest.raises(DataError, match=told), readable_errors():
+def test_what_torch_says_of_lost_ranks(raised, message):
+    with pytest.raises(DataError, match=message), readable_errors():
         raise raised
 
 

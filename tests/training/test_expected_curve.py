@@ -60,10 +60,10 @@ def test_nothing_is_said_before_the_first_point(curve):
     assert curve.warning(99_999, 1.0) is None
 
 
-def test_behind_the_last_point_only_too_low_is_told(curve):
+def test_after_the_last_point_only_too_low_is_reported(curve):
     assert curve.warning(900_000, 0.99) is None
     assert "expected 0.7000" in curve.warning(900_000, 0.66)
-    assert curve.warning(300_000, 0.76)  # at the point itself both are told
+    assert curve.warning(300_000, 0.76)  # at the point itself both are reported
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_wrong_file_is_refused(tmp_path, text, message):
         read(tmp_path, text)
 
 
-def test_all_that_is_wrong_is_told_at_once(tmp_path):
+def test_all_that_is_wrong_is_reported_at_once(tmp_path):
     with pytest.raises(DataError, match=r"(?s)line 5.*\n.*line 6"):
         read(tmp_path, POINTS + "x,0.8\n500000,8\n")
 
@@ -118,7 +118,7 @@ def test_the_curves_that_come_along(path):
     curve = ExpectedCurve.read(str(path))
     assert "# Source: " in path.read_text()
     assert curve.accuracies == sorted(curve.accuracies)
-    # one evaluation of MLPerf's interval late is told on each
+    # one evaluation of MLPerf's interval late is reported on each
     late = curve.samples[0] + 150_000
     assert curve.warning(late, curve.accuracies[0])
 

@@ -210,7 +210,7 @@ def test_a_finished_run_that_trains_on_gets_a_new_end(path, monkeypatch):
 
 
 @pytest.mark.parametrize("torn", [b":::MLLOG {", b"\n", b"\xff", b":::MLLOG {}"])
-def test_a_torn_end_behind_the_checkpoint_is_dropped(path, torn):
+def test_a_torn_end_after_the_checkpoint_is_dropped(path, torn):
     log = open_log(path)
     kept = log.bytes_written()
     log.close()
@@ -219,7 +219,7 @@ def test_a_torn_end_behind_the_checkpoint_is_dropped(path, torn):
     assert keys(path)[-2:] == ["run_start", "run_stop"]
 
 
-def test_a_begun_run_without_a_checkpoint_begins_anew(path):
+def test_a_started_run_without_a_checkpoint_starts_again(path):
     write_complete(path)
     write_complete(path)
     assert complaints(path) == ""

@@ -196,7 +196,7 @@ def peak_bytes(profile):
     return max(itertools.accumulate(changes))
 
 
-def test_memory_that_is_told(process_group, training_data):
+def test_memory_that_is_reported(process_group, training_data):
     set_accelerator("cpu")
     module = build_model(load_config(training_data / "config.json"))
     optimizer = Lamb(parameter_groups(module, 0.01))
@@ -239,7 +239,7 @@ def test_compiled_layers_compute_the_same(training_data, tmp_path):
 
 
 @pytest.mark.parametrize("kind", STRAIGHT)
-def test_goes_on_to_the_same_losses(runs, resumed_runs, kind):
+def test_resumes_to_the_same_losses(runs, resumed_runs, kind):
     straight = runs / "straight" / kind
     assert len(steps_of(straight)) == DONE
     assert metrics(resumed_runs / kind) == metrics(straight)
@@ -248,7 +248,7 @@ def test_goes_on_to_the_same_losses(runs, resumed_runs, kind):
 
 @pytest.mark.parametrize("kind", ["after_ddp", "rounded"])
 def test_tensor_parallel_ranks_stay_alike(resumed_runs, kind):
-    """After data parallelism: the same processes, but now of one group, must not go on with the
+    """After data parallelism: the same processes, but now of one group, must not continue with the
     random numbers that each had of its own. And whatever the rounding of each.
 
     tests/colossalai_on_cpu.py compares the ranks at the end of these runs.
@@ -257,7 +257,7 @@ def test_tensor_parallel_ranks_stay_alike(resumed_runs, kind):
     assert steps[-1]["step"] == {"after_ddp": DONE, "rounded": 4}[kind]
 
 
-def test_goes_on_under_another_plugin(training_data, runs, resumed_runs, tmp_path):
+def test_resumes_under_another_plugin(training_data, runs, resumed_runs, tmp_path):
     """DDP, then tensor parallelism, then ZeRO-1, two steps each: as under DDP alone."""
     run = copy_of_run_as_it_was(resumed_runs / "second", 4, tmp_path / "third")
     process = train_several(training_data, {run: (*CHANGING, "--plugin=zero1")}, processes=2)

@@ -65,7 +65,7 @@ def test_tensorflow_reads_every_record(folder):
     assert all(before <= event.wall_time <= after for event in events)
 
 
-def test_a_resumed_run_hides_what_was_behind_the_checkpoint(folder):
+def test_a_resumed_run_hides_what_was_after_the_checkpoint(folder):
     train(folder, 1, 7, 0.0).close()
     train(folder, 4, 5, 512.0).close()  # from the checkpoint after step 3
     found = shown(folder)
@@ -80,7 +80,7 @@ def test_what_is_not_purged_stays(folder):
     assert list(shown(folder)["train/loss"]) == [1, 2, 3, 4]
 
 
-def test_a_run_that_begins_anew_shows_nothing_of_the_earlier_one(folder):
+def test_a_run_that_starts_again_shows_nothing_of_the_earlier_one(folder):
     train(folder, 0, 7, 0.0).close()
     train(folder, 0, 1, 512.0).close()
     assert shown(folder)["train/loss"] == {0: 512.0, 1: 513.0}

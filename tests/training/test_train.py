@@ -188,7 +188,7 @@ def test_divergence_stops_the_run(training_data, tmp_path):
     assert not (tmp_path / "run/model").exists()
 
 
-def test_everything_wrong_is_told_at_once(training_data, plain_run, tmp_path):
+def test_everything_wrong_is_reported_at_once(training_data, plain_run, tmp_path):
     config = json.loads((training_data / "config.json").read_text()) | {
         "vocab_size": 1000,
         "hidden_size": 33,
@@ -250,7 +250,7 @@ def test_folder_of_indexes_that_another_rank_makes_just_now(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
-def test_damaged_record_of_flags_is_refused(training_data, tmp_path, content):
+def test_corrupt_record_of_flags_is_refused(training_data, tmp_path, content):
     (tmp_path / "flags.json").write_text(content)
     process = train_here(training_data, tmp_path, check=False)
     assert_refused(
@@ -258,7 +258,7 @@ def test_damaged_record_of_flags_is_refused(training_data, tmp_path, content):
     )
 
 
-def test_errors_under_torchrun_are_told_once_and_first(training_data, tmp_path):
+def test_errors_under_torchrun_are_reported_once_and_first(training_data, tmp_path):
     process = torchrun(2, "train.py", *flags(training_data, tmp_path / "run", "--learning_rate=-1"))
     assert process.returncode != 0
     first, *others = process.stderr.splitlines()
@@ -266,10 +266,8 @@ def test_errors_under_torchrun_are_told_once_and_first(training_data, tmp_path):
     assert not any("--learning_rate=-1.0: expected" in line for line in others)
 
 
-def test_error_of_one_rank_is_told_once(training_data, tmp_path):
-    """A record in the middle of the data, which one of two ranks reads, is damaged after the checks
-    at the start.
-    """
+def test_error_of_one_rank_is_reported_once(training_data, tmp_path):
+    """A record that one of two ranks reads is corrupted after the checks at the start."""
     shutil.copytree(training_data / "train", tmp_path / "train")
     offset, _ = (training_data / "idx/train/part-00000.idx").read_text().splitlines()[20].split()
     with open(tmp_path / "train/part-00000", "r+b") as file:
@@ -343,7 +341,7 @@ def test_stops_at_target_accuracy(training_data, tmp_path):
 
 
 def test_logs_for_others(plain_run):
-    """The curve off which the run was is told, MLPerf's checker takes the log, TensorBoard finds
+    """The curve that the run left is reported, MLPerf's checker takes the log, TensorBoard finds
     the losses.
     """
     output, steps, evaluations = plain_run
@@ -356,7 +354,7 @@ def test_logs_for_others(plain_run):
     assert found == pytest.approx([row["masked_lm_loss"] for row in evaluations])
 
 
-def test_accuracy_off_the_expected_curve_is_told(training_data, tmp_path):
+def test_accuracy_off_the_expected_curve_is_reported(training_data, tmp_path):
     (tmp_path / "curve.csv").write_text("samples,masked_lm_accuracy\n16,0.5\n64,0.6\n")
     more = (f"--expected_curve={tmp_path}/curve.csv",)
     process = train_here(training_data, tmp_path / "run", *more)

@@ -1,4 +1,4 @@
-"""verify_dataset.py and what it is made of: every kind of damage is found, in words, and whole data
+"""verify_dataset.py and what it is made of: every kind of corruption is reported, and whole data
 pass.
 """
 
@@ -218,7 +218,7 @@ BAD_EXAMPLES = [
 
 
 @pytest.mark.parametrize("kind, text, example", BAD_EXAMPLES)
-def test_what_is_wrong_with_an_example_is_told(kind, text, example):
+def test_what_is_wrong_with_an_example_is_reported(kind, text, example):
     good = encode_example(valid_example(2))
     bad = as_tensorflow_example(example).SerializeToString()
     problems, hashes, totals = check_payloads([good, bad, good])
@@ -292,7 +292,7 @@ def test_blocks_are_the_records(tmp_path, monkeypatch, block_bytes):
 
 @pytest.mark.parametrize("block_bytes", [12, 1000, 1 << 20])
 @pytest.mark.parametrize(
-    "damage, text",
+    "corrupt, text",
     [
         (lambda data, at: data[: at + 5], "the file ends 5 bytes into a record header of 12"),
         (lambda data, at: data[: at + 50], "the file ends 50 bytes into a record of"),
@@ -304,15 +304,17 @@ def test_blocks_are_the_records(tmp_path, monkeypatch, block_bytes):
         (lambda data, at: data[: at + 9] + b"\1" + data[at + 10 :], "no record starts here"),
     ],
 )
-def test_broken_framing_is_told_with_its_place(tmp_path, monkeypatch, block_bytes, damage, text):
+def test_broken_framing_is_reported_with_its_place(
+    tmp_path, monkeypatch, block_bytes, corrupt, text
+):
     monkeypatch.setattr("bert.examples.records._BLOCK_BYTES", block_bytes)
     path = write_records(tmp_path / "records", range(20))
     with TFRecordFile(path) as records:
         extents = list(records.extents())
     offset = extents[13][0]
-    path.write_bytes(damage(path.read_bytes(), offset))
+    path.write_bytes(corrupt(path.read_bytes(), offset))
     report = inspect_tfrecord(str(path), RULES)
-    cut_last = damage(b"x" * 20, 3) == b"x" * 19
+    cut_last = corrupt(b"x" * 20, 3) == b"x" * 19
     assert report.num_records == (19 if cut_last else 13)
     assert (
         f"byte {extents[19][0] if cut_last else offset}: " in report.broken_at
@@ -320,7 +322,7 @@ def test_broken_framing_is_told_with_its_place(tmp_path, monkeypatch, block_byte
     )
 
 
-def test_damaged_data_are_told_and_the_other_records_checked(tmp_path):
+def test_corrupt_data_are_reported_and_the_other_records_checked(tmp_path):
     path = write_records(tmp_path / "records", range(20))
     with TFRecordFile(path) as records:
         offset, size = list(records.extents())[13]
@@ -330,12 +332,12 @@ def test_damaged_data_are_told_and_the_other_records_checked(tmp_path):
     path.write_bytes(data)
     report = inspect_tfrecord(str(path), RULES)
     assert (
-        report.num_damaged == 2
+        report.num_corrupt == 2
         and report.num_records == 20
         and report.num_examples == 18
         and report.problems == []
     )
-    assert f"record 13 at byte {offset:,}: its data do not have their checksum" in report.damaged[0]
+    assert f"record 13 at byte {offset:,}: its data do not have their checksum" in report.corrupt[0]
 
 
 def test_shared_part_of_two_files():
@@ -408,7 +410,7 @@ def test_published_data(tfrecords, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "damage, check, text",
+    "corrupt, check, text",
     [
         (lambda folder: (folder / "part-00002-of-00004").unlink(),
          "files", "missing: part-00002 (of 4)"),
@@ -440,8 +442,8 @@ def test_published_data(tfrecords, capsys, monkeypatch):
          "copies", "50 of its 100 examples are repeated"),
     ],
 )  # fmt: skip
-def test_broken_sets(tfrecords, capsys, damage, check, text):
-    damage(tfrecords)
+def test_broken_sets(tfrecords, capsys, corrupt, check, text):
+    corrupt(tfrecords)
     code, result, rows = verify(capsys, f"--tfrecord={tfrecords}", *FLAGS, "--own_data")
     assert code == 1 and result["verdict"] == "broken"
     assert check in failed(rows) and text in notes(rows)
@@ -454,14 +456,14 @@ def test_a_last_part_that_is_missing(tfrecords, capsys):
     assert verify(capsys, f"--tfrecord={tfrecords}", *FLAGS, "--own_data")[0] == 0
 
 
-def test_files_that_the_user_chose_have_no_missing_neighbours(tfrecords, capsys):
+def test_files_that_the_user_chose_may_have_gaps(tfrecords, capsys):
     assert (
         verify(capsys, f"--tfrecord={tfrecords}/part-00002-of-00004", *FLAGS, "--own_data")[0] == 0
     )
     assert verify(capsys, f"--tfrecord={tfrecords}/part-0000[13]*", *FLAGS, "--own_data")[0] == 0
 
 
-def test_wrong_flags_of_the_generator_are_named(tfrecords, capsys):
+def test_wrong_flags_of_the_generator_are_reported(tfrecords, capsys):
     code, _, rows = verify(capsys, f"--tfrecord={tfrecords}", "--own_data")
     assert code == 1 and "input_ids has 32 values, expected 512 (--max_seq_length=512" in notes(
         rows
@@ -604,6 +606,10 @@ def test_md5_list(results, capsys, tmp_path):
     ]
     listed.write_text("\n".join(lines) + "\n")
     assert verify(capsys, f"--results={results}", "--own_data", f"--md5_list={listed}")[0] == 0
+    # As md5sum wrote it elsewhere: upper case, in binary mode, with paths of another machine.
+    elsewhere = [f"{line[:32].upper()} */data/../{line[36:]}" for line in lines]
+    listed.write_text("\n".join(["", *elsewhere]))
+    assert verify(capsys, f"--results={results}", "--own_data", f"--md5_list={listed}")[0] == 0
     listed.write_text("\n".join([*lines[:-1], f"{'0' * 32}  {names[-1]}"]))
     code, _, rows = verify(capsys, f"--results={results}", "--own_data", f"--md5_list={listed}")
     assert code == 3 and names[-1] in rows["published text", "--md5_list"]["notes"][0]
@@ -650,7 +656,7 @@ def set_of(num_bytes, tokens=10**12, unknown=0, masked=10**11, shown=0.8, larges
             "a vocabulary of 28,996 tokens (BERT's cased one has 28,996)",
         ),
         (set_of(published.TFRECORD_BYTES, shown=0.1), "10 % of the masked tokens show [MASK]"),
-        (set_of(published.TFRECORD_BYTES, parts=499), "1 of the 500 files are not there"),
+        (set_of(published.TFRECORD_BYTES, parts=499), "1 of the 500 files are missing"),
     ],
 )
 def test_likely_causes(reports, text):
@@ -697,7 +703,7 @@ def test_colours_on_terminals_only(capsys, monkeypatch):
     assert "\033" not in capsys.readouterr().out
 
 
-def test_all_problems_with_flags_are_told_at_once(tmp_path):
+def test_all_problems_with_flags_are_reported_at_once(tmp_path):
     flags = [
         f"--tfrecord={tmp_path}/none",
         f"--results={tmp_path}",
