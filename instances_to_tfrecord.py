@@ -11,8 +11,6 @@ stops no other.
 """
 
 import argparse
-import concurrent.futures
-import concurrent.futures.process
 import os
 import time
 
@@ -24,8 +22,7 @@ from bert.common.files import (
     output_problems,
     raise_if_any,
 )
-from bert.common.processes import process_pool
-from bert.common.progress import ProgressLine, time_left
+from bert.common.processes import run_for_files
 from bert.examples.encoding import encode_records
 from bert.examples.instance_file import InstanceFile, is_instance_file
 
@@ -84,7 +81,7 @@ def convert(path: str, output: str) -> tuple[int, int]:
                 f"{header.tfrecord_bytes:,}: move it away, or give another --output_dir"
             )
     else:
-        file.check_checksum()
+        file.check_contents()
         with atomic_writer(output) as records:
             for data, _ in encode_records(
                 file.instances, header.special_ids, header.max_seq_length,
@@ -100,24 +97,13 @@ def main(argv: list[str] | None = None) -> None:
     started = time.monotonic()
     pairs = plan(flags)
     os.makedirs(flags.output_dir, exist_ok=True)
-    num_records, num_bytes, problems = 0, 0, []
-    with ProgressLine() as progress, process_pool(flags.num_workers, len(pairs)) as pool:
-        jobs = {pool.submit(convert, *pair): pair[0] for pair in pairs}
-        for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
-            try:
-                records, size = job.result()
-                num_records, num_bytes = num_records + records, num_bytes + size
-            except (DataError, OSError) as error:
-                problems.append(str(error))
-            except concurrent.futures.process.BrokenProcessPool:
-                problems.append(f"{jobs[job]}: the process reading it was killed; run again")
-            seconds = time.monotonic() - started
-            progress.show(
-                f"{done:,} of {len(pairs):,} files, {num_bytes / seconds / 1e6:,.0f} MB/s, "
-                f"{time_left(done, len(pairs), seconds)}"
-            )
+    made, problems = run_for_files(
+        convert, {pair[0]: pair for pair in pairs}, flags.num_workers,
+        lambda made, seconds: f"{sum(size for _, size in made) / seconds / 1e6:,.0f} MB/s",
+    )  # fmt: skip
+    num_records, num_bytes = (sum(column) for column in zip(*made)) if made else (0, 0)
     print(
-        f"wrote {len(pairs) - len(problems):,} of {len(pairs):,} files, {num_records:,} records, "
+        f"wrote {len(made):,} of {len(pairs):,} files, {num_records:,} records, "
         f"{num_bytes:,} bytes in {flags.output_dir} ({time.monotonic() - started:.1f} s)"
     )
     raise_if_any(problems)

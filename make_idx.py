@@ -12,16 +12,14 @@ noticed here.
 """
 
 import argparse
-import concurrent.futures
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 
 from bert.common import cli
 from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
-from bert.common.processes import WORKER_KILLED, process_pool
-from bert.common.progress import ProgressLine, time_left
+from bert.common.processes import run_for_files
+from bert.examples.instance_file import is_instance_file
 from bert.examples.tfrecord import write_index
 
 
@@ -55,6 +53,11 @@ def plan(flags: argparse.Namespace) -> list[tuple[str, str]]:
         except DataError as error:
             problems.append(f"--tfrecord_{split}: {error}")
             continue
+        if instances := [path for path in paths if is_instance_file(path)]:
+            problems.append(
+                f"--tfrecord_{split}: {instances[0]} is an instance file, which needs no index: "
+                "the loader and train.py read it as it is"
+            )
         folder = os.path.join(flags.output_idx, split)
         pairs += [(path, os.path.join(folder, f"{os.path.basename(path)}.idx")) for path in paths]
     if flags.tfrecord_train is None and flags.tfrecord_eval is None:
@@ -79,24 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs = plan(flags)
     for folder in {os.path.dirname(index_path) for _, index_path in pairs}:
         os.makedirs(folder, exist_ok=True)
-    num_records = 0
-    problems: list[str] = []
-    with ProgressLine() as progress, process_pool(flags.num_workers, len(pairs)) as pool:
-        jobs = {pool.submit(write_index, *pair): pair[0] for pair in pairs}
-        for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
-            try:
-                num_records += job.result()
-            except (DataError, OSError) as error:
-                problems.append(str(error))
-            except BrokenProcessPool:
-                problems.append(f"{jobs[job]}: {WORKER_KILLED}")
-            seconds = time.monotonic() - started
-            rate = f"{num_records / seconds:,.0f} records/s"
-            progress.show(
-                f"{done:,} of {len(pairs):,} files, {rate}, {time_left(done, len(pairs), seconds)}"
-            )
+    counts, problems = run_for_files(
+        write_index, {pair[0]: pair for pair in pairs}, flags.num_workers,
+        lambda counts, seconds: f"{sum(counts) / seconds:,.0f} records/s",
+    )  # fmt: skip
     print(
-        f"indexed {len(pairs) - len(problems):,} of {len(pairs):,} files, {num_records:,} records "
+        f"indexed {len(counts):,} of {len(pairs):,} files, {sum(counts):,} records "
         f"in {flags.output_idx} ({time.monotonic() - started:.1f} s)"
     )
     raise_if_any(problems)

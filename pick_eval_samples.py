@@ -1,23 +1,29 @@
 #!/usr/bin/env python3
-"""A TFRecord file -> a smaller one with examples picked at even distances: MLPerf's evaluation set.
+"""A file of examples -> a smaller one with some picked at even distances: MLPerf's evaluation set.
 
 python3 pick_eval_samples.py --input_tfrecord=eval_intermediate --output_tfrecord=eval_10k \\
     --num_examples_to_pick=10000
 
 Of N records, record int(i * (N / K)) is copied for i = 0 .. K-1. Each picked record is checked
 (checksums, the seven features, their lengths) and copied as it is. Memory does not grow with the
-file.
+file. An instance file may be given too, and with --output_format=instances be written.
 """
 
 import argparse
-import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from bert.common import cli
 from bert.common.files import atomic_writer, make_parent_folder, output_problems, raise_if_any
+from bert.examples.encoding import encode_records
 from bert.examples.example import check_lengths, decode_example
+from bert.examples.example_file import open_examples
+from bert.examples.instance_file import InstanceFile, instance_file_blocks, is_instance_file
+from bert.examples.instances import InstanceBuffer
 from bert.examples.tfrecord import TFRecordFile, frame
 
 
@@ -27,7 +33,7 @@ def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--input_tfrecord",
         required=True,
-        help="the file to pick from, written by create_pretraining_data.py",
+        help="the file to pick from, of either format, written by create_pretraining_data.py",
     )
     add("--output_tfrecord", required=True, help="the file to write")
     add(
@@ -43,6 +49,12 @@ def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="expected of every picked example (default: %(default)s)",
     )
     add("--max_predictions_per_seq", type=int, default=76, help="as above (default: %(default)s)")
+    add(
+        "--output_format",
+        choices=("tfrecord", "instances"),
+        default="tfrecord",
+        help="instances: needs an instance file as input (default: %(default)s)",
+    )
     return parser.parse_args(argv)
 
 
@@ -53,6 +65,11 @@ def check(flags: argparse.Namespace) -> None:
             problems.append(f"--{name}={getattr(flags, name)}: expected 1 or more")
     if not os.path.isfile(flags.input_tfrecord):
         problems.append(f"--input_tfrecord: {flags.input_tfrecord}: no such file")
+    elif flags.output_format == "instances" and not is_instance_file(flags.input_tfrecord):
+        problems.append(
+            f"--output_format=instances: {flags.input_tfrecord} is no instance file; give one, or "
+            "leave the flag out"
+        )
     problems += [
         f"--output_tfrecord: {problem}"
         for problem in output_problems(flags.output_tfrecord, flags.input_tfrecord)
@@ -60,44 +77,58 @@ def check(flags: argparse.Namespace) -> None:
     raise_if_any(problems)
 
 
-def picked_extents(
-    records: TFRecordFile, num_examples: int, num_to_pick: int
-) -> Iterator[tuple[int, int, int]]:
-    """Yields (number, offset, size) of record int(i * (N / K)) for i = 0 .. K-1.
-
-    The numbers ascend, so one pass over the file is enough.
-    """
-    extents = enumerate(records.extents())
-    number, extent = next(extents)
+def picked(num_examples: int, num_to_pick: int) -> Iterator[int]:
+    """Yields int(i * (N / K)) for i = 0 .. K-1, which ascend."""
     for i in range(num_to_pick):
-        wanted = int(i * (num_examples / num_to_pick))
-        while number < wanted:
-            number, extent = next(extents)
-        yield number, *extent
+        yield int(i * (num_examples / num_to_pick))
+
+
+def pick_records(flags: argparse.Namespace, num_examples: int) -> Iterator[bytes]:
+    """Yields the picked records of a TFRecord file."""
+    with TFRecordFile(flags.input_tfrecord) as records:
+        extents = enumerate(records.extents())
+        number, (offset, size) = next(extents)
+        for wanted in picked(num_examples, flags.num_examples_to_pick):
+            while number < wanted:
+                number, (offset, size) = next(extents)
+            place = f"{flags.input_tfrecord}: record {number} at byte {offset}"
+            payload = records.payload(offset, size)
+            check_shape(flags, decode_example(payload, place), place)
+            yield frame(payload)
+
+
+def pick_instances(flags: argparse.Namespace, num_examples: int) -> Iterator[bytes | memoryview]:
+    """Yields the picked examples of an instance file as the contents of a file of either format."""
+    file = InstanceFile(flags.input_tfrecord)
+    file.check_contents()
+    numbers = np.array(list(picked(num_examples, flags.num_examples_to_pick)))
+    example = {name: rows[0] for name, rows in file.batch(numbers[:1]).items()}
+    check_shape(flags, example, file.place(0))
+    shape = (file.header.max_seq_length, file.header.max_predictions_per_seq)
+    buffer = InstanceBuffer(len(numbers), *shape)
+    file.copy_to(buffer, numbers)
+    if flags.output_format == "instances":
+        made_of = json.loads(file.header.made_of) | {"picked": len(numbers), "of": num_examples}
+        header = file.header._replace(made_of=json.dumps(made_of))
+        yield from instance_file_blocks(buffer.instances(), np.arange(len(numbers)), header)
+    else:
+        for records, _ in encode_records(buffer.instances(), file.header.special_ids, *shape):
+            yield records
+
+
+def check_shape(flags: argparse.Namespace, example: dict[str, np.ndarray], place: str) -> None:
+    check_lengths(example, flags.max_seq_length, flags.max_predictions_per_seq, place)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(argv)
     started = time.monotonic()
     check(flags)
-    with contextlib.ExitStack() as stack:
-        records = stack.enter_context(TFRecordFile(flags.input_tfrecord))
-        num_examples = sum(1 for _ in records.extents())
-        make_parent_folder(flags.output_tfrecord)
-        output = stack.enter_context(atomic_writer(flags.output_tfrecord))
-        written = 0
-        for number, offset, size in picked_extents(
-            records, num_examples, flags.num_examples_to_pick
-        ):
-            place = f"{flags.input_tfrecord}: record {number} at byte {offset}"
-            payload = records.payload(offset, size)
-            check_lengths(
-                decode_example(payload, place),
-                flags.max_seq_length,
-                flags.max_predictions_per_seq,
-                place,
-            )
-            written += output.write(frame(payload))
+    num_examples = open_examples(flags.input_tfrecord).count()
+    pick = pick_instances if is_instance_file(flags.input_tfrecord) else pick_records
+    make_parent_folder(flags.output_tfrecord)
+    with atomic_writer(flags.output_tfrecord) as output:
+        written = sum(output.write(data) for data in pick(flags, num_examples))
     print(
         f"picked {flags.num_examples_to_pick:,} of {num_examples:,} records, {written:,} bytes in "
         f"{flags.output_tfrecord} ({time.monotonic() - started:.1f} s)"

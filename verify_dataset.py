@@ -32,6 +32,7 @@ from bert.common.md5_list import md5_lines
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
 from bert.examples.records import find_payloads, have_checksums
+from bert.loader.instance_source import are_instance_files
 from bert.verification import check_table, dataset_checks
 from bert.verification.check_table import DIFFERS, FAILED, Row
 from bert.verification.example_check import Rules, check_block, judge_examples, make_rules
@@ -57,7 +58,7 @@ def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument(
         "--tfrecord",
         metavar="FOLDER",
-        help="training TFRecords: a folder, a glob pattern or a file",
+        help="training TFRecords, or instance files: a folder, a glob pattern or a file",
     )
     what.add_argument("--eval_10k", metavar="FILE", help="the evaluation TFRecord")
     add = parser.add_argument
@@ -112,6 +113,8 @@ def check(
         where = getattr(flags, name)
         try:
             paths[name] = list_folder_or_pattern(where) if where else []
+            if name == "tfrecord":
+                are_instance_files(paths[name])
         except DataError as error:
             problems.append(f"--{name}: {error}")
     if flags.results and not os.path.isdir(flags.results):

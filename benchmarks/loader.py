@@ -28,39 +28,48 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from bert.examples.example import FEATURES, decode_example  # noqa: E402
-from bert.examples.tfrecord import TFRecordFile, frame, write_index  # noqa: E402
-from tests.reference.example import encode_example  # noqa: E402
+from bert.examples.tfrecord import TFRecordFile, write_index  # noqa: E402
 
 SEQUENCE, PREDICTIONS, VOCAB = 512, 76, 30_522
 MLPERF_RECORDS, MLPERF_FILES = 157_000_000, 500
 GPUS, SAMPLES_PER_GPU = 8, 1000
 
 
-def random_example(generator: random.Random) -> dict[str, list]:
-    """An example as long as MLPerf's: a mean of 254 tokens, 15 % masked."""
-    length = generator.choice((SEQUENCE, *(generator.randrange(10, 400) for _ in range(4))))
-    masked = max(1, min(PREDICTIONS, round(0.15 * length)))
-    ids = [generator.randrange(1000, VOCAB) for _ in range(length)]
+def random_instances(count: int, seed: int) -> Instances:
+    """Instances as long as MLPerf's: a mean of 254 tokens, 15 % masked."""
+    generator = np.random.default_rng(seed)
+    lengths = np.where(generator.random(count) < 0.2, SEQUENCE, generator.integers(10, 400, count))
+    rows = np.zeros(count, INSTANCE)
+    rows["a_length"] = lengths // 2 - 2
+    rows["b_length"] = lengths - 3 - rows["a_length"]
+    tokens = generator.integers(1000, VOCAB, int(lengths.sum() // 10), dtype=np.uint16)
+    for name in ("a_start", "b_start"):  # a text of which there are ten masked copies
+        rows[name] = generator.integers(0, len(tokens) - SEQUENCE, count)
+    rows["num_changes"] = np.clip(np.round(0.15 * lengths), 1, PREDICTIONS)
+    rows["is_random_next"] = generator.integers(0, 2, count)
+    ends = np.cumsum(rows["num_changes"], dtype=np.int64)
+    rows["first_change"] = ends - rows["num_changes"]
+    changes = np.empty(ends[-1], CHANGE)
+    for row, length in zip(rows, lengths):
+        own = changes[row["first_change"] :][: row["num_changes"]]
+        own["position"] = np.sort(generator.permutation(length)[: len(own)])
+    changes["new_id"] = generator.integers(1000, VOCAB, len(changes))
+    return Instances(rows, tokens, changes)
 
-    def pad(values, size):
-        return values + [0] * (size - len(values))
 
-    return {
-        "input_ids": pad(ids, SEQUENCE), "input_mask": pad([1] * length, SEQUENCE),
-        "segment_ids": pad([0] * (length // 2) + [1] * (length - length // 2), SEQUENCE),
-        "masked_lm_positions": pad(sorted(generator.sample(range(length), masked)), PREDICTIONS),
-        "masked_lm_ids": pad([generator.randrange(1000, VOCAB) for _ in range(masked)],
-                             PREDICTIONS),
-        "masked_lm_weights": pad([1.0] * masked, PREDICTIONS),
-        "next_sentence_labels": [generator.randrange(2)],
-    }  # fmt: skip
-
-
-def write_records(path: str, count: int, seed: int) -> None:
-    generator = random.Random(seed)
+def write_examples(path: str, count: int, seed: int) -> None:
+    """Writes a TFRecord file, its index, and the instance file of the same examples: <path>,
+    <path>.idx, <path>.instances.
+    """
+    instances = random_instances(count, seed)
+    header = Header(SEQUENCE, PREDICTIONS, VOCAB, 101, 102, "00000000", 0, "{}")
     with open(path, "wb") as file:
-        file.writelines(frame(encode_example(random_example(generator))) for _ in range(count))
+        file.writelines(
+            data for data, _ in encode_records(instances, (101, 102), SEQUENCE, PREDICTIONS)
+        )
     write_index(path, f"{path}.idx")
+    with open(f"{path}.instances", "wb") as file:
+        file.writelines(instance_file_blocks(instances, np.arange(count), header))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -69,36 +78,39 @@ def write_records(path: str, count: int, seed: int) -> None:
 Epoch = Callable[[], Iterable[Any]]  # called once an epoch: its batches
 
 
-def ours(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
+def make_loader(paths: Sequence[str], batch_size: int, threads: int) -> "DaliDataloader":
     from bert_dali_dataloader import DaliDataloader
 
-    return DaliDataloader(
-        paths,
-        [f"{path}.idx" for path in paths],
-        batch_size=batch_size,
-        num_threads=threads,
-        cuda=False,
-    ).__iter__
+    indexes = [] if paths[0].endswith(".instances") else [f"{path}.idx" for path in paths]
+    return DaliDataloader(paths, indexes, batch_size=batch_size, num_threads=threads, cuda=False)
+
+
+def ours(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
+    return make_loader(paths, batch_size, threads).__iter__
 
 
 def without_dali(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
     """What `DaliDataloader` gives to DALI."""
-    from bert.loader.batches import iterate_batches, rank_positions
-    from bert.loader.shuffle import EpochOrder
-    from bert_dali_dataloader import DaliDataloader
+    from bert.loader.batches import iterate_batches
+    from bert.loader.shares import in_turn
 
-    indexes = [f"{path}.idx" for path in paths]
-    loader = DaliDataloader(paths, indexes, batch_size=batch_size, num_threads=threads, cuda=False)
-    decoder, positions = loader._decoder, rank_positions(0, len(loader) * batch_size, 0, 1)
+    loader = make_loader(paths, batch_size, threads)
+    source, end = loader._source, len(loader) * batch_size
 
     def epoch():
-        order = EpochOrder(loader.num_records, 1, 0, True)
-        for batch in iterate_batches(
-            loader._index, order, decoder, positions, batch_size, threads, 2 * threads
-        ):
-            yield decoder.split(*batch)
+        parts = in_turn(loader._order(0), 0, end, 0, 1)
+        for batch in iterate_batches(source, parts, batch_size, threads, 2 * threads):
+            yield source.layout.split(*batch)
 
     return epoch
+
+
+def ours_instances(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
+    return ours([f"{path}.instances" for path in paths], batch_size, threads)
+
+
+def without_dali_instances(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
+    return without_dali([f"{path}.instances" for path in paths], batch_size, threads)
 
 
 def raw_dali(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
@@ -198,6 +210,8 @@ LOADERS = {
     "raw_dali": (raw_dali, "DALI's TFRecord reader as it comes"),
     "ours": (ours, "`DaliDataloader`"),
     "without_dali": (without_dali, "the same, before DALI takes the batch"),
+    "ours_instances": (ours_instances, "`DaliDataloader`, instance files"),
+    "without_dali_instances": (without_dali_instances, "the same, before DALI takes the batch"),
     "tf_data": (tf_data, "tf.data as in MLPerf"),
     "tf_data_batched": (tf_data_batched, "tf.data, parsing whole batches"),
     "plain_python": (plain_python, "plain Python, one thread"),
@@ -261,7 +275,7 @@ def measure_full_set(args: argparse.Namespace, folder: str) -> None:
     """500 names for one file of a 500th of MLPerf's records: it is read 500 times, from memory."""
     count = MLPERF_RECORDS // MLPERF_FILES
     block, path = f"{folder}/block", f"{folder}/file"
-    write_records(block, 4000, 1)
+    write_examples(block, 4000, 1)
     with open(block, "rb") as source, open(path, "wb") as file:
         content = source.read()
         for _ in range(-(-count // 4000)):
@@ -344,7 +358,9 @@ def main() -> None:
         return
     if args.folder:
         paths = sorted(
-            path for path in glob.glob(f"{args.folder}/part-*") if not path.endswith(".idx")
+            path
+            for path in glob.glob(f"{args.folder}/part-*")
+            if not path.endswith((".idx", ".instances"))
         )
         if args.loader:
             speed = time_loader(args.loader, paths, args.batch_size, args.threads, args.seconds)
@@ -358,7 +374,7 @@ def main() -> None:
             return
         with concurrent.futures.ProcessPoolExecutor() as pool:
             jobs = [
-                pool.submit(write_records, f"{folder}/part-{n:05d}", args.records // args.files, n)
+                pool.submit(write_examples, f"{folder}/part-{n:05d}", args.records // args.files, n)
                 for n in range(args.files)
             ]
             for job in jobs:

@@ -2,11 +2,16 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
 from bert.common.files import DataError
+from bert.common.progress import ProgressLine, time_left
+
+Result = TypeVar("Result")
 
 WORKER_KILLED = "a worker process was killed (out of memory?); try a smaller --num_workers"
 
@@ -27,6 +32,37 @@ def process_pool(num_workers: int, num_jobs: int) -> Iterator[ProcessPoolExecuto
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def run_for_files(
+    function: Callable[..., Result],
+    jobs: Mapping[str, tuple],
+    num_workers: int,
+    speed: Callable[[list[Result], float], str],
+) -> tuple[list[Result], list[str]]:
+    """Calls function(*arguments) for each {file: arguments}, `num_workers` at a time, and shows a
+    line of progress. Returns (results, problems): a file that fails stops no other.
+
+    speed: (results so far, seconds) -> words for the line of progress.
+    """
+    results: list[Result] = []
+    problems: list[str] = []
+    started = time.monotonic()
+    with ProgressLine() as progress, process_pool(num_workers, len(jobs)) as pool:
+        futures = {pool.submit(function, *arguments): path for path, arguments in jobs.items()}
+        for done, future in enumerate(as_completed(futures), start=1):
+            try:
+                results.append(future.result())
+            except (DataError, OSError) as error:
+                problems.append(str(error))
+            except BrokenProcessPool:
+                problems.append(f"{futures[future]}: {WORKER_KILLED}")
+            seconds = time.monotonic() - started
+            progress.show(
+                f"{done:,} of {len(jobs):,} files, {speed(results, seconds)}, "
+                f"{time_left(done, len(jobs), seconds)}"
+            )
+    return results, problems
 
 
 def _ignore_interrupt():

@@ -92,7 +92,7 @@ class _Instances:
             yield self._file.place(number), {name: rows[0] for name, rows in batch.items()}
 
     def batches(self, lengths, vocab_size):
-        self._file.check_checksum()
+        self._file.check_contents()
         raise_if_any(self._file.problems(lengths, vocab_size))
         for first in range(0, self.count(), _BATCH_SIZE):
             yield self._file.batch(np.arange(first, min(first + _BATCH_SIZE, self.count())))

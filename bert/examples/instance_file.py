@@ -32,6 +32,7 @@ from bert.examples.instances import (
     InstanceBuffer,
     Instances,
     fill_batch,
+    first_impossible,
     gather_changes,
 )
 
@@ -53,8 +54,8 @@ class Header(NamedTuple):
     sep_id: int
     vocabulary: str  # its `vocabulary_checksum`
     documents: int
-    tfrecord_bytes: int  # size of the TFRecord file of the same examples
     made_of: str  # JSON: texts and flags
+    tfrecord_bytes: int = 0  # size of the TFRecord file of the same examples
 
     @property
     def special_ids(self) -> tuple[int, int]:
@@ -73,28 +74,19 @@ def is_instance_file(path: str) -> bool:
 
 
 def instance_file_blocks(
-    instances: Instances,
-    order: np.ndarray,
-    max_seq_length: int,
-    max_predictions_per_seq: int,
-    vocab: Mapping[str, int],
-    documents: int,
-    made_of: dict[str, Any],
+    instances: Instances, order: np.ndarray, header: Header
 ) -> Iterator[bytes]:
     """Yields the contents of the file of the instances `order` (int64 [N]), about 1 MB at a time.
 
     The changes lie in the order of the instances: who reads these from front to back reads both so.
-    vocab: {token: id}. made_of: texts and flags, for JSON.
+    The header's `tfrecord_bytes` is computed here.
     """
-    special_ids = (vocab["[CLS]"], vocab["[SEP]"])
     rows = instances.rows[order]
     size = tfrecord_bytes(
-        instances._replace(rows=rows), special_ids, max_seq_length, max_predictions_per_seq
-    )
-    header = Header(
-        max_seq_length, max_predictions_per_seq, len(vocab), *special_ids,
-        vocabulary_checksum(vocab), documents, size, json.dumps(made_of),
+        instances._replace(rows=rows), header.special_ids, header.max_seq_length,
+        header.max_predictions_per_seq,
     )  # fmt: skip
+    header = header._replace(tfrecord_bytes=size)
     ends = np.cumsum(rows["num_changes"], dtype=np.int64)
     rows["first_change"] = ends - rows["num_changes"]
     checksum = 0
@@ -237,7 +229,7 @@ class InstanceFile:
         """
         bad = buffer.append(self.instances, numbers)
         if bad is not None:
-            raise DataError(f"{self.place(bad)}: not a possible instance; {_REPAIR}")
+            raise self._not_possible(bad)
 
     def place(self, number: int) -> str:
         """Returns where an instance stands, in words for an error."""
@@ -263,8 +255,10 @@ class InstanceFile:
             )
         return problems
 
-    def check_checksum(self) -> None:
-        """DataError if the file does not have its checksum. Reads all of it: 0.01 s for 60 MB."""
+    def check_contents(self) -> None:
+        """DataError if the file does not have its checksum, or an instance is not possible. Reads
+        all of it: 0.03 s for 60 MB.
+        """
         checksum, last = 0, b""
         for block in read_blocks(self.path):
             block = last + block
@@ -272,6 +266,15 @@ class InstanceFile:
             last = block[-_CHECKSUM_BYTES:]
         if checksum.to_bytes(_CHECKSUM_BYTES, "little") != last:
             raise DataError(f"{self.path}: the file does not have its checksum; {_REPAIR}")
+        header = self.header
+        number = first_impossible(
+            self.instances, header.max_seq_length, header.max_predictions_per_seq
+        )
+        if number < self.num_records:
+            raise self._not_possible(number)
+
+    def _not_possible(self, number):
+        return DataError(f"{self.place(number)}: not a possible instance; {_REPAIR}")
 
     def check_unchanged(self) -> None:
         """DataError if the file changed or is gone since it was opened."""

@@ -75,38 +75,57 @@ class InstanceBuffer:
 
 @kernel
 def _append(table, numbers, limits, buffer, used):
-    """Appends rows of a table to a buffer; returns how many, up to one that points outside of its
-    table or is longer than the limits.
-    """
+    """Appends rows of a table to a buffer; returns how many, up to one that is not possible."""
     for k in range(len(numbers)):
         _fetch_ahead(table, numbers[min(k + 2, len(numbers) - 1)])
         row = table.rows[numbers[k]]
-        a_start, b_start, first = row.a_start, row.b_start, row.first_change
-        a_length, b_length = np.int64(row.a_length), np.int64(row.b_length)
-        num_changes = np.int64(row.num_changes)
-        length = a_length + b_length + _SPECIAL_TOKENS
-        is_inside = (
-            0 <= a_start <= len(table.tokens) - a_length
-            and 0 <= b_start <= len(table.tokens) - b_length
-            and 0 <= first <= len(table.changes) - num_changes
-        )
-        if not is_inside or length > limits[0] or num_changes > limits[1]:
+        if not _is_possible(table, row, limits):
             return k
-        for j in range(num_changes):
-            if table.changes[first + j].position >= length:
-                return k
+        a_length, b_length = np.int64(row.a_length), np.int64(row.b_length)
         copied = buffer.rows[used[0]]
         copied.a_start, copied.b_start, copied.first_change = used[1], used[1] + a_length, used[2]
         copied.a_length, copied.b_length = row.a_length, row.b_length
         copied.num_changes, copied.is_random_next = row.num_changes, row.is_random_next
-        _copy(table.tokens, a_start, a_length, buffer.tokens, used[1])
-        _copy(table.tokens, b_start, b_length, buffer.tokens, used[1] + a_length)
-        for j in range(num_changes):
-            buffer.changes[used[2] + j] = table.changes[first + j]
+        _copy(table.tokens, row.a_start, a_length, buffer.tokens, used[1])
+        _copy(table.tokens, row.b_start, b_length, buffer.tokens, used[1] + a_length)
+        for j in range(np.int64(row.num_changes)):
+            buffer.changes[used[2] + j] = table.changes[row.first_change + j]
         used[0] += 1
         used[1] += a_length + b_length
-        used[2] += num_changes
+        used[2] += np.int64(row.num_changes)
     return len(numbers)
+
+
+@inlined_kernel
+def _is_possible(table, row, limits):
+    """Whether a row points into its table, is no longer than the limits, and changes tokens of its
+    own.
+    """
+    length = np.int64(row.a_length) + np.int64(row.b_length) + _SPECIAL_TOKENS
+    is_possible = (
+        0 <= row.a_start <= len(table.tokens) - np.int64(row.a_length)
+        and 0 <= row.b_start <= len(table.tokens) - np.int64(row.b_length)
+        and 0 <= row.first_change <= len(table.changes) - np.int64(row.num_changes)
+        and length <= limits[0]
+        and np.int64(row.num_changes) <= limits[1]
+    )
+    if is_possible:
+        for j in range(np.int64(row.num_changes)):
+            is_possible &= table.changes[row.first_change + j].position < length
+    return is_possible
+
+
+def first_impossible(table: Instances, max_seq_length: int, max_predictions_per_seq: int) -> int:
+    """Returns the number of the first instance that no kernel may be given; N if all are fine."""
+    return _first_impossible(table, np.array([max_seq_length, max_predictions_per_seq]))
+
+
+@kernel
+def _first_impossible(table, limits):
+    for k in range(len(table.rows)):
+        if not _is_possible(table, table.rows[k], limits):
+            return k
+    return len(table.rows)
 
 
 @inlined_kernel

@@ -34,7 +34,7 @@ class Block(NamedTuple):
     """Whole records of a file, one after the other, read at once."""
 
     data: np.ndarray  # uint8 [bytes]: the records, and perhaps the beginning of one more
-    offset: int  # of data[0] in the file, bytes
+    offset: int | None  # of data[0] in the file, bytes; None: the records are in no file
     starts: np.ndarray  # int64 [K]: where each payload begins in data
     ends: np.ndarray  # int64 [K]: where it ends
 

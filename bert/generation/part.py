@@ -6,6 +6,7 @@ bert/examples/encoding.py.
 """
 
 import contextlib
+import json
 import os
 import tempfile
 import time
@@ -20,7 +21,7 @@ from bert.common.file_formats import detect_other_format
 from bert.common.files import DataError, atomic_writer, make_parent_folder
 from bert.common.progress import time_left
 from bert.examples.encoding import encode_records
-from bert.examples.instance_file import instance_file_blocks
+from bert.examples.instance_file import Header, instance_file_blocks, vocabulary_checksum
 from bert.generation import instances, wordpiece
 from tokenization import FullTokenizer
 
@@ -97,6 +98,10 @@ def generate(
     special_ids = (tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"])
     num_documents = len(corpus.document_starts) - 1
     made_of = {"texts": texts, "settings": settings._asdict(), "unicode": UNICODE}
+    header = Header(
+        *shape, len(tokenizer.vocab), *special_ids, vocabulary_checksum(tokenizer.vocab),
+        num_documents, json.dumps(made_of),
+    )  # fmt: skip
 
     def contents(number):
         """The contents of a file, piece by piece."""
@@ -105,7 +110,7 @@ def generate(
             records = encode_records(made._replace(rows=made.rows[own]), special_ids, *shape)
             return _reported(records, len(own), report)
         report("writing instances")
-        return instance_file_blocks(made, own, *shape, tokenizer.vocab, num_documents, made_of)
+        return instance_file_blocks(made, own, header)
 
     written, checksums = write_files(
         outputs, [contents(number) for number in range(len(outputs))], wants_checksums, report

@@ -32,7 +32,7 @@ def are_instance_files(paths: Sequence[str]) -> bool:
 
 
 class InstanceSource:
-    """Checks the headers of all files, and the checksums of those from `first` on in steps of
+    """Checks the headers of all files, and the contents of those from `first` on in steps of
     `step`, so that ranks can share that work; DataError with all that is wrong.
 
     vocab_size: token ids must be below it; None: any.
@@ -68,7 +68,7 @@ class InstanceSource:
                 )
         raise_if_any(problems)
         with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-            for problem in pool.map(_checksum_problem, self._files[first::step]):
+            for problem in pool.map(_contents_problem, self._files[first::step]):
                 problems += problem
         raise_if_any(problems)
         counts = [file.num_records for file in self._files]
@@ -143,9 +143,9 @@ class InstanceSource:
         pass
 
 
-def _checksum_problem(file):
+def _contents_problem(file):
     try:
-        file.check_checksum()
+        file.check_contents()
         return []
     except (DataError, OSError) as error:
         return [str(error)]

@@ -13,8 +13,10 @@ import numpy as np
 
 from bert.common.file_formats import detect_other_format
 from bert.common.files import DataError
-from bert.examples.example import decode_example
-from bert.examples.records import have_checksums, read_blocks
+from bert.examples.encoding import encode_records
+from bert.examples.example_file import open_examples
+from bert.examples.instance_file import InstanceFile, is_instance_file
+from bert.examples.records import Block, find_payloads, have_checksums, read_blocks
 from bert.examples.tfrecord import HEADER_BYTES, TFRecordFile
 from bert.verification.example_check import Problem, Rules, Totals, check_block
 
@@ -70,7 +72,7 @@ def _utf8_problem(decoder, block, path, offset):
 @dataclass
 class TFRecordReport:
     path: str
-    num_bytes: int
+    num_bytes: int  # of an instance file: of the TFRecord file that it stands for
     num_records: int = 0  # whole, or with corrupt data
     broken_at: str | None = None  # why reading stopped before the end
     num_corrupt: int = 0  # records whose data do not have their checksum
@@ -85,13 +87,13 @@ class TFRecordReport:
 
 
 def inspect_tfrecord(path: str, rules: Rules) -> TFRecordReport:
-    """Returns the TFRecordReport of a file. rules: of its examples, from `make_rules`."""
+    """Returns the TFRecordReport of a TFRecord file, or of an instance file as the TFRecord file
+    that it stands for. rules: of its examples, from `make_rules`."""
     report = TFRecordReport(path, os.path.getsize(path))
     hashes = [np.empty(0, np.uint64)]  # 8 bytes an example, a three hundredth of the file
     try:
-        with TFRecordFile(path) as file:
-            for block in read_blocks(file):
-                _add_block(report, block, rules, hashes)
+        for block in _blocks_of(path, report):
+            _add_block(report, block, rules, hashes)
     except DataError as error:
         report.broken_at = str(error)
     distinct, counts = np.unique(np.concatenate(hashes), return_counts=True)
@@ -101,8 +103,28 @@ def inspect_tfrecord(path: str, rules: Rules) -> TFRecordReport:
     return report
 
 
+def _blocks_of(path, report):
+    """Yields the Blocks of a TFRecord file, or of the records that an instance file stands for."""
+    if not is_instance_file(path):
+        with TFRecordFile(path) as file:
+            yield from read_blocks(file)
+        return
+    instances = InstanceFile(path)
+    instances.check_contents()
+    header = instances.header
+    report.num_bytes = header.tfrecord_bytes
+    for records, _ in encode_records(
+        instances.instances, header.special_ids, header.max_seq_length,
+        header.max_predictions_per_seq,
+    ):  # fmt: skip
+        data = np.frombuffer(records.toreadonly(), np.uint8)  # as kernels know blocks of files
+        yield Block(data, None, *find_payloads(data))
+
+
 def _add_block(report, block, rules, hashes):
     def place(number, start):
+        if block.offset is None:
+            return f"{report.path}: record {number:,}"
         return f"{report.path}: record {number:,} at byte {block.offset + start - HEADER_BYTES:,}"
 
     first = report.num_records
@@ -176,12 +198,8 @@ def eval_digest(path: str) -> str:
     MD5 of str(list), the list holding for each record the MD5 hex of str(ids), ids = its first
     sum(input_mask) input_ids. DataError if the file is corrupt.
     """
-    digests = []
-    with TFRecordFile(path) as records:
-        for number, (offset, size) in enumerate(records.extents()):
-            example = decode_example(
-                records.payload(offset, size), f"{path}: record {number} at byte {offset}"
-            )
-            ids = example["input_ids"][: example["input_mask"].sum()].tolist()
-            digests.append(hashlib.md5(str(ids).encode()).hexdigest())
+    digests, file = [], open_examples(path)
+    for _, example in file.examples(0, file.count()):
+        ids = example["input_ids"][: example["input_mask"].sum()].tolist()
+        digests.append(hashlib.md5(str(ids).encode()).hexdigest())
     return hashlib.md5(str(digests).encode()).hexdigest()

@@ -219,7 +219,7 @@ def test_flipped_bit_is_found(copied, place):
         assert place == 300 and str(copied) in str(error)
         return
     with pytest.raises(DataError, match=f"{copied}: the file does not have its checksum"):
-        file.check_checksum()
+        file.check_contents()
 
 
 def test_change_of_the_file_is_found(copied):
