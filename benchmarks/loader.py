@@ -22,12 +22,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from bert_dali_dataloader import DaliDataloader
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from bert.examples.encoding import encode_records  # noqa: E402
 from bert.examples.example import FEATURES, decode_example  # noqa: E402
+from bert.examples.instance_file import Header, instance_file_blocks  # noqa: E402
+from bert.examples.instances import CHANGE, INSTANCE, Instances  # noqa: E402
 from bert.examples.tfrecord import TFRecordFile, write_index  # noqa: E402
 
 SEQUENCE, PREDICTIONS, VOCAB = 512, 76, 30_522
