@@ -35,9 +35,11 @@ class ScriptServer:
         )
         atexit.register(self._close)
 
-    def run(self, script, *flags, cwd=ROOT, stderr=None):
-        """Returns the finished process, its output as text. stderr: a path instead, of a terminal
-        for example.
+    def run(self, script, *flags, cwd=ROOT, stderr=None, whole_end=False):
+        """Returns the finished process, its output as text.
+
+        stderr: a path instead, of a terminal for example. whole_end: for tests of how a process
+        ends, the interpreter takes apart all modules at last, which takes 0.5 s.
         """
         outputs = [os.path.join(self._folder.name, name) for name in ("stdout", "stderr")]
         request = {
@@ -45,6 +47,7 @@ class ScriptServer:
             "folder": str(cwd),
             "environment": dict(os.environ),
             "outputs": [outputs[0], stderr or outputs[1]],
+            "whole_end": whole_end,
         }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -52,11 +55,11 @@ class ScriptServer:
         texts = [Path(path).read_text() for path in outputs[: 1 if stderr else 2]]
         return subprocess.CompletedProcess(request["arguments"], code, *texts)
 
-    def run_code(self, code, **options):
+    def run_code(self, code, *flags, **options):
         """The same with a program's text."""
         program = Path(self._folder.name, "program.py")
         program.write_text(code)
-        return self.run(program, **options)
+        return self.run(program, *flags, **options)
 
     def _close(self):
         self._process.stdin.close()
@@ -88,7 +91,7 @@ def serve(modules):
     return None
 
 
-def run(arguments, folder, environment, outputs):
+def run(arguments, folder, environment, outputs, whole_end):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -99,6 +102,10 @@ def run(arguments, folder, environment, outputs):
         os.close(file)
     sys.argv = arguments
     sys.path[0] = os.path.dirname(arguments[0])
+    if whole_end:
+        gc.unfreeze()
+        runpy.run_path(arguments[0], run_name="__main__")
+        return
     code = 0
     try:
         runpy.run_path(arguments[0], run_name="__main__")
@@ -110,7 +117,6 @@ def run(arguments, folder, environment, outputs):
     if not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
-    # As the interpreter ends, but that it does not take apart each module: 0.5 s.
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()

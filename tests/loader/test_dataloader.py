@@ -5,19 +5,18 @@ an exact position.
 import itertools
 import json
 import os
-import subprocess
-import sys
 import threading
 
 import pytest
 import torch
-from conftest import ROOT, synthetic_example
+from conftest import synthetic_example
 
 import bert.loader.shuffle
 from bert.common.files import DataError
 from bert.examples.tfrecord import frame, write_index
 from bert_dali_dataloader import DaliDataloader, build_dali_eval, build_dali_train
 from tests.reference.example import encode_example
+from tests.script_server import script_server
 
 SIZES = [(37, 5, 111), (1, 64, 1), (3,)]
 RANKS = [1, 2, 4, 7, 64]
@@ -275,14 +274,6 @@ def test_shard_number_out_of_range(tfrecord_folder):
         DaliDataloader(*tfrecord_folder([5]), batch_size=1, shard_id=2, num_shards=2, cuda=False)
 
 
-def test_import_takes_no_tensorflow():
-    code = "import sys, bert_dali_dataloader; print('tensorflow' in sys.modules)"
-    process = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert (process.stdout, process.stderr) == ("False\n", "")
-
-
 def test_files_are_only_read(tfrecord_folder, tmp_path):
     paths, index_paths = tfrecord_folder([5])
     before = sorted(os.listdir(tmp_path))
@@ -358,6 +349,11 @@ def test_records_between_two_positions(tfrecord_folder, blocks):
         ] == given
 
 
+def run_code(code, *arguments, **options):
+    """Runs a program in a process of its own."""
+    return script_server("bert_dali_dataloader").run_code(code, *arguments, **options)
+
+
 RESUME = """
 import json, sys, torch
 from bert_dali_dataloader import DaliDataloader
@@ -375,9 +371,8 @@ def test_a_new_process_goes_on_bit_for_bit(tfrecord_folder, tmp_path):
     for _ in range(5):
         next(batches)
     argument = json.dumps([*files, loader.state_dict()])
-    subprocess.run(
-        [sys.executable, "-c", RESUME, argument, f"{tmp_path}/rest"], cwd=ROOT, check=True
-    )
+    process = run_code(RESUME, argument, f"{tmp_path}/rest")
+    assert process.returncode == 0, process.stderr
     expected = list(batches) + list(loader)
     found = torch.load(f"{tmp_path}/rest", weights_only=True)
     assert len(found) == len(expected) == 11 + 16
@@ -590,7 +585,6 @@ if sys.argv[2] == "raise":
 
 @pytest.mark.parametrize("how, status", [("end", 0), ("raise", 1)])
 def test_a_process_that_leaves_an_epoch_ends(tfrecord_folder, how, status):
-    command = [sys.executable, "-c", LEAVE, json.dumps(tfrecord_folder([50])), how]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    process = run_code(LEAVE, json.dumps(tfrecord_folder([50])), how, whole_end=True)
     assert process.returncode == status
     assert how == "raise" or process.stderr == ""
