@@ -5,8 +5,6 @@ synthetic records.
 import hashlib
 import json
 import os
-import struct
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +16,7 @@ from bert.common import quiet_imports  # noqa: F401  before the frameworks
 from bert.examples.example import FEATURES
 from bert.examples.tfrecord import frame, write_index
 from tests.reference.example import encode_example
+from tests.script_server import script_server
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -41,16 +40,16 @@ needs_wikipedia = pytest.mark.skipif(
 )
 
 
-def run_script(name, *flags, cwd=ROOT, check=True):
+def run_script(name, *flags, check=True, **options):
     """Runs a script at the root; returns the finished process, its output as text."""
-    process = subprocess.run(
-        [sys.executable, str(ROOT / name), *map(str, flags)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-    )
-    assert not check or process.returncode == 0, process.stdout + process.stderr
+    process = script_server("tests.warm_kernels").run(ROOT / name, *flags, **options)
+    assert not check or process.returncode == 0, (process.stdout, process.stderr)
     return process
+
+
+def run_code(code):
+    """The same with the text of a program that imports scripts."""
+    return script_server("tests.warm_kernels").run_code(code)
 
 
 def assert_refused(process, *words):
@@ -79,18 +78,23 @@ def tensorflow_digest(path):
     """
     import tensorflow as tf
 
-    digest, records, size = hashlib.sha256(), 0, 0
-    for payload in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        features = tf.train.Example.FromString(payload).features.feature
-        parts = []
-        for name in sorted(features):
-            kind = features[name].WhichOneof("kind")
-            values = getattr(features[name], kind).value
-            code = {"int64_list": "q", "float_list": "f"}[kind]
-            parts.append(name.encode() + b"\0" + struct.pack(f"<{len(values)}{code}", *values))
-        digest.update(b"\1".join(parts))
-        records += 1
-        size += len(payload) + 16
+    digest, records, size, features = hashlib.sha256(), 0, 0, {}
+    for payloads in tf.data.TFRecordDataset(str(path)).batch(1000).as_numpy_iterator():
+        if not features:
+            for name, feature in tf.train.Example.FromString(payloads[0]).features.feature.items():
+                kind = feature.WhichOneof("kind")
+                dtype = {"int64_list": tf.int64, "float_list": tf.float32}[kind]
+                length = len(getattr(feature, kind).value)
+                features[name] = tf.io.FixedLenFeature([length], dtype)
+        # An error where a feature is missing or has another type or length; one too many shows in
+        # the bytes.
+        columns = tf.io.parse_example(payloads, features)
+        names = sorted(features)
+        for row in zip(*(columns[name].numpy() for name in names)):
+            parts = [name.encode() + b"\0" + values.tobytes() for name, values in zip(names, row)]
+            digest.update(b"\1".join(parts))
+        records += len(payloads)
+        size += sum(len(payload) + 16 for payload in payloads)
     return {"records": records, "bytes": size, "sha256": digest.hexdigest()}
 
 

@@ -12,7 +12,6 @@ The table of these characters comes from a Python 3.7; tests/reference/unicode_1
 """
 
 import bisect
-import sys
 from collections.abc import Iterable, Mapping
 
 from bert.common.unicode_11_table import UNASSIGNED
@@ -27,6 +26,19 @@ RECLASSIFIED_LETTERS = {0x1CF2: 0x1CE1, 0x1CF3: 0x1CE1, 0x10FC: 0x02EC}
 _ASCII = bytes(range(0x80))
 
 
+def _edges(ranges):
+    """[first, last + 1, ...] of ascending inclusive ranges."""
+    return [edge for first, last in ranges for edge in (first, last + 1)]
+
+
+def _is_in(code, edges):
+    """Whether a code point lies in one of the ranges."""
+    return bisect.bisect_right(edges, code) % 2 == 1
+
+
+_UNASSIGNED_EDGES = _edges(UNASSIGNED)
+
+
 class Unicode11(dict):
     """Replaces characters, one for one, so that Python classifies them as Unicode 11.0 does.
 
@@ -39,7 +51,7 @@ class Unicode11(dict):
         self, reclassified: Mapping[int, int], kept_ranges: Iterable[tuple[int, int]] = ()
     ) -> None:
         super().__init__(reclassified)
-        self._kept_ranges = sorted(kept_ranges)
+        self._kept_edges = _edges(sorted(kept_ranges))
 
     def __call__(self, text: str) -> str:
         """Returns the text with its characters replaced; its length is the same."""
@@ -55,12 +67,6 @@ class Unicode11(dict):
         return text if others.translate(self) == others else text.translate(self)
 
     def __missing__(self, code: int) -> int:
-        is_replaced = _is_in(code, UNASSIGNED) and not _is_in(code, self._kept_ranges)
+        is_replaced = _is_in(code, _UNASSIGNED_EDGES) and not _is_in(code, self._kept_edges)
         self[code] = MEANINGLESS if is_replaced else code
         return self[code]
-
-
-def _is_in(code, ranges):
-    """Whether a code point lies in one of the ascending inclusive ranges."""
-    at = bisect.bisect_right(ranges, (code, sys.maxunicode))
-    return at > 0 and code <= ranges[at - 1][1]

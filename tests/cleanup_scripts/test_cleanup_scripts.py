@@ -35,11 +35,12 @@ import separate_test_set  # noqa: E402
 from journal import Journal, code_digest, fixed_folder  # noqa: E402
 
 from bert.common.files import atomic_writer  # noqa: E402
+from tests.script_server import script_server  # noqa: E402
 
 
 def run_script(name, *flags, folder):
-    command = [sys.executable, str(SCRIPTS / name), *map(str, flags)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    server = script_server("nltk.tokenize.punkt", "punkt.data.english", "bert.common.files")
+    return server.run(SCRIPTS / name, *flags, cwd=folder)
 
 
 def files_in(folder):

@@ -27,6 +27,7 @@ from resumable_download import fetch  # noqa: E402
 
 from bert.common.files import DataError  # noqa: E402
 from bert.common.md5_list import parse_md5_list  # noqa: E402
+from tests.script_server import script_server  # noqa: E402
 
 DATA = bytes(range(256)) * 4000  # 1,024,000 bytes
 MD5 = hashlib.md5(DATA).hexdigest()
@@ -220,9 +221,9 @@ def test_a_full_disk_is_reported_before_the_transfer(server, tmp_path, monkeypat
 
 def run(*flags, folder):
     """download.py with the standard library alone: -S leaves out all packages."""
-    command = [sys.executable, "-S", "-E", str(SCRIPTS / "download.py"), *flags]
-    command += ["--first_wait=0.01", "--retries=2"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    server = script_server("http.client", "ssl", "tarfile", python_flags=("-S", "-E"))
+    retries = ["--first_wait=0.01", "--retries=2"]
+    return server.run(SCRIPTS / "download.py", *flags, *retries, cwd=folder)
 
 
 def serve_dump(server, listed=MD5):

@@ -127,3 +127,17 @@ cli.run_as_rank(main)
     assert [process.returncode for process in processes] == [1, 1, 1]
     (report,) = filter(None, reports)
     assert report.endswith("the file is truncated\n") and report.startswith("error")
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["inspect_tfrecord.py", "make_idx.py", "pick_eval_samples.py", "verify_dataset.py"],
+)
+def test_scripts_run_by_themselves(script, tmp_path):
+    """The other tests run them as forks (tests/script_server.py); those not here have one that does
+    so with the real program.
+    """
+    command = [sys.executable, str(ROOT / script), "--unknown"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr.startswith("usage: ") and "error: " in process.stderr

@@ -11,6 +11,7 @@ from conftest import ROOT
 
 from bert.common.unicode_11 import RECLASSIFIED_LETTERS, Unicode11
 from bert.common.unicode_11_table import UNASSIGNED
+from tests.reference import sentences_around_characters
 
 # Both lines of tests/reference/character_classes.py with Python 3.7.16.
 TOKENIZER_CLASSES = "93dced89860d4edee6938f408b2a72a2712b89940c34be450cdaece1ab8da852"
@@ -27,7 +28,7 @@ def pythons():
     candidates += glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python"))
     found = {}
     for path in filter(None, map(shutil.which, candidates)):
-        command = [path, "-c", "import sys; print('.'.join(map(str, sys.version_info[:3])))"]
+        command = [path, "-SE", "-c", "import sys; print('.'.join(map(str, sys.version_info[:3])))"]
         process = subprocess.run(command, capture_output=True, text=True)
         if process.returncode == 0:
             found.setdefault(process.stdout.strip(), path)
@@ -53,8 +54,9 @@ def test_every_character_is_classified_as_by_python_3_7(version):
     ]
 
 
-def test_sentences_are_those_of_nltk_3_4_5_on_python_3_7():
-    assert output_of(sys.executable, "sentences_around_characters.py").strip() == SENTENCES
+def test_sentences_are_those_of_nltk_3_4_5_on_python_3_7(capsys):
+    sentences_around_characters.main()
+    assert capsys.readouterr().out.strip() == SENTENCES
 
 
 def test_table_is_python_3_7s():

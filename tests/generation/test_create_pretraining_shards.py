@@ -25,7 +25,7 @@ COPIES = {
     "part-00002-of-00004": 2,
     "part-00003-of-00004": 4,
 }
-KILLED = ("--dupe_factor=600", "--max_seq_length=64")  # more than a second for each part
+KILLED = ("--dupe_factor=300", "--max_seq_length=64")  # half a second at least for each part
 
 
 @pytest.fixture(scope="module")
@@ -241,12 +241,19 @@ class Run:
             script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare
         )
 
-    def wait_for_half_a_part(self, output):
-        """Returns the processes that make parts."""
-        while not ((makers := self.processes("ray::make")) and glob.glob(f"{output}/.part-*.tmp")):
+    def stop_at_half_a_part(self, output):
+        """Returns the processes that make parts, stopped, so that they go no further."""
+        while True:
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.01)
-        return makers
+            if glob.glob(f"{output}/.part-*.tmp"):
+                makers = self.processes("ray::make")
+                for maker in makers:
+                    maker.suspend()
+                if makers and glob.glob(f"{output}/.part-*.tmp"):
+                    return makers
+                for maker in makers:
+                    maker.resume()
 
     def processes(self, title=""):
         found = []
@@ -271,7 +278,7 @@ def test_interrupted_and_killed(texts, tmp_path):
     flags = command(texts, output, *KILLED)
 
     run = Run(*flags)
-    run.wait_for_half_a_part(output)
+    makers = run.stop_at_half_a_part(output)
     listening = [
         c.laddr.ip
         for process in run.processes()
@@ -280,6 +287,8 @@ def test_interrupted_and_killed(texts, tmp_path):
     ]
     assert len(listening) >= 4 and {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
     os.killpg(run.process.pid, signal.SIGINT)
+    for maker in makers:
+        maker.resume()
     code, _, stderr = run.end()
     assert (code, stderr) == (130, "")
     assert (
@@ -287,8 +296,10 @@ def test_interrupted_and_killed(texts, tmp_path):
     )
 
     run = Run(*flags)
-    run.wait_for_half_a_part(output)
+    makers = run.stop_at_half_a_part(output)
     run.process.kill()
+    for maker in makers:
+        maker.resume()
     assert run.end()[0] == -signal.SIGKILL
     for folder in ray_folders() - before:  # logs of the killed Ray
         shutil.rmtree(folder, ignore_errors=True)
@@ -298,8 +309,10 @@ def test_interrupted_and_killed(texts, tmp_path):
     assert done < set(COPIES)
 
     run = Run(*flags)
-    maker, *_ = run.wait_for_half_a_part(output)
+    maker, *others = run.stop_at_half_a_part(output)
     maker.kill()
+    for other in others:
+        other.resume()
     code, stdout, stderr = run.end()
     assert (code, stderr) == (0, "") and "0 failed" in stdout
     assert glob.glob(f"{output}/.part-*") == []

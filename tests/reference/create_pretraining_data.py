@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
-import tensorflow as tf
-
 from create_pretraining_data import check, parse_flags
 
 
@@ -159,6 +157,7 @@ def mask(a, b, is_random_next, vocab, flags, rng):
 
 def to_example(instance, flags):
     """Pads an instance and returns its `tf.train.Example`."""
+    import tensorflow as tf
 
     def int64_list(values, length):
         return tf.train.Feature(
@@ -184,6 +183,8 @@ def to_example(instance, flags):
 
 
 def main(argv=None):
+    import tensorflow as tf
+
     flags = parse_flags(argv)
     inputs, outputs, tokenizer = check(flags)
     documents = read_documents(inputs, tokenizer)
