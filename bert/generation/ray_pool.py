@@ -59,7 +59,7 @@ def started(address: str | None, num_workers: int | None) -> Iterator[int]:
     options, folder = {"address": address}, None
     if address is None:
         # Sockets lie in this folder, and their paths may have 107 bytes only.
-        folder = tempfile.mkdtemp(prefix="bert-ray-", dir="/tmp")
+        folder = tempfile.mkdtemp(prefix=f"bert-ray-{os.getpid()}-", dir="/tmp")
         options = _alone(folder, num_workers or len(os.sched_getaffinity(0)))
     import ray
 

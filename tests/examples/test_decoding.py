@@ -48,7 +48,7 @@ def decode(payloads, vocab_size=VOCAB):
     decoder, records = Decoder(LENGTHS, vocab_size), records_of(payloads)
     cut = len(payloads) // 2
     pieces = [(records, slice(0, cut)), (records, slice(cut, len(payloads)))]
-    return decoder.split(*decoder.decode(pieces, "record {}".format))
+    return decoder.layout.split(*decoder.decode(pieces, "record {}".format))
 
 
 def takes(payload):
