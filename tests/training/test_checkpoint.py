@@ -4,23 +4,21 @@ checkpoints are good for besides.
 
 import json
 import os
-import resource
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, assert_refused
+from conftest import assert_refused
+from forked import Forked
 from training_runs import (
     copy_of_run_as_it_was,
     count_records,
     evaluations_of,
     flags,
     metrics,
+    run_ranks,
     start,
-    torchrun,
-    train,
+    train_apart,
     train_here,
     wait_for,
     weights,
@@ -43,7 +41,7 @@ def long_run(training_data, dropout_config, tmp_path_factory):
         f"--bert_config_file={dropout_config}", "--train_batch_size=256", "--num_train_steps=12",
         "--save_checkpoints_steps=2", "--keep_checkpoint_max=0", "--eval_every_samples=1280",
     )  # fmt: skip
-    train(training_data, folder / "run", *more)
+    train_apart(training_data, folder / "run", *more)
     return folder / "run", more
 
 
@@ -70,9 +68,9 @@ def test_three_ranks_go_on_to_the_same_losses(training_data, tmp_path):
         "--optimizer=adamw",
         "--keep_checkpoint_max=0",
     )
-    train(training_data, tmp_path / "straight", *more, processes=3)
+    train_apart(training_data, tmp_path / "straight", *more, processes=3)
     other = copy_of_run_as_it_was(tmp_path / "straight", 3, tmp_path / "stopped")
-    train(training_data, other, *more, processes=3)
+    train_apart(training_data, other, *more, processes=3)
     assert metrics(other) == metrics(tmp_path / "straight")
     assert weights(other) == weights(tmp_path / "straight")
 
@@ -185,7 +183,7 @@ def test_finished_run_is_left_as_it_is(training_data, long_run):
 def test_other_number_of_ranks_goes_on(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 8, tmp_path / "run")
-    process = torchrun(2, "train.py", *flags(training_data, other, *more))
+    process = run_ranks(2, "train.py", *flags(training_data, other, *more))
     assert process.returncode == 0, process.stderr
     assert "num_shards 2 instead of 1" in process.stderr
     assert metrics(other).splitlines()[:8] == metrics(run).splitlines()[:8]
@@ -229,7 +227,7 @@ def test_killed_run_goes_on_to_the_same_losses(training_data, long_run, tmp_path
     wait_for((tmp_path / "run/checkpoints/step-00000004").exists, process)
     process.kill()
     process.communicate()
-    train(training_data, tmp_path / "run", *more)  # in a new process
+    train_apart(training_data, tmp_path / "run", *more)  # in a new process
     assert metrics(tmp_path / "run") == metrics(run)
     assert weights(tmp_path / "run") == weights(run)
 
@@ -237,12 +235,8 @@ def test_killed_run_goes_on_to_the_same_losses(training_data, long_run, tmp_path
 def test_disk_full_keeps_earlier_checkpoints(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
-    # Bytes of a file.
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
-    process = subprocess.run(
-        [sys.executable, "train.py", *flags(training_data, other, *more)],
-        cwd=ROOT, capture_output=True, text=True, preexec_fn=limit,
-    )  # fmt: skip
+    arguments = flags(training_data, other, *more)
+    process = Forked("train.py", *arguments, file_size_limit=100_000).finished()
     assert_refused(
         process,
         "step-00000004: the checkpoint could not be written",
