@@ -14,10 +14,10 @@ from conftest import ROOT
 pytestmark = pytest.mark.slow
 
 
-def quickstart(output):
-    environment = os.environ | {"OUTPUT": str(output), "NUM_TRAIN_STEPS": "40"}
+def quickstart(output, num_train_steps=40):
+    settings = {"OUTPUT": str(output), "NUM_TRAIN_STEPS": str(num_train_steps)}
     process = subprocess.run(
-        ["./quickstart.sh"], cwd=ROOT, capture_output=True, text=True, env=environment
+        ["./quickstart.sh"], cwd=ROOT, capture_output=True, text=True, env=os.environ | settings
     )
     if "from versions: none" in process.stderr:
         pytest.skip("the package index, which carries the dump excerpt, cannot be reached")
@@ -45,7 +45,7 @@ def test_whole_pipeline_and_second_call(tmp_path):
 
     assert quickstart(tmp_path).count("done before") == 5
     shutil.rmtree(tmp_path / "idx")  # a result that is gone is made again, with all that follows
-    again = quickstart(tmp_path)
+    again = quickstart(tmp_path, num_train_steps=2)
     assert (
         again.count("done before") == 3
         and again.count("make_idx.py ") == 1

@@ -3,12 +3,14 @@ reading what a run left.
 """
 
 import contextlib
+import functools
 import gc
 import io
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +18,9 @@ from unittest import mock
 
 import torch.distributed as dist
 from conftest import ROOT
+from forked import PATIENCE, Forked
 
+import bert.training.run
 import train as train_script
 from bert.common import cli
 from bert.training.distributed import control_group
@@ -45,14 +49,17 @@ def torchrun(processes, script, *arguments):
 
 
 def train_here(data, output, *more, check=True):
-    """Does what `python3 train.py` does in this process, which has imported the frameworks already.
+    """Does what `python3 train.py` does in this process, which has imported the frameworks already;
+    but draws no curves, which takes longer than the run.
 
     Returns what subprocess.run would: the exit code, stdout and stderr.
     """
+    freeze_imports()
     stdout, stderr, code = io.StringIO(), io.StringIO(), 0
     with (
         mock.patch.dict(os.environ),
         mock.patch.object(sys, "unraisablehook"),
+        mock.patch.object(bert.training.run, "plot_curves"),
         handlers_of_signals_kept(),
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
@@ -72,6 +79,12 @@ def train_here(data, output, *more, check=True):
     return subprocess.CompletedProcess("train.py", code, stdout.getvalue(), stderr.getvalue())
 
 
+@functools.cache
+def freeze_imports():
+    """Collecting garbage among all that has been imported takes a second, twice a run."""
+    gc.freeze()
+
+
 @contextlib.contextmanager
 def handlers_of_signals_kept():
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
@@ -83,26 +96,63 @@ def handlers_of_signals_kept():
 
 
 def train(data, output, *more, processes=1):
-    """Runs train.py; returns (step rows, evaluation rows) of its metrics.jsonl."""
+    """Runs train.py as a user does; returns (step rows, evaluation rows) of its metrics.jsonl."""
     process = torchrun(processes, "train.py", *flags(data, output, *more))
     assert process.returncode == 0, process.stdout + process.stderr
     assert process.stderr == ""  # no banners
     return steps_of(output), evaluations_of(output)
 
 
-def start(data, output, *more, program=(sys.executable, "train.py"), **environment):
-    return subprocess.Popen(
-        [*program, *flags(data, output, *more)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | environment,
-    )  # fmt: skip
+def start(data, output, *more, **environment):
+    """Starts train.py in a process of its own."""
+    return Forked("train.py", *flags(data, output, *more), environment=os.environ | environment)
+
+
+def start_ranks(script, *arguments_of_rank):
+    """Starts the processes of one run as a cluster does it, without torchrun. arguments_of_rank: a
+    list for each.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    number = str(len(arguments_of_rank))
+    shared = os.environ | {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": number,
+        "LOCAL_WORLD_SIZE": number,
+    }  # fmt: skip
+    return [
+        Forked(script, *arguments, environment=shared | {"RANK": str(n), "LOCAL_RANK": str(n)})
+        for n, arguments in enumerate(arguments_of_rank)
+    ]
+
+
+def run_ranks(processes, script, *arguments):
+    """Runs a script in several processes. Returns what subprocess.run would, the output of all
+    together; where one fails, the others are killed.
+    """
+    ranks = start_ranks(script, *[arguments] * processes)
+    wait_for(lambda: any(rank.poll() for rank in ranks) or all(rank.poll() == 0 for rank in ranks))
+    code = next((rank.returncode for rank in ranks if rank.returncode), 0)
+    for rank in ranks:
+        rank.kill()
+    stdout, stderr = map("".join, zip(*(rank.communicate() for rank in ranks)))
+    return subprocess.CompletedProcess(script, code, stdout, stderr)
+
+
+def train_apart(data, output, *more, processes=1):
+    """Runs train.py in processes of their own."""
+    process = run_ranks(processes, "train.py", *flags(data, output, *more))
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stderr == ""
 
 
 def wait_for(condition, *processes):
     """Waits until `condition()` is true; fails if one of the processes ends before."""
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         ended = [process for process in processes if process.poll() is not None]
         assert not ended or condition(), [process.communicate() for process in ended]
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
@@ -113,7 +163,7 @@ def train_several(data, runs, processes):
     arguments = []
     for output, more in runs.items():
         arguments += [*flags(data, output, *more), "--"]
-    process = torchrun(processes, "tests/colossalai_on_cpu.py", *arguments)
+    process = run_ranks(processes, "tests/colossalai_on_cpu.py", *arguments)
     assert process.returncode == 0, process.stdout + process.stderr
     return process
 

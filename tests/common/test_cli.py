@@ -81,7 +81,7 @@ def test_wrong_flags_end_with_2():
         "cli.run(lambda: files.raise_if_any(['--a: 1', '--b: 2'], files.FlagError))"
     )
     process = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert process.returncode == 2
     assert process.stderr == "error: --a: 1\n       --b: 2\n"

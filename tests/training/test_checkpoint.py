@@ -4,23 +4,21 @@ checkpoints are good for besides.
 
 import json
 import os
-import resource
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, assert_refused
+from conftest import assert_refused
+from forked import Forked
 from training_runs import (
     copy_of_run_as_it_was,
     count_records,
     evaluations_of,
     flags,
     metrics,
+    run_ranks,
     start,
-    torchrun,
-    train,
+    train_apart,
     train_here,
     wait_for,
     weights,
@@ -40,10 +38,10 @@ def long_run(training_data, dropout_config, tmp_path_factory):
     """A run with dropout over the ends of epochs, that keeps all checkpoints; and its flags."""
     folder = tmp_path_factory.mktemp("long")
     more = (
-        f"--bert_config_file={dropout_config}", "--train_batch_size=256", "--num_train_steps=12",
-        "--save_checkpoints_steps=2", "--keep_checkpoint_max=0", "--eval_every_samples=1280",
+        f"--bert_config_file={dropout_config}", "--train_batch_size=128", "--num_train_steps=12",
+        "--save_checkpoints_steps=2", "--keep_checkpoint_max=0", "--eval_every_samples=640",
     )  # fmt: skip
-    train(training_data, folder / "run", *more)
+    train_apart(training_data, folder / "run", *more)
     return folder / "run", more
 
 
@@ -59,7 +57,9 @@ def test_resumes_to_the_same_losses(training_data, long_run, tmp_path, step):
         f"step-{saved:08d}" for saved in range(step, 13, 2)
     ]
     examples = sum(count_records(path) for path in (training_data / "idx/train").iterdir())
-    assert 12 * 256 > 2 * examples  # more than two epochs
+    assert (
+        12 * 128 > 2 * examples and examples > 2 * 128
+    )  # epochs of several batches, more than two
 
 
 def test_three_ranks_resume_to_the_same_losses(training_data, tmp_path):
@@ -70,9 +70,9 @@ def test_three_ranks_resume_to_the_same_losses(training_data, tmp_path):
         "--optimizer=adamw",
         "--keep_checkpoint_max=0",
     )
-    train(training_data, tmp_path / "straight", *more, processes=3)
+    train_apart(training_data, tmp_path / "straight", *more, processes=3)
     other = copy_of_run_as_it_was(tmp_path / "straight", 3, tmp_path / "stopped")
-    train(training_data, other, *more, processes=3)
+    train_apart(training_data, other, *more, processes=3)
     assert metrics(other) == metrics(tmp_path / "straight")
     assert weights(other) == weights(tmp_path / "straight")
 
@@ -183,7 +183,7 @@ def test_finished_run_is_left_as_it_is(training_data, long_run):
 def test_other_number_of_ranks_resumes(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 8, tmp_path / "run")
-    process = torchrun(2, "train.py", *flags(training_data, other, *more))
+    process = run_ranks(2, "train.py", *flags(training_data, other, *more))
     assert process.returncode == 0, process.stderr
     assert "num_shards 2 instead of 1" in process.stderr
     assert metrics(other).splitlines()[:8] == metrics(run).splitlines()[:8]
@@ -227,7 +227,7 @@ def test_killed_run_resumes_to_the_same_losses(training_data, long_run, tmp_path
     wait_for((tmp_path / "run/checkpoints/step-00000004").exists, process)
     process.kill()
     process.communicate()
-    train(training_data, tmp_path / "run", *more)  # in a new process
+    train_apart(training_data, tmp_path / "run", *more)  # in a new process
     assert metrics(tmp_path / "run") == metrics(run)
     assert weights(tmp_path / "run") == weights(run)
 
@@ -235,12 +235,8 @@ def test_killed_run_resumes_to_the_same_losses(training_data, long_run, tmp_path
 def test_disk_full_keeps_earlier_checkpoints(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
-    # Bytes of a file.
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
-    process = subprocess.run(
-        [sys.executable, "train.py", *flags(training_data, other, *more)],
-        cwd=ROOT, capture_output=True, text=True, preexec_fn=limit,
-    )  # fmt: skip
+    arguments = flags(training_data, other, *more)
+    process = Forked("train.py", *arguments, file_size_limit=100_000).finished()
     assert_refused(
         process,
         "step-00000004: the checkpoint could not be written",

@@ -6,11 +6,11 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 
 import pytest
 from conftest import ROOT, assert_refused
-from training_runs import TORCHRUN, flags, metrics, start, train_here, wait_for
+from forked import PATIENCE, Forked
+from training_runs import TORCHRUN, flags, metrics, start, start_ranks, train_here, wait_for
 
 import bert.common.quiet_imports  # noqa: F401  before the frameworks
 
@@ -38,7 +38,7 @@ def test_signals_save_and_stop(training_data, tmp_path):
         wait_for(lambda: saved()[-1:] > before[-1:], process)  # noqa: B023  under way
         process.send_signal(signum)
         process.send_signal(signum)  # torchrun's, after the scheduler's
-        output, errors = process.communicate(timeout=600)
+        output, errors = process.communicate()
         assert process.returncode == 0, errors
         (checkpoint,) = saved()
         step = int(checkpoint.removeprefix("step-"))
@@ -52,12 +52,16 @@ def test_signals_save_and_stop(training_data, tmp_path):
 
 def test_torchrun_passes_sigterm_on(training_data, tmp_path):
     """It ends with a stack trace of its own, but its processes save."""
-    torchrun = (TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py")
     more = ("--num_train_steps=100000", "--save_checkpoints_steps=7")
-    process = start(training_data, tmp_path / "run", *more, program=torchrun, OMP_NUM_THREADS="1")
+    process = subprocess.Popen(
+        [TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py",
+         *flags(training_data, tmp_path / "run", *more)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     wait_for((tmp_path / "run/checkpoints/step-00000007").exists, process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=PATIENCE)
     (step,) = re.findall("stopped by SIGTERM after step ([0-9,]+);", output)
     assert (
         tmp_path / f"run/checkpoints/step-{int(step.replace(',', '')):08d}/manifest.json"
@@ -87,32 +91,17 @@ for now in (100.0, 109.9, 110.1):
 """
 
 
-def test_signal_repeated_later_ends_at_once():
-    process = subprocess.run(
-        [sys.executable, "-c", REPEATED_SIGNALS], cwd=ROOT, capture_output=True, text=True
-    )
+def test_signal_repeated_later_ends_at_once(tmp_path):
+    script = tmp_path / "repeated_signals.py"
+    script.write_text(REPEATED_SIGNALS)
+    process = Forked(script).finished()
     assert (process.stdout, process.returncode) == ("at work\n" * 2, -signal.SIGTERM)
 
 
-def start_ranks(data, output, *more, rank_1=()):
-    """Two processes of one run, started as a cluster does it, without torchrun. rank_1: flags that
-    it alone is given.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    own = ((), rank_1)
-    return [
-        start(data, output, *more, *own[rank], RANK=str(rank), LOCAL_RANK=str(rank), **shared)
-        for rank in range(2)
-    ]
+def start_two(data, output, *more, rank_1=()):
+    """rank_1: flags that it alone is given."""
+    both = flags(data, output, *more)
+    return start_ranks("train.py", both, [*both, *rank_1])
 
 
 @pytest.fixture
@@ -124,7 +113,7 @@ def two_ranks(training_data, tmp_path):
 
     def start_and_wait(name, *more):
         more = ("--num_train_steps=100000", "--save_checkpoints_steps=2", *more)
-        ranks = start_ranks(training_data, tmp_path / name, *more)
+        ranks = start_two(training_data, tmp_path / name, *more)
         started.extend(ranks)
         wait_for((tmp_path / name / "checkpoints/step-00000002").exists, *ranks)
         return ranks
@@ -142,7 +131,7 @@ def test_rank_that_waits_too_long_says_so(two_ranks):
         ranks[1 - rank].send_signal(signal.SIGSTOP)
         left.append(ranks[rank])
     for waiting in left:  # both at the same time
-        _, errors = waiting.communicate(timeout=600)
+        _, errors = waiting.communicate()
         assert waiting.returncode == 1
         assert "waited longer than --collective_timeout for another rank" in errors
         assert "Traceback" not in errors
@@ -153,14 +142,15 @@ def test_rank_that_loses_the_other_says_so_in_a_line(two_ranks, rank):
     ranks = two_ranks("run")
     left, lost = ranks[rank], ranks[1 - rank]
     lost.kill()
-    _, errors = left.communicate(timeout=600)
+    _, errors = left.communicate()
     assert left.returncode == 1
     assert "lost the connection to another rank" in errors and len(errors.splitlines()) == 1
 
 
-def test_two_runs_in_one_folder_are_refused(training_data, tmp_path):
+def test_two_runs_in_one_folder_are_refused(training_data, tmp_path, monkeypatch):
     first = start(training_data, tmp_path / "run", "--num_train_steps=100000")
     wait_for((tmp_path / "run/metrics.jsonl").exists, first)
+    monkeypatch.setattr(train, "train", lambda *arguments: pytest.fail("trains there too"))
     process = train_here(training_data, tmp_path / "run", "--num_train_steps=100000", check=False)
     assert_refused(process, f"{tmp_path}/run: another run is using this folder")
     first.kill()
@@ -172,8 +162,8 @@ def test_error_of_the_first_rank_is_everybodys(training_data, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "tensorboard").touch()  # where a folder should be
-    for rank, process in enumerate(start_ranks(training_data, run)):
-        _, errors = process.communicate(timeout=600)
+    for rank, process in enumerate(start_two(training_data, run)):
+        _, errors = process.communicate()
         assert process.returncode == 1
         assert (
             errors
@@ -221,10 +211,10 @@ def test_other_flags_and_data_on_a_rank_are_reported_at_the_start(training_data,
         f"--tfrecord_train={training_data}/train/part-00000",
         f"--idx_train={training_data}/idx/train/part-00000.idx",
     )
-    for process in start_ranks(
+    for process in start_two(
         training_data, tmp_path / "run", rank_1=("--learning_rate=0.5", *fewer)
     ):
-        _, errors = process.communicate(timeout=600)
+        _, errors = process.communicate()
         assert process.returncode == 1 and len(errors.splitlines()) == 1
         assert (
             f"--learning_rate: 0.5 on rank 1 ({socket.gethostname()}), 0.01 on rank 0; "
