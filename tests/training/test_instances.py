@@ -32,7 +32,7 @@ def flags_of(folder):
             f"--tfrecord_eval={folder}/eval", "--idx_eval=")  # fmt: skip
 
 
-def test_same_run_and_resumed_on_the_other_format(training_data, instances, tmp_path):
+def test_same_run_on_either_format(training_data, instances, tmp_path):
     """Two steps and the rest, on either format first: losses and weights to the last bit."""
     whole, turned, turned_back = (tmp_path / name for name in ("whole", "turned", "turned_back"))
     train_here(training_data, whole)
