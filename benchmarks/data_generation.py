@@ -5,12 +5,14 @@ python3 benchmarks/data_generation.py --text='quickstart_output/results/part-*' 
 
 Makes a corpus of that size by repeating the articles of the text in shuffled order, then runs, one
 after the other: the reference implementation, create_pretraining_data.py without and with compiled
-code, Hugging Face's BertTokenizerFast tokenising the corpus alone, and the floors: writing the same
-bytes, and the checksums of the same bytes. Checks that the records are equal.
+code and with --output_format=instances, each also for many parts in one process, Hugging Face's
+BertTokenizerFast tokenising the corpus alone, and the floors: writing the same bytes, and the
+checksums of the same bytes. Checks that the records are equal, those of the instances too.
 """
 
 import argparse
 import filecmp
+import json
 import os
 import random
 import subprocess
@@ -49,6 +51,23 @@ import google_crc32c
 with open('{records}', 'rb') as source:
     while block := source.read(2700):  # bytes of a record
         google_crc32c.value(block)
+"""
+
+
+MANY = """
+import json, os, resource, time
+from bert.generation.part import Settings, generate
+from tokenization import FullTokenizer
+settings = Settings(True, False, 512, 76, 0.15, 0.1, 10, 12345)
+tokenizer, costs = FullTokenizer('{vocab}'), []
+for number in range(6):
+    output = f'{folder}/part-{{number}}'
+    cpu, started = time.process_time(), time.monotonic()
+    generate(['{corpus}'], [output], tokenizer, settings, output_format='{output_format}')
+    costs.append((time.process_time() - cpu, time.monotonic() - started))
+    os.remove(output)
+cpu, wall = sorted(costs[1:])[2]
+print(json.dumps([cpu, wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000]))
 """
 
 
@@ -115,9 +134,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         corpus, records, vocab = f"{folder}/corpus", f"{folder}/records", f"{ROOT}/vocab.txt"
         make_corpus(args.text, args.megabytes, corpus)
-        names = {"vocab": vocab, "corpus": corpus, "records": records, "copy": f"{folder}/copy"}
+        names = {
+            "vocab": vocab, "corpus": corpus, "records": records, "copy": f"{folder}/copy",
+            "folder": folder,
+        }  # fmt: skip
 
-        def generate(script, output):
+        def generate(script, output, *more):
             return [
                 sys.executable,
                 f"{ROOT}/{script}",
@@ -125,10 +147,17 @@ def main() -> None:
                 f"--output_file={output}",
                 f"--vocab_file={vocab}",
                 *FLAGS.split(),
+                *more,
             ]
 
-        def inline(code):
-            return [sys.executable, "-c", code.format(**names)]
+        def inline(code, **more):
+            return [sys.executable, "-c", code.format(**names, **more)]
+
+        def one_of_many(output_format):
+            """(CPU seconds, wall seconds, peak megabytes) of a part in a process that makes six."""
+            command = inline(MANY, output_format=output_format)
+            process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+            return json.loads(process.stdout)
 
         def median(command, **environment):
             return sorted(measure(command, **environment) for _ in range(args.repeats))[
@@ -153,6 +182,19 @@ def main() -> None:
         if not filecmp.cmp(records, f"{folder}/reference", shallow=False):
             sys.exit("error: the records differ")
         os.remove(f"{folder}/reference")
+        rows.append(("the same, one part of many in a process", one_of_many("tfrecord")))
+        instances = f"{folder}/instances/records"
+        command = generate("create_pretraining_data.py", instances, "--output_format=instances")
+        measure(command)  # compiles
+        rows.append(("create_pretraining_data.py --output_format=instances", median(command)))
+        rows.append(("the same, one part of many in a process", one_of_many("instances")))
+        converter = f"{ROOT}/instances_to_tfrecord.py"
+        flags = [f"--instances={instances}", f"--output_dir={folder}/converted"]
+        rows.append(
+            ("instances_to_tfrecord.py, of these", measure([sys.executable, converter, *flags]))
+        )
+        if not filecmp.cmp(records, f"{folder}/converted/records", shallow=False):
+            sys.exit("error: the records of the instances differ")
         rows.append(
             (
                 "BertTokenizerFast, tokenising alone",
@@ -163,7 +205,7 @@ def main() -> None:
         rows.append(("floor: checksums of the records", median(inline(CHECKSUM))))
         print(
             f"{os.path.getsize(corpus):,} bytes of text, {os.path.getsize(records):,} bytes of "
-            "records, equal"
+            f"records, {os.path.getsize(instances):,} bytes of instances"
         )
     print()
     print_table(rows)

@@ -81,12 +81,12 @@ def instance_file_blocks(
     The changes lie in the order of the instances: who reads these from front to back reads both so.
     The header's `tfrecord_bytes` is computed here.
     """
-    rows = instances.rows[order]
-    size = tfrecord_bytes(
-        instances._replace(rows=rows), header.special_ids, header.max_seq_length,
+    size = tfrecord_bytes(  # in the order in which they lie: half the time
+        instances._replace(rows=instances.rows[np.sort(order)]), header.special_ids, header.max_seq_length,
         header.max_predictions_per_seq,
     )  # fmt: skip
     header = header._replace(tfrecord_bytes=size)
+    rows = instances.rows[order]
     ends = np.cumsum(rows["num_changes"], dtype=np.int64)
     rows["first_change"] = ends - rows["num_changes"]
     checksum = 0
