@@ -81,10 +81,10 @@ def instance_file_blocks(
     The changes lie in the order of the instances: who reads these from front to back reads both so.
     The header's `tfrecord_bytes` is computed here.
     """
-    size = tfrecord_bytes(  # in the order in which they lie: half the time
-        instances._replace(rows=instances.rows[np.sort(order)]), header.special_ids, header.max_seq_length,
-        header.max_predictions_per_seq,
-    )  # fmt: skip
+    as_they_lie = instances._replace(rows=instances.rows[np.sort(order)])  # half the time
+    size = tfrecord_bytes(
+        as_they_lie, header.special_ids, header.max_seq_length, header.max_predictions_per_seq
+    )
     header = header._replace(tfrecord_bytes=size)
     rows = instances.rows[order]
     ends = np.cumsum(rows["num_changes"], dtype=np.int64)
