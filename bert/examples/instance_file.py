@@ -40,7 +40,7 @@ FORMAT, VERSION = "BERT instances", "1"
 _FIRST_BYTES = b'{"__metadata__":{"format":"BERT instances"'
 _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
 _MAX_HEADER_BYTES = 1 << 24
-_BLOCK_BYTES, _BLOCK_ROWS = 1 << 20, 1 << 12
+_BLOCK_ROWS, _BLOCK_TOKENS = 1 << 12, 1 << 19  # about 1 MB
 _REPAIR = "make it again with --output_format=instances"
 
 
@@ -81,34 +81,44 @@ def instance_file_blocks(
     The changes lie in the order of the instances: who reads these from front to back reads both so.
     The header's `tfrecord_bytes` is computed here.
     """
-    as_they_lie = instances._replace(rows=instances.rows[np.sort(order)])  # half the time
-    size = tfrecord_bytes(
-        as_they_lie, header.special_ids, header.max_seq_length, header.max_predictions_per_seq
-    )
+    size = sum(
+        tfrecord_bytes(
+            instances._replace(rows=instances.rows[numbers]), header.special_ids,
+            header.max_seq_length, header.max_predictions_per_seq,
+        )
+        for numbers in _cut(np.sort(order), _BLOCK_ROWS)  # as they lie: half the time
+    )  # fmt: skip
     header = header._replace(tfrecord_bytes=size)
-    rows = instances.rows[order]
-    ends = np.cumsum(rows["num_changes"], dtype=np.int64)
-    rows["first_change"] = ends - rows["num_changes"]
+    num_changes = int(instances.rows["num_changes"][order].sum(dtype=np.int64))
+    content = _header_content(len(order), num_changes, len(instances.tokens), header)
     checksum = 0
     for block in itertools.chain(
-        [_header_bytes(_header_content(len(rows), int(ends[-1]), len(instances.tokens), header))],
-        _cut(rows),
-        (
-            gather_changes(instances, order[first : first + _BLOCK_ROWS]).tobytes()
-            for first in range(0, len(order), _BLOCK_ROWS)
-        ),
-        _cut(instances.tokens),
+        [_header_bytes(content)],
+        _moved_rows(instances, order),
+        (gather_changes(instances, numbers) for numbers in _cut(order, _BLOCK_ROWS)),
+        _cut(instances.tokens, _BLOCK_TOKENS),
     ):
-        checksum = google_crc32c.extend(checksum, block)
-        yield block
+        data = bytes(block)
+        checksum = google_crc32c.extend(checksum, data)
+        yield data
     yield checksum.to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def _cut(values):
-    """Yields the bytes of an array, 1 MB at a time."""
-    step = _BLOCK_BYTES // values.itemsize
+def _cut(values, step):
+    """Yields pieces of an array."""
     for first in range(0, len(values), step):
-        yield values[first : first + step].tobytes()
+        yield values[first : first + step]
+
+
+def _moved_rows(instances, order):
+    """Yields the rows `order`, some at a time, with their changes one after the other."""
+    end = 0
+    for numbers in _cut(order, _BLOCK_ROWS):
+        rows = instances.rows[numbers]
+        ends = end + np.cumsum(rows["num_changes"], dtype=np.int64)
+        rows["first_change"] = ends - rows["num_changes"]
+        end = ends[-1]
+        yield rows
 
 
 def vocabulary_checksum(vocab: Mapping[str, int]) -> str:
