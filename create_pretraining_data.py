@@ -17,6 +17,7 @@ of the size: bert_dali_dataloader.py and train.py read both. instances_to_tfreco
 TFRecord file of them, the bytes that the text would have given.
 """
 
+import argparse
 import os
 import sys
 
@@ -33,7 +34,7 @@ SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]", "[UNK]")
 MAX_16_BITS = (1 << 16) - 1  # token ids and positions are kept as 16-bit numbers
 
 
-def parse_flags(argv=None):
+def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser_from_docstring(__doc__)
     files = parser.add_argument_group("files")
     files.add_argument(
@@ -57,7 +58,7 @@ def parse_flags(argv=None):
     return parser.parse_args(argv)
 
 
-def add_data_flags(parser):
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that shape the data: the vocabulary, those named like `Settings`' fields, and the
     format.
     """
@@ -117,9 +118,10 @@ def add_data_flags(parser):
 # Checks before any work
 
 
-def check(flags):
+def check(flags: argparse.Namespace) -> tuple[list[str], list[str], FullTokenizer]:
     """Returns (input paths, output paths, tokenizer); DataError with everything that is wrong."""
-    inputs, outputs = [], flags.output_file.split(",")
+    inputs: list[str] = []
+    outputs = flags.output_file.split(",")
     tokenizer, problems = check_data_flags(flags)
     try:
         inputs = expand_patterns(flags.input_file)
@@ -139,10 +141,11 @@ def check(flags):
             "leave the flag out, or write a local file first"
         )
     raise_if_any(problems)
+    assert tokenizer  # else there is a problem
     return inputs, outputs, tokenizer
 
 
-def check_data_flags(flags):
+def check_data_flags(flags: argparse.Namespace) -> tuple[FullTokenizer | None, list[str]]:
     """Returns (tokenizer, or None if it cannot be made, problems) of the flags that
     `add_data_flags` adds.
     """
@@ -159,7 +162,7 @@ def check_data_flags(flags):
     return tokenizer, problems
 
 
-def read_problems(paths):
+def read_problems(paths: list[str]) -> list[str]:
     return [
         f"{path}: no permission to read it"
         for path in paths
@@ -167,11 +170,11 @@ def read_problems(paths):
     ]
 
 
-def settings_of(flags):
+def settings_of(flags: argparse.Namespace) -> Settings:
     return Settings(**{name: getattr(flags, name) for name in Settings._fields})
 
 
-def length_problems(flags):
+def length_problems(flags: argparse.Namespace) -> list[str]:
     problems = []
     # [CLS], two [SEP] and at least one token each of A and B.
     if not 5 <= flags.max_seq_length <= MAX_16_BITS:
@@ -189,7 +192,7 @@ def length_problems(flags):
     return problems
 
 
-def vocabulary_problems(path, vocab):
+def vocabulary_problems(path: str, vocab: dict[str, int]) -> list[str]:
     problems = []
     missing = [token for token in SPECIAL_TOKENS if token not in vocab]
     if missing:
@@ -204,7 +207,7 @@ def vocabulary_problems(path, vocab):
     return problems
 
 
-def announce_compilation():
+def announce_compilation() -> None:
     if not kernels.is_compiled(instances.instances_of_documents):
         print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
 
@@ -215,7 +218,7 @@ def show_examples(path: str, count: int, tokens: list[str]) -> None:
         print(f"*** {place} ***\n{example_words(example, tokens)}\n")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
     inputs, outputs, tokenizer = check(flags)
     announce_compilation()

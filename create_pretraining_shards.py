@@ -14,12 +14,14 @@ other. With --output_format=instances: instance files, an eighth of the size. Ta
 300 MB of memory for a part of 27 MB on one core, and 5 seconds for Ray to start and end.
 """
 
+import argparse
 import collections
 import concurrent.futures
 import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 from bert.common import cli
 from bert.common.files import (
@@ -33,7 +35,7 @@ from bert.common.files import (
 from bert.common.progress import ProgressLine, time_left
 from bert.generation import ray_pool, shards
 from bert.generation.part import compile_kernels
-from bert.generation.shards import Recipe, Shard
+from bert.generation.shards import Recipe, Shard, Status
 from create_pretraining_data import (
     add_data_flags,
     announce_compilation,
@@ -41,9 +43,10 @@ from create_pretraining_data import (
     read_problems,
     settings_of,
 )
+from tokenization import FullTokenizer
 
 
-def parse_flags(argv=None):
+def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser_from_docstring(__doc__)
     add = parser.add_argument_group("files").add_argument
     add(
@@ -89,7 +92,7 @@ def parse_flags(argv=None):
 # Before any work
 
 
-def check_flags(flags):
+def check_flags(flags: argparse.Namespace) -> tuple[list[Shard], FullTokenizer]:
     """Returns (list of `Shard`, tokenizer); DataError with everything that is wrong."""
     inputs = []
     tokenizer, problems = check_data_flags(flags)
@@ -118,16 +121,17 @@ def check_flags(flags):
     elif plan:
         problems += [f"--output_dir: {problem}" for problem in output_problems(plan[0].output)]
     raise_if_any(problems)
+    assert tokenizer  # else there is a problem
     return plan, tokenizer
 
 
-def absolute(path):
+def absolute(path: str) -> str:
     """The path that means the same from every folder and on every machine; links followed."""
     return path.rstrip("/") if is_remote(path) else os.path.realpath(path)
 
 
 @contextlib.contextmanager
-def lock_output_dir(output_dir):
+def lock_output_dir(output_dir: str) -> Iterator[None]:
     """Keeps out other runs, which would take this one's temporary files for left-overs.
 
     DataError if one is at work.
@@ -141,7 +145,7 @@ def lock_output_dir(output_dir):
         ) from None
 
 
-def look(plan, recipe, num_threads, reads_output):
+def look(plan: list[Shard], recipe: Recipe, num_threads: int, reads_output: bool) -> list[Status]:
     """Returns the `shards.Status` of every shard, in order."""
     started = time.monotonic()
     verb = "checking" if reads_output else "looking at"
@@ -163,7 +167,7 @@ def look(plan, recipe, num_threads, reads_output):
     return statuses
 
 
-def announce(plan, statuses):
+def announce(plan: list[Shard], statuses: list[Status]) -> None:
     """Names what will be made again and why; parts with the same reason together."""
     names = collections.defaultdict(list)
     for shard, status in zip(plan, statuses):
@@ -173,7 +177,7 @@ def announce(plan, statuses):
         print(f"made again: {first_of(some)}: {problem}", file=sys.stderr)
 
 
-def announce_strangers(output_dir, plan):
+def announce_strangers(output_dir: str, plan: list[Shard]) -> None:
     if names := shards.unexpected_files(output_dir, plan):
         print(
             (
@@ -184,7 +188,7 @@ def announce_strangers(output_dir, plan):
         )
 
 
-def first_of(names):
+def first_of(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -192,7 +196,9 @@ def first_of(names):
 # Work
 
 
-def make_all(plan, recipe, flags):
+def make_all(
+    plan: list[Shard], recipe: Recipe, flags: argparse.Namespace
+) -> list[ray_pool.Outcome]:
     """Makes the shards; returns their outcomes.
 
     One line of progress: parts, bytes of records a second, time left.
@@ -228,7 +234,9 @@ def make_all(plan, recipe, flags):
 # After it
 
 
-def print_summary(plan, skipped, outcomes, seconds):
+def print_summary(
+    plan: list[Shard], skipped: list[dict], outcomes: list[ray_pool.Outcome], seconds: float
+) -> None:
     """skipped: manifests of the parts that were done already."""
     made = [outcome for outcome in outcomes if outcome.result]
     outputs = [manifest["output"] for manifest in skipped + [outcome.result for outcome in made]]
@@ -266,7 +274,7 @@ def print_summary(plan, skipped, outcomes, seconds):
         print(f"{name:<14}{value}")
 
 
-def check_outputs(plan, recipe, num_threads):
+def check_outputs(plan: list[Shard], recipe: Recipe, num_threads: int) -> None:
     """--check: DataError that names every part that is missing or differs."""
     statuses = look(plan, recipe, num_threads, reads_output=True)
     good = [status.manifest for status in statuses if status.manifest]
@@ -282,7 +290,7 @@ def check_outputs(plan, recipe, num_threads):
     raise_if_any(problems + ["make them with the same command without --check"] if problems else [])
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
     started = time.monotonic()
     plan, tokenizer = check_flags(flags)

@@ -11,14 +11,10 @@ import pytest
 from conftest import ROOT
 
 TYPED = [
-    "bert_dali_dataloader.py", "tokenization.py", "inspect_tfrecord.py", "make_idx.py",
-    "pick_eval_samples.py", "train.py", "verify_dataset.py",
-    *(
-        str(path.relative_to(ROOT))
-        for folder in ("benchmarks", "bert", "cleanup_scripts")
-        for path in sorted(ROOT.glob(f"{folder}/**/*.py"))
-    ),
-]  # fmt: skip
+    str(path.relative_to(ROOT))
+    for pattern in ("*.py", "benchmarks/*.py", "bert/**/*.py", "cleanup_scripts/*.py")
+    for path in sorted(ROOT.glob(pattern))
+]
 
 
 @pytest.mark.parametrize(
