@@ -191,6 +191,7 @@ def _fill_batch(instances, numbers, special_ids, columns, weights):
     one, two = np.uint64(1), np.uint64(2)
     seq_length, predictions = np.uint64(ids.shape[1]), np.uint64(labels.shape[1])
     for k in range(len(numbers)):
+        _fetch_ahead(instances, numbers[min(k + 2, len(numbers) - 1)])
         row = instances.rows[numbers[k]]
         a_length, b_length = np.uint64(row.a_length), np.uint64(row.b_length)
         a_start, b_start = np.uint64(row.a_start), np.uint64(row.b_start)
