@@ -28,9 +28,11 @@ from training_runs import (
 from transformers import AutoTokenizer
 
 import bert.common.quiet_imports  # noqa: F401  before transformers
+import bert.training.run
 from bert.common.files import DataError
 from bert.training.checkpoint import load_shared
 from bert.training.flag_checks import check, is_folder_of_indexes
+from bert.training.optimization import Lamb
 from tests.training.test_mlperf_log import complaints
 from tokenization import FullTokenizer
 from train import parse_flags
@@ -154,6 +156,29 @@ def test_same_seed_same_losses(training_data, tmp_path):
         train_here(training_data, tmp_path / name, f"--seed={seed}")
     first, second, other = (losses(steps_of(tmp_path / name)) for name in seeds)
     assert first == second != other
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "adamw"])
+def test_flags_reach_the_optimizer(training_data, tmp_path, monkeypatch, optimizer):
+    built, parallelize = [], bert.training.run.parallelize
+
+    def note(plugin, module, optimizer, *others):
+        built.append(optimizer)
+        return parallelize(plugin, module, optimizer, *others)
+
+    monkeypatch.setattr(bert.training.run, "parallelize", note)
+    train_here(
+        training_data, tmp_path / "run", f"--optimizer={optimizer}", "--num_train_steps=0",
+        "--lamb_beta_1=0.8", "--lamb_beta_2=0.9", "--log_epsilon=-4", "--max_grad_norm=0.5",
+        "--lamb_weight_decay_rate=0.1", f"--adam_bias_correction={optimizer == 'adamw'}",
+    )  # fmt: skip
+    (found,) = built
+    assert isinstance(found, Lamb) == (optimizer == "lamb") and found.max_grad_norm == 0.5
+    regular, excepted = found.param_groups
+    assert (regular["weight_decay"], excepted["weight_decay"]) == (0.1, 0.0)
+    for group in (regular, excepted):
+        assert (group["betas"], group["eps"]) == ((0.8, 0.9), pytest.approx(1e-4))
+        assert group["bias_correction"]
 
 
 @pytest.mark.parametrize("optimizer", ["lamb", "adamw"])
