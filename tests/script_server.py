@@ -1,6 +1,6 @@
 """Runs scripts of this project in processes of their own that find their imports done.
 
-A script takes 0.1 to 3 s for its imports and for its kernels, and the tests run some hundred of
+A script takes 0.1 to 12 s of CPU for its imports and its kernels, and the tests run some hundred of
 them. Here a server does that once; for each run it forks a process, which runs the script as
 `python3 script` would: its own arguments, folder, environment, output and end.
 """
@@ -11,14 +11,18 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
-import subprocess
+import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from pathlib import Path
+from subprocess import PIPE, CompletedProcess, Popen
 
+PATIENCE = 1800.0  # seconds; a machine may be busy
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -26,84 +30,126 @@ class ScriptServer:
     """modules: what it imports. python_flags: of the interpreter, such as -S."""
 
     def __init__(self, *modules, python_flags=()):
-        self._folder = tempfile.TemporaryDirectory(prefix="tests-scripts-")
-        self._process = subprocess.Popen(
-            [sys.executable, *python_flags, __file__, *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        atexit.register(self._close)
+        command = [sys.executable, *python_flags, __file__, *modules]
+        self._process = Popen(command, stdin=PIPE, stdout=PIPE, text=True)
+        atexit.register(self._process.communicate)  # which closes its stdin, and waits for it
 
-    def run(self, script, *flags, cwd=ROOT, stderr=None, whole_end=False):
-        """Returns the finished process, its output as text.
+    def start(self, script, *flags, **options):
+        """options: of ScriptProcess."""
+        return ScriptProcess(self, [str(script), *map(str, flags)], **options)
 
-        stderr: a path instead, of a terminal for example. whole_end: for tests of how a process
-        ends, the interpreter takes apart all modules at last, which takes 0.5 s.
-        """
-        outputs = [os.path.join(self._folder.name, name) for name in ("stdout", "stderr")]
-        request = {
-            "arguments": [str(script), *map(str, flags)],
-            "folder": str(cwd),
-            "environment": dict(os.environ),
-            "outputs": [outputs[0], stderr or outputs[1]],
-            "whole_end": whole_end,
-        }
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
-        texts = [Path(path).read_text() for path in outputs[: 1 if stderr else 2]]
-        return subprocess.CompletedProcess(request["arguments"], code, *texts)
+    def run(self, script, *flags, **options):
+        return self.start(script, *flags, **options).finished()
 
     def run_code(self, code, *flags, **options):
         """The same with a program's text."""
-        program = Path(self._folder.name, "program.py")
-        program.write_text(code)
-        return self.run(program, *flags, **options)
+        with tempfile.TemporaryDirectory(prefix="tests-program-") as folder:
+            program = Path(folder, "program.py")
+            program.write_text(code)
+            return self.run(program, *flags, **options)
 
-    def _close(self):
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-        self._folder.cleanup()
+    def ask(self, **question):
+        print(json.dumps(question), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
 
 
 script_server = functools.cache(ScriptServer)
 
 
+class ScriptProcess:
+    """A script at work, until the tests end. It has what tests use of a Popen with text in pipes.
+
+    environment: in place of this process's. stderr: the path of a terminal instead.
+    options: file_size_limit, in bytes; whole_end, for an end as every Python has it: it takes apart
+    all modules at last, which takes 0.5 s.
+    """
+
+    def __init__(self, server, arguments, cwd=ROOT, environment=None, stderr=None, **options):
+        self.args, self.returncode, self._server = arguments, None, server
+        self._files = [tempfile.TemporaryFile() for _ in range(1 if stderr else 2)]
+        self._paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in self._files]
+        self.pid = server.ask(
+            arguments=arguments,
+            folder=str(cwd),
+            environment=dict(os.environ if environment is None else environment),
+            outputs=[*self._paths, stderr][:2],
+            **options,
+        )
+
+    def poll(self):
+        if self.returncode is None:
+            self.returncode = self._server.ask(pid=self.pid)
+        return self.returncode
+
+    def send_signal(self, signum):
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self):
+        """Waits for its end; returns (stdout, stderr), or (stdout,) where stderr is a terminal."""
+        deadline = time.monotonic() + PATIENCE
+        while self.poll() is None:
+            assert time.monotonic() < deadline, self.args
+            time.sleep(0.01)
+        return tuple(Path(path).read_text() for path in self._paths)
+
+    def finished(self):
+        """Waits for its end; returns what subprocess.run would."""
+        output = self.communicate()
+        return CompletedProcess(self.args, self.returncode, *output)
+
+
+# --------------------------------------------------------------------------------------------------
+# The server
+
+
 def serve(modules):
-    """Forks for each request; returns the request in the forked process, None at the end."""
-    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
+    """Answers a line with the number of a new process, or with the exit code of an earlier one.
+
+    Returns, in a new process, what it is to run; None at the end of the tests.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # for what imports print
     sys.path[0] = str(ROOT)
     for module in modules:
         importlib.import_module(module)
-    gc.freeze()
-    for line in requests:
-        if (process := os.fork()) == 0:
-            requests.close()
-            replies.close()
-            return json.loads(line)
-        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        print(code, file=replies, flush=True)
+    gc.freeze()  # what is imported: no process has to look through it for garbage, a second a time
+    at_work = set()
+    for line in sys.stdin:
+        question = json.loads(line)
+        if pid := question.get("pid"):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            at_work -= {ended}
+            answer = os.waitstatus_to_exitcode(status) if ended else None
+        elif answer := os.fork():
+            at_work.add(answer)
+        else:
+            answers.close()
+            return question
+        print(json.dumps(answer), file=answers, flush=True)
+    for pid in at_work:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
     return None
 
 
-def run(arguments, folder, environment, outputs, whole_end):
+def run(arguments, folder, environment, outputs, file_size_limit=None, whole_end=False):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # to be chosen again
-    for number, path in enumerate(outputs, start=1):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY)
+    for number, path in enumerate([os.devnull, *outputs]):
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOCTTY)
         os.dup2(file, number)
         os.close(file)
+    if file_size_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, file_size_limit))
     sys.argv = arguments
-    sys.path[0] = os.path.dirname(arguments[0])
+    sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
     if whole_end:
-        gc.unfreeze()
         runpy.run_path(arguments[0], run_name="__main__")
         return
     code = 0
@@ -125,6 +171,5 @@ def run(arguments, folder, environment, outputs, whole_end):
 
 
 if __name__ == "__main__":
-    request = serve(sys.argv[1:])
-    if request:
-        run(**request)
+    if question := serve(sys.argv[1:]):
+        run(**question)

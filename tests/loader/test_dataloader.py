@@ -576,8 +576,9 @@ def test_no_thread_outlives_its_epoch(tfrecord_folder):
 
 
 LEAVE = """
-import json, sys
+import gc, json, sys
 from bert_dali_dataloader import DaliDataloader
+gc.unfreeze()  # the imports of the server too: the end takes apart all
 paths, indexes = json.loads(sys.argv[1])
 batches = iter(DaliDataloader(paths, indexes, batch_size=2, num_threads=3, cuda=False))
 next(batches)

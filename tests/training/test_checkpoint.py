@@ -9,7 +9,6 @@ import shutil
 import pytest
 import torch
 from conftest import assert_refused
-from forked import Forked
 from training_runs import (
     copy_of_run_as_it_was,
     count_records,
@@ -18,6 +17,7 @@ from training_runs import (
     metrics,
     run_ranks,
     start,
+    start_script,
     train_apart,
     train_here,
     wait_for,
@@ -236,7 +236,7 @@ def test_disk_full_keeps_earlier_checkpoints(training_data, long_run, tmp_path):
     run, more = long_run
     other = copy_of_run_as_it_was(run, 2, tmp_path / "run")
     arguments = flags(training_data, other, *more)
-    process = Forked("train.py", *arguments, file_size_limit=100_000).finished()
+    process = start_script("train.py", *arguments, file_size_limit=100_000).finished()
     assert_refused(
         process,
         "step-00000004: the checkpoint could not be written",

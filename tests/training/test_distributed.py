@@ -9,8 +9,16 @@ import subprocess
 
 import pytest
 from conftest import ROOT, assert_refused
-from forked import PATIENCE, Forked
-from training_runs import TORCHRUN, flags, metrics, start, start_ranks, train_here, wait_for
+from training_runs import (
+    TORCHRUN,
+    flags,
+    metrics,
+    start,
+    start_ranks,
+    start_script,
+    train_here,
+    wait_for,
+)
 
 import bert.common.quiet_imports  # noqa: F401  before the frameworks
 
@@ -22,6 +30,7 @@ from bert.common.files import DataError
 from bert.training import distributed
 from bert.training.flag_checks import check
 from bert.training.launch import lock_output_dir, readable_errors
+from tests.script_server import PATIENCE
 from train import parse_flags
 
 pytestmark = pytest.mark.slow
@@ -94,7 +103,7 @@ for now in (100.0, 109.9, 110.1):
 def test_signal_repeated_later_ends_at_once(tmp_path):
     script = tmp_path / "repeated_signals.py"
     script.write_text(REPEATED_SIGNALS)
-    process = Forked(script).finished()
+    process = start_script(script).finished()
     assert (process.stdout, process.returncode) == ("at work\n" * 2, -signal.SIGTERM)
 
 
