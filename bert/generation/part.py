@@ -97,11 +97,6 @@ def generate(
     shape = (settings.max_seq_length, settings.max_predictions_per_seq)
     special_ids = (tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"])
     num_documents = len(corpus.document_starts) - 1
-    made_of = {"texts": texts, "settings": settings._asdict(), "unicode": UNICODE}
-    header = Header(
-        *shape, len(tokenizer.vocab), *special_ids, vocabulary_checksum(tokenizer.vocab),
-        num_documents, json.dumps(made_of),
-    )  # fmt: skip
 
     def contents(number):
         """The contents of a file, piece by piece."""
@@ -110,6 +105,11 @@ def generate(
             records = encode_records(made._replace(rows=made.rows[own]), special_ids, *shape)
             return _reported(records, len(own), report)
         report("writing instances")
+        made_of = {"texts": texts, "settings": settings._asdict(), "unicode": UNICODE}
+        header = Header(
+            *shape, len(tokenizer.vocab), *special_ids, vocabulary_checksum(tokenizer.vocab),
+            num_documents, json.dumps(made_of),
+        )  # fmt: skip
         return instance_file_blocks(made, own, header)
 
     written, checksums = write_files(
