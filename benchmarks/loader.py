@@ -2,7 +2,7 @@
 """The table of loaders in docs/performance.md: samples/s, CPU seconds per million samples.
 
 python3 benchmarks/loader.py              # 64,000 synthetic records of MLPerf's lengths, 3 minutes
-python3 benchmarks/loader.py --full_set   # start and memory, 157 million records, 8 ranks
+python3 benchmarks/loader.py --full_set   # start and memory, 157 million examples, 8 ranks
 python3 benchmarks/loader.py --disk=FILE  # reads of several sizes at random places of a large file
 
 Each loader runs in a process of its own over files that lie in memory, for whole epochs of at least
@@ -16,7 +16,6 @@ import glob
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -86,11 +85,16 @@ def write_examples(path: str, count: int, seed: int) -> None:
 Epoch = Callable[[], Iterable[Any]]  # called once an epoch: its batches
 
 
-def make_loader(paths: Sequence[str], batch_size: int, threads: int) -> "DaliDataloader":
+def make_loader(
+    paths: Sequence[str], batch_size: int, threads: int, rank: int = 0, ranks: int = 1
+) -> "DaliDataloader":
     from bert_dali_dataloader import DaliDataloader
 
     indexes = [] if paths[0].endswith(".instances") else [f"{path}.idx" for path in paths]
-    return DaliDataloader(paths, indexes, batch_size=batch_size, num_threads=threads, cuda=False)
+    return DaliDataloader(
+        paths, indexes, batch_size=batch_size, num_threads=threads, shard_id=rank,
+        num_shards=ranks, cuda=False,
+    )  # fmt: skip
 
 
 def ours(paths: Sequence[str], batch_size: int, threads: int) -> Epoch:
@@ -252,20 +256,12 @@ def time_loader(
 def start_of_rank(
     paths: Sequence[str], rank: int, ranks: int, batch_size: int, threads: int
 ) -> dict[str, float]:
-    """Returns this process's seconds until the loader and its batches are there, and peak MB."""
-    from bert_dali_dataloader import DaliDataloader
+    """Returns this process's seconds until the loader and its batches are there, and its memory."""
+    import bert_dali_dataloader  # noqa: F401
 
-    baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    baseline = private_megabytes()
     started = time.monotonic()
-    loader = DaliDataloader(
-        paths,
-        [f"{path}.idx" for path in paths],
-        batch_size=batch_size,
-        shard_id=rank,
-        num_shards=ranks,
-        num_threads=threads,
-        cuda=False,
-    )
+    loader = make_loader(paths, batch_size, threads, rank, ranks)
     made = time.monotonic()
     batches = iter(loader)
     next(batches)
@@ -275,28 +271,34 @@ def start_of_rank(
     return {
         "records": loader.num_records, "imports_mb": baseline, "made_s": made - started,
         "first_batch_s": first - started, "next_200_s": time.monotonic() - first,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "private_mb": private_megabytes(), "cpu_s": time.process_time(),
     }  # fmt: skip
 
 
+def private_megabytes() -> float:
+    """Memory of this process that no other shares: without files that are mapped."""
+    with open("/proc/self/status") as file:
+        status = dict(line.split(":", 1) for line in file)
+    return int(status["RssAnon"].split()[0]) / 1000
+
+
 def measure_full_set(args: argparse.Namespace, folder: str) -> None:
-    """500 names for one file of a 500th of MLPerf's records: it is read 500 times, from memory."""
-    count = MLPERF_RECORDS // MLPERF_FILES
-    block, path = f"{folder}/block", f"{folder}/file"
-    write_examples(block, 4000, 1)
-    with open(block, "rb") as source, open(path, "wb") as file:
-        content = source.read()
-        for _ in range(-(-count // 4000)):
-            file.write(content)
-    write_index(path, f"{path}.idx")
-    names = [f"{folder}/part-{n:05d}-of-00500" for n in range(MLPERF_FILES)]
-    for name in names:
-        os.symlink(path, name)
-        os.symlink(f"{path}.idx", f"{name}.idx")
-    print(
-        f"{MLPERF_FILES} files of {os.path.getsize(path):,} bytes, "
-        f"indexes of {os.path.getsize(path + '.idx'):,} bytes"
-    )
+    """500 names for one file of a 500th of MLPerf's examples: it is read 500 times, from memory;
+    first as TFRecords, then as instances.
+    """
+    write_examples(f"{folder}/file", MLPERF_RECORDS // MLPERF_FILES, 1)
+    for kind in ("", ".instances"):
+        os.makedirs(f"{folder}/set{kind}")
+        for ending in ("", ".idx") if kind == "" else (kind,):
+            path = f"{folder}/file{ending}"
+            print(f"{MLPERF_FILES} files of {os.path.getsize(path):,} bytes: part-*{ending}")
+            for n in range(MLPERF_FILES):
+                os.symlink(path, f"{folder}/set{kind}/part-{n:05d}-of-00500{ending}")
+        measure_ranks(args, f"{folder}/set{kind}")
+
+
+def measure_ranks(args: argparse.Namespace, folder: str) -> None:
+    """Starts a loader of all files of a folder in each of 8 processes at once."""
     ranks = [
         subprocess.Popen(
             [
@@ -365,16 +367,13 @@ def main() -> None:
         measure_disk(args.disk)
         return
     if args.folder:
-        paths = sorted(
-            path
-            for path in glob.glob(f"{args.folder}/part-*")
-            if not path.endswith((".idx", ".instances"))
-        )
+        found = sorted(glob.glob(f"{args.folder}/part-*"))
+        paths = [path for path in found if not path.endswith((".idx", ".instances"))]
         if args.loader:
             speed = time_loader(args.loader, paths, args.batch_size, args.threads, args.seconds)
             print(json.dumps(speed))
         else:
-            print(json.dumps(start_of_rank(paths, args.rank, GPUS, 32, args.threads)))
+            print(json.dumps(start_of_rank(paths or found, args.rank, GPUS, 32, args.threads)))
         return
     with tempfile.TemporaryDirectory() as folder:
         if args.full_set:
