@@ -47,6 +47,11 @@ def run_script(name, *flags, check=True, **options):
     return process
 
 
+def start_script(name, *flags, **options):
+    """Starts one, options: of tests.script_server.ScriptProcess, which is returned."""
+    return script_server("tests.warm_kernels").start(ROOT / name, *flags, **options)
+
+
 def run_code(code):
     """The same with the text of a program that imports scripts."""
     return script_server("tests.warm_kernels").run_code(code)

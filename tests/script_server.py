@@ -60,8 +60,9 @@ class ScriptProcess:
     """A script at work, until the tests end. It has what tests use of a Popen with text in pipes.
 
     environment: in place of this process's. stderr: the path of a terminal instead.
-    options: file_size_limit, in bytes; whole_end, for an end as every Python has it: it takes apart
-    all modules at last, which takes 0.5 s.
+    options: file_size_limit, in bytes; own_session, as from a terminal: Ctrl-C interrupts it;
+    whole_end, for an end as every Python has it: it takes apart all modules at last, which takes
+    0.5 s.
     """
 
     def __init__(self, server, arguments, cwd=ROOT, environment=None, stderr=None, **options):
@@ -102,6 +103,16 @@ class ScriptProcess:
         return CompletedProcess(self.args, self.returncode, *output)
 
 
+def wait_for(condition, *processes):
+    """Waits until `condition()` is true; fails if one of the processes ends before."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        ended = [process for process in processes if process.poll() is not None]
+        assert not ended or condition(), [process.communicate() for process in ended]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 # --------------------------------------------------------------------------------------------------
 # The server
 
@@ -136,7 +147,10 @@ def serve(modules):
     return None
 
 
-def run(arguments, folder, environment, outputs, file_size_limit=None, whole_end=False):
+def run(
+    arguments, folder, environment, outputs,
+    file_size_limit=None, own_session=False, whole_end=False,
+):  # fmt: skip
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -147,6 +161,10 @@ def run(arguments, folder, environment, outputs, file_size_limit=None, whole_end
         os.close(file)
     if file_size_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, file_size_limit))
+    if own_session:
+        os.setsid()
+        # A shell starts background jobs with Ctrl-C ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = arguments
     sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
     if whole_end:
