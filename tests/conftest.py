@@ -5,6 +5,7 @@ synthetic records.
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -157,6 +158,18 @@ def tfrecord_folder(tmp_path):
         return paths, index_paths
 
     return make
+
+
+def pytest_ignore_collect(collection_path, config):
+    """--quick does not import files of slow tests only: several seconds of frameworks, in each
+    worker.
+    """
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        is_slow = re.search(
+            r"^pytestmark = .*pytest\.mark\.slow", collection_path.read_text(), re.M
+        )
+        return True if is_slow else None
+    return None
 
 
 def pytest_collection_modifyitems(items):

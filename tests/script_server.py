@@ -27,11 +27,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class ScriptServer:
-    """modules: what it imports. python_flags: of the interpreter, such as -S."""
+    """modules: what it imports. python_flags: of the interpreter, such as -S. python_path: a folder
+    to look for modules in first.
+    """
 
-    def __init__(self, *modules, python_flags=()):
+    def __init__(self, *modules, python_flags=(), python_path=None):
         command = [sys.executable, *python_flags, __file__, *modules]
-        self._process = Popen(command, stdin=PIPE, stdout=PIPE, text=True)
+        environment = os.environ | ({"PYTHONPATH": python_path} if python_path else {})
+        self._process = Popen(command, stdin=PIPE, stdout=PIPE, text=True, env=environment)
         atexit.register(self._process.communicate)  # which closes its stdin, and waits for it
 
     def start(self, script, *flags, **options):
