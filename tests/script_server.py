@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import runpy
+import select
 import signal
 import sys
 import tempfile
@@ -94,10 +95,13 @@ class ScriptProcess:
 
     def communicate(self):
         """Waits for its end; returns (stdout, stderr), or (stdout,) where stderr is a terminal."""
-        deadline = time.monotonic() + PATIENCE
-        while self.poll() is None:
-            assert time.monotonic() < deadline, self.args
-            time.sleep(0.01)
+        if self.returncode is None:
+            end = os.pidfd_open(self.pid)  # the server has not waited for it, so it exists
+            try:
+                assert select.select([end], [], [], PATIENCE)[0], self.args
+            finally:
+                os.close(end)
+            self.poll()
         return tuple(Path(path).read_text() for path in self._paths)
 
     def finished(self):
