@@ -5,6 +5,7 @@ synthetic records.
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -45,6 +46,11 @@ def run_script(name, *flags, check=True, **options):
     process = script_server("tests.warm_kernels").run(ROOT / name, *flags, **options)
     assert not check or process.returncode == 0, (process.stdout, process.stderr)
     return process
+
+
+def start_script(name, *flags, **options):
+    """Starts one, options: of tests.script_server.ScriptProcess, which is returned."""
+    return script_server("tests.warm_kernels").start(ROOT / name, *flags, **options)
 
 
 def run_code(code):
@@ -152,6 +158,18 @@ def tfrecord_folder(tmp_path):
         return paths, index_paths
 
     return make
+
+
+def pytest_ignore_collect(collection_path, config):
+    """--quick does not import files of slow tests only: several seconds of frameworks, in each
+    worker.
+    """
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        is_slow = re.search(
+            r"^pytestmark = .*pytest\.mark\.slow", collection_path.read_text(), re.M
+        )
+        return True if is_slow else None
+    return None
 
 
 def pytest_collection_modifyitems(items):

@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import runpy
+import select
 import signal
 import sys
 import tempfile
@@ -27,11 +28,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class ScriptServer:
-    """modules: what it imports. python_flags: of the interpreter, such as -S."""
+    """modules: what it imports. python_flags: of the interpreter, such as -S. python_path: a folder
+    to look for modules in first.
+    """
 
-    def __init__(self, *modules, python_flags=()):
+    def __init__(self, *modules, python_flags=(), python_path=None):
         command = [sys.executable, *python_flags, __file__, *modules]
-        self._process = Popen(command, stdin=PIPE, stdout=PIPE, text=True)
+        environment = os.environ | ({"PYTHONPATH": python_path} if python_path else {})
+        self._process = Popen(command, stdin=PIPE, stdout=PIPE, text=True, env=environment)
         atexit.register(self._process.communicate)  # which closes its stdin, and waits for it
 
     def start(self, script, *flags, **options):
@@ -60,8 +64,9 @@ class ScriptProcess:
     """A script at work, until the tests end. It has what tests use of a Popen with text in pipes.
 
     environment: in place of this process's. stderr: the path of a terminal instead.
-    options: file_size_limit, in bytes; whole_end, for an end as every Python has it: it takes apart
-    all modules at last, which takes 0.5 s.
+    options: file_size_limit, in bytes; own_session, as from a terminal: Ctrl-C interrupts it;
+    whole_end, for an end as every Python has it: it takes apart all modules at last, which takes
+    0.5 s.
     """
 
     def __init__(self, server, arguments, cwd=ROOT, environment=None, stderr=None, **options):
@@ -90,16 +95,29 @@ class ScriptProcess:
 
     def communicate(self):
         """Waits for its end; returns (stdout, stderr), or (stdout,) where stderr is a terminal."""
-        deadline = time.monotonic() + PATIENCE
-        while self.poll() is None:
-            assert time.monotonic() < deadline, self.args
-            time.sleep(0.01)
+        if self.returncode is None:
+            end = os.pidfd_open(self.pid)  # the server has not waited for it, so it exists
+            try:
+                assert select.select([end], [], [], PATIENCE)[0], self.args
+            finally:
+                os.close(end)
+            self.poll()
         return tuple(Path(path).read_text() for path in self._paths)
 
     def finished(self):
         """Waits for its end; returns what subprocess.run would."""
         output = self.communicate()
         return CompletedProcess(self.args, self.returncode, *output)
+
+
+def wait_for(condition, *processes):
+    """Waits until `condition()` is true; fails if one of the processes ends before."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        ended = [process for process in processes if process.poll() is not None]
+        assert not ended or condition(), [process.communicate() for process in ended]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -136,7 +154,10 @@ def serve(modules):
     return None
 
 
-def run(arguments, folder, environment, outputs, file_size_limit=None, whole_end=False):
+def run(
+    arguments, folder, environment, outputs,
+    file_size_limit=None, own_session=False, whole_end=False,
+):  # fmt: skip
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -147,6 +168,10 @@ def run(arguments, folder, environment, outputs, file_size_limit=None, whole_end
         os.close(file)
     if file_size_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, file_size_limit))
+    if own_session:
+        os.setsid()
+        # A shell starts background jobs with Ctrl-C ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = arguments
     sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
     if whole_end:

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from unittest import mock
 
 import torch.distributed as dist
@@ -23,7 +22,7 @@ import bert.training.run
 import train as train_script
 from bert.common import cli
 from bert.training.distributed import control_group
-from tests.script_server import PATIENCE, script_server
+from tests.script_server import script_server, wait_for
 
 STEPS = 4  # optimizer steps, unless the flags say otherwise
 TORCHRUN = os.path.join(os.path.dirname(sys.executable), "torchrun")
@@ -151,16 +150,6 @@ def train_apart(data, output, *more, processes=1):
     process = run_ranks(processes, "train.py", *flags(data, output, *more))
     assert process.returncode == 0, process.stdout + process.stderr
     assert process.stderr == ""
-
-
-def wait_for(condition, *processes):
-    """Waits until `condition()` is true; fails if one of the processes ends before."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        ended = [process for process in processes if process.poll() is not None]
-        assert not ended or condition(), [process.communicate() for process in ended]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def train_several(data, runs, processes):

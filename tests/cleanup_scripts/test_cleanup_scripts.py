@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SCRIPTS = ROOT / "cleanup_scripts"
-sys.path.insert(0, str(SCRIPTS))
+WITHOUT_SCIPY = str(ROOT / "tests/without_scipy")
+sys.path[:0] = [WITHOUT_SCIPY, str(SCRIPTS)]
 
 import clean_markup  # noqa: E402
 import cleanup_file  # noqa: E402
@@ -37,9 +38,12 @@ from journal import Journal, code_digest, fixed_folder  # noqa: E402
 from bert.common.files import atomic_writer  # noqa: E402
 from tests.script_server import script_server  # noqa: E402
 
+sys.path.remove(WITHOUT_SCIPY)
+
 
 def run_script(name, *flags, folder):
-    server = script_server("nltk.tokenize.punkt", "punkt.data.english", "bert.common.files")
+    modules = ("nltk.tokenize.punkt", "punkt.data.english", "bert.common.files")
+    server = script_server(*modules, python_path=WITHOUT_SCIPY)
     return server.run(SCRIPTS / name, *flags, cwd=folder)
 
 
@@ -793,7 +797,7 @@ def process_wiki(*arguments, folder, **environment):
         cwd=folder,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHON": sys.executable, **environment},
+        env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": WITHOUT_SCIPY, **environment},
     )
 
 

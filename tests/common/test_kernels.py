@@ -7,7 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, UNICODE_TEXT, create
+from conftest import ROOT
+
+import create_pretraining_data
+from bert.common import kernels
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
 
@@ -20,16 +23,38 @@ def obey_permissions():
         raise OSError("no capability can be dropped")
 
 
+MODULE = """
+from bert.common import kernels
+
+@kernels.kernel
+def add_to(values, number):
+    for i in range(len(values)):
+        values[i] += number
+"""
+# Uses it, and prints what is known about its cache before and after that.
+PROGRAM = """
+import numpy as np
+from bert.common import kernels
+from module import add_to
+
+print(kernels.is_compiled(add_to))
+values = np.arange(3)
+add_to(values, 5)
+print(values, sum(add_to.stats.cache_hits.values()))
+"""
+
+
 @pytest.fixture
 def read_only_install(tmp_path):
-    """A copy of the commands and an empty `home` beside it, neither writable, and a folder `open`,
-    which is.
+    """A copy of bert/common/kernels.py with a program and an empty `home` beside it, neither
+    writable, and a folder `open`, which is.
     """
     install = tmp_path / "install"
-    shutil.copytree(ROOT / "bert", install / "bert", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("create_pretraining_data.py", "tokenization.py", "vocab.txt"):
-        shutil.copy(ROOT / name, install)
-    shutil.copy(UNICODE_TEXT, install / "text")
+    (install / "bert/common").mkdir(parents=True)
+    for name in ("bert/__init__.py", "bert/common/__init__.py", "bert/common/kernels.py"):
+        shutil.copy(ROOT / name, install / name)
+    (install / "module.py").write_text(MODULE)
+    (install / "program.py").write_text(PROGRAM)
     (tmp_path / "home").mkdir()
     (tmp_path / "open").mkdir()
     read_only = [path for top in (install, tmp_path / "home") for path, _, _ in os.walk(top)]
@@ -46,21 +71,25 @@ def test_read_only_install_without_a_home(read_only_install, tmp_path):
         "HOME": f"{tmp_path}/home",
         "TMPDIR": f"{tmp_path}/open",
     }
-    command = [sys.executable, "create_pretraining_data.py", "--input_file=text",
-               f"--output_file={tmp_path}/open/out", "--vocab_file=vocab.txt",
-               "--dupe_factor=2"]  # fmt: skip
     options = {"cwd": read_only_install, "env": environment, "preexec_fn": obey_permissions}
     touch = subprocess.run(["touch", "bert/new"], capture_output=True, **options)
     assert touch.returncode, "the install is read-only indeed"
     first, second = (
-        subprocess.run(command, capture_output=True, text=True, **options) for _ in range(2)
+        subprocess.run(
+            [sys.executable, "program.py"], capture_output=True, text=True, check=True, **options
+        )
+        for _ in range(2)
     )
-    assert first.returncode == second.returncode == 0, first.stderr
     assert (
         "note: " in first.stderr and f"{tmp_path}/open/bert-kernels-{os.getuid()}" in first.stderr
     )
-    assert "compiling" in first.stderr and "compiling" not in second.stderr, (
-        "the compiled code is kept"
-    )
-    create(UNICODE_TEXT, tmp_path / "expected", "--dupe_factor=2")
-    assert (tmp_path / "open/out").read_bytes() == (tmp_path / "expected").read_bytes()
+    assert str(read_only_install) in first.stderr, "its own copy of kernels.py has run"
+    assert first.stdout == "False\n[5 6 7] 0\n"
+    assert second.stdout == "True\n[5 6 7] 1\n", "the compiled code is kept"
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_compilation_is_announced(monkeypatch, capsys, is_compiled):
+    monkeypatch.setattr(kernels, "is_compiled", lambda function: is_compiled)
+    create_pretraining_data.announce_compilation()
+    assert ("compiling, once on this machine" in capsys.readouterr().err) is not is_compiled

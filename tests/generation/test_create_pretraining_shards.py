@@ -4,20 +4,21 @@ notice what changed.
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
-from conftest import ROOT, UNICODE_TEXT, assert_refused, create, run_script
+from conftest import ROOT, UNICODE_TEXT, assert_refused, create, run_script, start_script
 
 from bert.common.files import list_folder_or_pattern
 from bert.generation import shards
+from tests.script_server import wait_for
 
 COPIES = {
     "part-00000-of-00004": 1,
@@ -25,7 +26,7 @@ COPIES = {
     "part-00002-of-00004": 2,
     "part-00003-of-00004": 4,
 }
-KILLED = ("--dupe_factor=300", "--max_seq_length=64")  # half a second at least for each part
+FLAGS = ("--dupe_factor=300", "--max_seq_length=64")  # half a second at least for each part
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +44,32 @@ def command(texts, output, *flags):
         f"--output_dir={output}",
         f"--vocab_file={ROOT}/vocab.txt",
         "--num_workers=2",
+        *FLAGS,
         *flags,
     ]
 
 
 def make(texts, output, *flags, check=True):
-    return run_script("create_pretraining_shards.py", *command(texts, output, *flags), check=check)
+    """Without Ray; see `Run`."""
+    script = "tests/shards_without_ray.py"
+    return run_script(script, *command(texts, output, *flags), check=check)
 
 
 def contents(folder):
+    """{name: digest} of the files that are not hidden."""
     return {
-        name: (folder / name).read_bytes()
+        name: hashlib.md5((folder / name).read_bytes()).hexdigest()
         for name in os.listdir(folder)
         if not name.startswith(".")
     }
 
 
-def single_command(texts, folder, *flags):
-    """The same parts by create_pretraining_data.py."""
+@pytest.fixture(scope="module")
+def single_command(texts, tmp_path_factory):
+    """The `contents` of the same parts by create_pretraining_data.py."""
+    folder = tmp_path_factory.mktemp("single")
     for name in COPIES:
-        create(texts / name, folder / name, *flags)
+        create(texts / name, folder / name, *FLAGS)
     return contents(folder)
 
 
@@ -72,10 +79,45 @@ def ray_folders():
     return {path for path in folders if not psutil.pid_exists(int(path.split("-")[2]))}
 
 
+class Run:
+    """The command itself, in a session of its own, as from a terminal; its processes."""
+
+    def __init__(self, texts, output, *flags):
+        self._output, self._before = output, set(glob.glob(f"{output}/.part-*.tmp"))
+        self.process = start_script(
+            "create_pretraining_shards.py", *command(texts, output, *flags), own_session=True
+        )
+
+    def stop_at_half_a_part(self):
+        """Returns the processes that make parts, stopped, so that they go no further."""
+        while True:
+            wait_for(self.has_half_a_part, self.process)
+            makers = self.processes("ray::make")
+            for maker in makers:
+                maker.suspend()
+            if makers and self.has_half_a_part():
+                return makers
+            for maker in makers:
+                maker.resume()
+
+    def has_half_a_part(self):
+        return bool(set(glob.glob(f"{self._output}/.part-*.tmp")) - self._before)
+
+    def processes(self, title=""):
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if os.getsid(process.pid) == self.process.pid and " ".join(
+                    process.cmdline()
+                ).startswith(title):
+                    found.append(process)
+        return found
+
+
 @pytest.fixture(scope="module")
 def first_run(texts, tmp_path_factory):
-    """One part is corrupt, and a killed run left temporary files; returns (process, folder of the
-    records).
+    """One part is corrupt, a killed run left temporary files, and a worker is killed; returns
+    (process, folder of the records).
     """
     output = tmp_path_factory.mktemp("first") / "tfrecord"
     (output / ".manifest").mkdir(parents=True)
@@ -85,7 +127,12 @@ def first_run(texts, tmp_path_factory):
     whole = (texts / "part-00002-of-00004").read_bytes()
     (texts / "part-00002-of-00004").write_bytes(b"fine\nbad \xff\n")
     before = ray_folders()
-    process = make(texts, output, check=False)
+    run = Run(texts, output)
+    maker, *others = run.stop_at_half_a_part()
+    maker.kill()
+    for other in others:
+        other.resume()
+    process = run.process.finished()
     assert ray_folders() == before
     (texts / "part-00002-of-00004").write_bytes(whole)
     return process, output
@@ -112,12 +159,16 @@ def test_manifests_are_no_tfrecords(first_run):
     assert names == sorted(set(COPIES) - {"part-00002-of-00004"})
 
 
-def test_second_run_makes_what_is_missing_or_changed(texts, first_run, tmp_path):
+def test_second_run_makes_what_is_missing_or_changed(texts, single_command, first_run, tmp_path):
     _, output = first_run
     with open(output / "part-00003-of-00004", "ab") as file:
         file.write(b"x")
-    text = (texts / "part-00001-of-00004").read_bytes()
-    (texts / "part-00001-of-00004").write_bytes(text.replace(b"fox", b"dog"))
+    changed = tmp_path / "part-00001-of-00004"
+    text = (texts / changed.name).read_bytes()
+    (texts / changed.name).write_bytes(text.replace(b"fox", b"dog"))
+    create(texts / changed.name, changed, *FLAGS)
+    expected = single_command | contents(tmp_path)
+    assert expected != single_command
     untouched = (output / "part-00000-of-00004").stat()
     process = make(texts, output)
     assert "4: 3 made, 1 skipped, 0 failed" in process.stdout
@@ -125,7 +176,7 @@ def test_second_run_makes_what_is_missing_or_changed(texts, first_run, tmp_path)
     assert "made again: part-00003-of-00004: its TFRecord file has" in process.stderr
     assert "part-00002" not in process.stderr, "it was never made"
     assert (output / "part-00000-of-00004").stat() == untouched
-    assert contents(output) == single_command(texts, tmp_path)
+    assert contents(output) == expected
 
     # All is done now: no Ray, no change; --check reads the records too.
     process = make(texts, output)
@@ -143,6 +194,7 @@ def test_second_run_makes_what_is_missing_or_changed(texts, first_run, tmp_path)
         "part-00001-of-00004: its TFRecord file is gone",
     )
     assert "2 of 4 parts are whole" in process.stdout and contents(output) == before
+    (texts / changed.name).write_bytes(text)
 
 
 def test_check_of_nothing(texts, tmp_path):
@@ -229,58 +281,12 @@ class TestStatus:
         assert shards.status(shard, self.recipe(tmp_path), reads_output=True).manifest == manifest
 
 
-class Run:
-    """The command in a session of its own, as from a terminal; its processes."""
-
-    def __init__(self, *flags):
-        def prepare():
-            os.setsid()
-            # A shell starts background jobs with Ctrl-C ignored.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-        script = [sys.executable, ROOT / "create_pretraining_shards.py", *flags]
-        self.process = subprocess.Popen(
-            script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare
-        )
-
-    def stop_at_half_a_part(self, output):
-        """Returns the processes that make parts, stopped, so that they go no further."""
-        while True:
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.01)
-            if glob.glob(f"{output}/.part-*.tmp"):
-                makers = self.processes("ray::make")
-                for maker in makers:
-                    maker.suspend()
-                if makers and glob.glob(f"{output}/.part-*.tmp"):
-                    return makers
-                for maker in makers:
-                    maker.resume()
-
-    def processes(self, title=""):
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
-                if os.getsid(process.pid) == self.process.pid and " ".join(
-                    process.cmdline()
-                ).startswith(title):
-                    found.append(process)
-        return found
-
-    def end(self):
-        stdout, stderr = self.process.communicate(timeout=600)
-        return self.process.returncode, stdout, stderr
-
-
-def test_interrupted_and_killed(texts, tmp_path):
-    """Ctrl-C, SIGKILL of the command, SIGKILL of a worker, one after the other; at last the bytes
-    of the single command.
-    """
+def test_interrupted_and_killed(texts, single_command, tmp_path):
+    """Ctrl-C, then SIGKILL of the command; at last the bytes of the single command."""
     output, before = tmp_path / "out", ray_folders()
-    flags = command(texts, output, *KILLED)
 
-    run = Run(*flags)
-    makers = run.stop_at_half_a_part(output)
+    run = Run(texts, output)
+    makers = run.stop_at_half_a_part()
     listening = [
         c.laddr.ip
         for process in run.processes()
@@ -291,18 +297,17 @@ def test_interrupted_and_killed(texts, tmp_path):
     os.killpg(run.process.pid, signal.SIGINT)
     for maker in makers:
         maker.resume()
-    code, _, stderr = run.end()
-    assert (code, stderr) == (130, "")
+    process = run.process.finished()
+    assert (process.returncode, process.stderr) == (130, "")
     assert (
         run.processes() == [] and glob.glob(f"{output}/.part-*") == [] and ray_folders() == before
     )
 
-    run = Run(*flags)
-    makers = run.stop_at_half_a_part(output)
+    run = Run(texts, output, "--num_workers=1")
+    (maker,) = run.stop_at_half_a_part()
     run.process.kill()
-    for maker in makers:
-        maker.resume()
-    assert run.end()[0] == -signal.SIGKILL
+    maker.resume()
+    assert run.process.finished().returncode == -signal.SIGKILL
     for folder in ray_folders() - before:  # logs of the killed Ray
         shutil.rmtree(folder, ignore_errors=True)
     done = {
@@ -310,16 +315,10 @@ def test_interrupted_and_killed(texts, tmp_path):
     }
     assert done < set(COPIES)
 
-    run = Run(*flags)
-    maker, *others = run.stop_at_half_a_part(output)
-    maker.kill()
-    for other in others:
-        other.resume()
-    code, stdout, stderr = run.end()
-    assert (code, stderr) == (0, "") and "0 failed" in stdout
+    process = make(texts, output)
+    assert process.stderr == "" and "0 failed" in process.stdout
     assert glob.glob(f"{output}/.part-*") == []
-    (tmp_path / "single").mkdir()
-    assert contents(output) == single_command(texts, tmp_path / "single", *KILLED)
+    assert contents(output) == single_command
 
 
 class TestRefusals:

@@ -15,7 +15,7 @@ FLAGS = ("--max_seq_length=64", "--max_predictions_per_seq=10", "--dupe_factor=2
 
 def shards(folder, *flags, check=True):
     return run_script(
-        "create_pretraining_shards.py", f"--input_dir={folder}/texts", f"--output_dir={folder}/out",
+        "tests/shards_without_ray.py", f"--input_dir={folder}/texts", f"--output_dir={folder}/out",
         f"--vocab_file={ROOT}/vocab.txt", "--num_workers=2", *FLAGS, *flags, check=check,
     )  # fmt: skip
 

@@ -8,7 +8,8 @@ from training_runs import copy_of_run_as_it_was, steps_of, train
 import bert.common.quiet_imports  # noqa: F401  before transformers
 from bert.training.model import build_model, load_config
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+has_gpu = torch.cuda.is_available()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not has_gpu, reason="needs a CUDA GPU")]
 
 FP32, LOW_PRECISION = 1e-3, 2e-2  # relative differences
 

@@ -125,6 +125,7 @@ def test_global_batches_do_not_depend_on_the_ranks(tfrecord_folder, blocks):
     assert orders[0] == orders[1] == orders[2] == orders[3]
 
 
+@pytest.mark.slow
 def test_500_files_of_1000_records(tmp_path):
     """Real files, of small records: batches of 2 ranks from at least 100 files, every record once,
     in bounded memory.
