@@ -31,8 +31,10 @@ from transformers import AutoTokenizer
 import bert.common.quiet_imports  # noqa: F401  before transformers
 import bert.training.run
 from bert.common.files import DataError
+from bert.training import checkpoint
 from bert.training.checkpoint import load_shared
 from bert.training.flag_checks import check, is_folder_of_indexes
+from bert.training.mlperf_log import MLPerfLog
 from bert.training.optimization import Lamb
 from tests.training.test_mlperf_log import complaints
 from tokenization import FullTokenizer
@@ -347,7 +349,21 @@ def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
         )
 
 
-def test_stops_at_target_accuracy(training_data, tmp_path):
+def test_stops_at_target_accuracy(training_data, tmp_path, monkeypatch):
+    """MLPerf's time ends with the evaluation that reaches the target, before anything is saved."""
+    events, log_event = [], MLPerfLog._event
+    save, save_model = checkpoint.save, bert.training.run.save_model
+
+    def note(event, function):
+        return lambda *arguments: (events.append(event), function(*arguments))
+
+    def note_and_log(self, key, *others, **more):
+        events.append(key)
+        log_event(self, key, *others, **more)
+
+    monkeypatch.setattr(MLPerfLog, "_event", note_and_log)
+    monkeypatch.setattr(checkpoint, "save", note("checkpoint", save))
+    monkeypatch.setattr(bert.training.run, "save_model", note("model", save_model))
     train_here(
         training_data, tmp_path / "run", "--num_train_steps=200", "--eval_every_samples=160",
         "--target_accuracy=0.005", f"--idx_train={tmp_path}/new",
@@ -363,7 +379,9 @@ def test_stops_at_target_accuracy(training_data, tmp_path):
         >= 0.005
         > max([row["masked_lm_accuracy"] for row in evaluations[:-1]], default=0)
     )
-    assert (tmp_path / "run/model").exists()
+    assert events[-5:] == ["eval_stop", "run_stop", "model", "checkpoint", "model"]
+    assert (tmp_path / "run/model").exists() and (tmp_path / "run/best").exists()
+    assert complaints(tmp_path / "run/mlperf.log") == ""
 
 
 def test_logs_for_others(plain_run):
