@@ -116,7 +116,7 @@ def readable_errors() -> Iterator[None]:
             raise DataError(
                 "gloo found no way from this machine to another rank's, perhaps because the name "
                 "of one means 127.0.x.1 in its /etc/hosts: set GLOO_SOCKET_IFNAME to the network "
-                f"interface that they share, such as eth0 ({str(error).splitlines()[0]})"
+                "interface that they share, such as eth0"
             ) from None
         timeouts = ["timed out waiting"]
         if isinstance(error, dist.DistError):

@@ -290,9 +290,9 @@ def test_process_that_has_half_of_its_variables_is_refused(training_data, tmp_pa
         check(parse_flags(flags(training_data, tmp_path / "run")), 2)
 
 
+# Seen of two processes that cannot reach each other's address.
 CONNECTION_REFUSED = (
-    "Gloo connectFullMesh failed with [../third_party/gloo/gloo/transport/tcp/pair.cc:144] no "
-    "error: timed out connecting: SO_ERROR: Connection refused, remote=[127.0.1.1]:5678"
+    "Gloo connectFullMesh failed with [../third_party/gloo/gloo/transport/tcp/pair.cc:144] no error"
 )
 
 
@@ -308,7 +308,7 @@ CONNECTION_REFUSED = (
         (dist.DistNetworkError("Connection reset by peer"), "lost the connection"),
         (
             RuntimeError(CONNECTION_REFUSED),
-            "set GLOO_SOCKET_IFNAME to the network interface .*remote=.127.0.1.1.:5678",
+            "no way from this machine to another rank's.* set GLOO_SOCKET_IFNAME to the network",
         ),
         (
             dist.DistStoreError("wait timeout after 1800000ms, keys: /x"),
