@@ -20,11 +20,12 @@ reader shuffles only within a buffer, checks no checksum, and accepts a feature 
 of another type without an error.
 """
 
+import collections
 import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -318,6 +319,7 @@ class _DaliFeed:
         self._device_id = device_id
         self._batches: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
         self._iterator: DALIGenericIterator | None = None
+        self._copies = None if device_id is None else _Copies()
 
     def run(self, batches):
         """Yields pairs of torch tensors, int64 [n] and float32 [m], for the pairs of numpy arrays
@@ -335,7 +337,34 @@ class _DaliFeed:
         else:
             self._iterator.reset()
         for (output,) in self._iterator:
-            yield output["integers"][0], output["weights"][0]
+            pair = output["integers"][0], output["weights"][0]
+            yield self._copies.copy(pair) if self._copies else pair
+
+
+def _event_behind_queue(device):
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+class _Copies:
+    """Copies DALI's tensors on a GPU into memory of torch.
+
+    DALI reuses the memory of a tensor that Python has dropped, and does not know of torch's queue,
+    in which kernels may still have to read it. So a tensor is kept until its copy is made, which an
+    event behind the copy in the queue tells. A copy takes microseconds.
+    """
+
+    def __init__(self, event_behind_queue: Callable[[torch.device], Any] = _event_behind_queue):
+        self._event_behind_queue = event_behind_queue
+        self._kept: collections.deque = collections.deque()  # (event, tensors), oldest first
+
+    def copy(self, tensors):
+        copies = tuple(tensor.clone() for tensor in tensors)
+        self._kept.append((self._event_behind_queue(tensors[0].device), tensors))
+        while self._kept and self._kept[0][0].query():
+            self._kept.popleft()
+        return copies
 
 
 @pipeline_def

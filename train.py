@@ -332,35 +332,37 @@ def train(
     flags: argparse.Namespace, config: BertConfig, device: torch.device, stop_request: StopRequest
 ) -> None:
     run = Run(flags, config, device)
-    stopped_by = stop_request.signal_on_any_rank()  # during set-up
-    if run.step == 0 and (flags.eval_at_start or flags.num_train_steps == 0):
-        run.evaluate()
-    examples = endless(run.train_loader)
-    while not (run.is_complete or stopped_by):
-        rate = learning_rate(
-            run.step, flags.learning_rate, flags.num_warmup_steps, flags.num_train_steps,
-            flags.poly_power, flags.start_warmup_step,
-        )  # fmt: skip
-        run.begin_update(rate)
-        batches = list(itertools.islice(examples, flags.steps_per_update))
-        results = accumulate_gradients(run.parallel, batches)
-        run.optimizer.step()
-        run.step += 1
-        run.record(results, rate, count_tokens(batches, run.parallel.data_group))
-
-        if run.is_evaluation_due:
+    with run.writer:  # waits at the end for what is being written
+        stopped_by = stop_request.signal_on_any_rank()  # during set-up
+        if run.step == 0 and (flags.eval_at_start or flags.num_train_steps == 0):
             run.evaluate()
-        stopped_by = stop_request.signal_on_any_rank()
-        interval = flags.save_checkpoints_steps
-        is_save_due = interval > 0 and run.step % interval == 0
-        if is_save_due or run.is_complete or stopped_by:
-            run.save()
-    if run.is_complete:
-        run.finish()
-    else:
-        run.recorder.say(
-            f"stopped by {stopped_by} after step {run.step:,}; the same command resumes it"
-        )
+        examples = endless(run.train_loader)
+        while not (run.is_complete or stopped_by):
+            rate = learning_rate(
+                run.step, flags.learning_rate, flags.num_warmup_steps, flags.num_train_steps,
+                flags.poly_power, flags.start_warmup_step,
+            )  # fmt: skip
+            run.begin_update(rate)
+            batches = list(itertools.islice(examples, flags.steps_per_update))
+            results = accumulate_gradients(run.parallel, batches)
+            run.optimizer.step()
+            run.step += 1
+            run.record(results, rate, count_tokens(batches, run.parallel.data_group))
+
+            if run.is_evaluation_due:
+                run.evaluate()
+            stopped_by = stop_request.signal_on_any_rank()
+            interval = flags.save_checkpoints_steps
+            is_save_due = interval > 0 and run.step % interval == 0
+            if is_save_due or run.is_complete or stopped_by:
+                run.save()
+        if run.is_complete:
+            run.finish()
+        else:
+            run.wait_until_written()
+            run.recorder.say(
+                f"stopped by {stopped_by} after step {run.step:,}; the same command resumes it"
+            )
 
 
 def export(flags: argparse.Namespace, config: BertConfig) -> None:

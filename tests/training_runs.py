@@ -86,7 +86,8 @@ def freeze_imports():
 
 @contextlib.contextmanager
 def handlers_of_signals_kept():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:

@@ -5,7 +5,7 @@
         rank-00000.pt   the state of one rank: random number generators
         manifest.json   size and SHA-256 of the files above, written last
 
-All ranks must see the same folder. `save` and `newest_valid` are collective: every rank calls them.
+All ranks must see the same folder. Rank 0 writes, the others read.
 """
 
 import contextlib
@@ -34,46 +34,37 @@ class Checkpoint(NamedTuple):
     num_ranks: int  # of the run that wrote it
 
 
-def save(folder: str, step: int, shared: State, own: State, keep_max: int) -> None:
+def save(folder: str, step: int, shared: State, own_states: list[State], keep_max: int) -> None:
     """Writes a step's checkpoint; then removes all but the newest `keep_max` (0: removes none).
 
-    shared: the same on all ranks; rank 0 writes it. own: this rank's state. Raises DataError on
-    every rank if one of them cannot write; older checkpoints stay.
+    shared, own_states: the state that all ranks share, and that of each; on the CPU. For one rank
+    to call. DataError if the checkpoint cannot be written; older ones stay.
     """
-    rank = dist.get_rank()
     path, temporary = os.path.join(folder, _name(step)), _hidden(folder, step)
-    contents = {f"rank-{rank:05d}.pt": own} | ({_SHARED: shared} if rank == 0 else {})
-    entries = {}
+    contents = {_SHARED: shared} | {_own(rank): state for rank, state in enumerate(own_states)}
     try:
-        with shared_errors():
-            if rank == 0:
-                for left_over in glob.glob(os.path.join(glob.escape(folder), ".step-*.tmp")):
-                    shutil.rmtree(left_over, ignore_errors=True)
-                os.makedirs(temporary)
-        with shared_errors():
-            for name, content in contents.items():
-                entries[name] = _write(os.path.join(temporary, name), content)
-        entries_of_ranks = gathered(entries)
-        with shared_errors():
-            if rank == 0:
-                files = {name: entry for each in entries_of_ranks for name, entry in each.items()}
-                manifest = {"step": step, "ranks": len(entries_of_ranks), "files": files}
-                with atomic_writer(os.path.join(temporary, _MANIFEST)) as file:
-                    file.write(json.dumps(manifest, indent=1).encode())
-                _put_in_place(temporary, path)
-    except DataError as error:
-        if rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
+        for left_over in glob.glob(os.path.join(glob.escape(folder), ".step-*.tmp")):
+            shutil.rmtree(left_over, ignore_errors=True)
+        os.makedirs(temporary)
+        files = {
+            name: _write(os.path.join(temporary, name), content)
+            for name, content in contents.items()
+        }
+        manifest = {"step": step, "ranks": len(own_states), "files": files}
+        with atomic_writer(os.path.join(temporary, _MANIFEST)) as file:
+            file.write(json.dumps(manifest, indent=1).encode())
+        _put_in_place(temporary, path)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
             f"{path}: the checkpoint could not be written: {error}; earlier checkpoints are "
             "unchanged: free some space, then run the same command again"
         ) from None
-    if rank == 0:
-        _remove_old(folder, step, keep_max)
+    _remove_old(folder, step, keep_max)
 
 
 def newest_valid(folder: str) -> Checkpoint | None:
-    """Calls `find_newest_valid` on rank 0 and returns its result on every rank."""
+    """Calls `find_newest_valid` on rank 0 and returns its result on every rank. Collective."""
     with shared_errors():
         found = find_newest_valid(folder) if dist.get_rank() == 0 else None
     return gathered(found)[0]
@@ -126,7 +117,7 @@ def load_shared(path: str) -> State:
 
 def load_own(path: str) -> State:
     """Returns this rank's state, on the CPU."""
-    return _read(os.path.join(path, f"rank-{dist.get_rank():05d}.pt"))
+    return _read(os.path.join(path, _own(dist.get_rank())))
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
@@ -148,6 +139,10 @@ def restore_random_state(state: dict[str, torch.Tensor], device: torch.device) -
 
 def _name(step):
     return f"step-{step:08d}"
+
+
+def _own(rank):
+    return f"rank-{rank:05d}.pt"
 
 
 def _hidden(folder, step):

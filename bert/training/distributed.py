@@ -72,27 +72,51 @@ def check_alike(values: dict[str, Any]) -> None:
 
 
 class StopRequest:
-    """SIGTERM or SIGUSR1, sent before a cluster takes a machine away: stops after this step.
+    """Ctrl-C, or SIGTERM or SIGUSR1, which a cluster sends before it takes a machine away: the run
+    finishes its step, saves and stops.
 
     A scheduler and torchrun may both send the same signal: only a repetition after `PATIENCE`
     seconds ends the process at once.
     """
 
     PATIENCE = 10.0
+    INTERVAL = 1.0  # seconds after which ranks ask each other again
+    MAX_STEPS = 50  # and steps, as later ones may be slower
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._received: dict[int, float] = {}  # {signal: time in seconds}
-        for signum in (signal.SIGTERM, signal.SIGUSR1):
+        self._asked_at = time.monotonic()
+        self._steps_since, self._steps_between = 0, 1  # steps since and between two questions
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(signum, self._receive)
 
     def _receive(self, signum, frame):
+        if not self._received and os.environ.get("RANK", "0") == "0":
+            message = (
+                f"{signal.Signals(signum).name}: the run finishes its step, saves and stops; the "
+                f"same signal {self.PATIENCE:.0f} seconds later ends it at once\n"
+            )
+            os.write(2, message.encode())  # not print, within which the signal may have come
         first = self._received.setdefault(signum, time.monotonic())
         if time.monotonic() - first > self.PATIENCE:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
     def signal_on_any_rank(self) -> str | None:
-        """Returns the name of a signal that any rank has received, or None. Collective."""
-        largest = torch.tensor(max(self._received, default=0))
+        """Returns the name of a signal that any rank has received, or None.
+
+        Every rank calls it after each step. They ask each other about once a second, all at the
+        same steps, which are collective; at the others the answer is None.
+        """
+        self._steps_since += 1
+        if self._steps_since < self._steps_between:
+            return None
+        seconds = (time.monotonic() - self._asked_at) / self._steps_since
+        largest = torch.tensor([max(self._received, default=0), seconds], dtype=torch.float64)
         dist.all_reduce(largest, dist.ReduceOp.MAX, control_group())
-        return signal.Signals(int(largest)).name if largest else None
+        signum, seconds = largest.tolist()
+        self._asked_at, self._steps_since = time.monotonic(), 0
+        # At most twice as many as the last time: single steps may have been fast by chance.
+        most = min(2 * self._steps_between, self.MAX_STEPS)
+        self._steps_between = min(most, max(1, int(self.INTERVAL / max(seconds, 1e-9))))
+        return signal.Signals(int(signum)).name if signum else None

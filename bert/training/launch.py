@@ -112,6 +112,12 @@ def readable_errors() -> Iterator[None]:
         ) from None
     except RuntimeError as error:  # gloo has no error class of its own
         text = str(error).lower()
+        if "connectfullmesh" in text:
+            raise DataError(
+                "gloo found no way from this machine to another rank's, perhaps because the name "
+                "of one means 127.0.x.1 in its /etc/hosts: set GLOO_SOCKET_IFNAME to the network "
+                "interface that they share, such as eth0"
+            ) from None
         timeouts = ["timed out waiting"]
         if isinstance(error, dist.DistError):
             timeouts += ["timeout", "timed out"]

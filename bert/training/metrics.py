@@ -124,8 +124,11 @@ class Recorder:
         if not self.is_main:
             return 0
         self._flush()
-        os.fsync(self._log.fileno())
         return os.fstat(self._log.fileno()).st_size
+
+    def sync(self) -> None:
+        """Brings metrics.jsonl to the disk, on rank 0."""
+        os.fsync(self._log.fileno())
 
     def say(self, text: str, end: str = "\n") -> None:
         if self.is_main:

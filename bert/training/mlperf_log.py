@@ -100,6 +100,7 @@ class MLPerfLog:
         self._file: io.FileIO | None = None
         self._block_start: int | None = None  # samples at which the open block began
         self._is_started = self._is_resumed = False
+        self._bytes_before_end: int | None = None  # size without run_stop, once that is written
         self._dropped = b""  # content after kept_bytes, until something else is written
         if not is_main:
             return
@@ -129,11 +130,21 @@ class MLPerfLog:
         self._dropped = content[kept_bytes:]
 
     def bytes_written(self) -> int:
-        """Syncs the log to the disk; returns its size for the checkpoint (0 on ranks except 0)."""
+        """Returns the log's size for a checkpoint (0 on ranks except 0).
+
+        Without the run's end: a run that is started again with a higher target trains on.
+        """
         if self._file is None:
             return 0
-        os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
+        return self._size() if self._bytes_before_end is None else self._bytes_before_end
+
+    def _size(self):
+        return os.fstat(self._file.fileno()).st_size if self._file is not None else 0
+
+    def sync(self) -> None:
+        """Brings the log to the disk."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file is not None:
@@ -213,8 +224,12 @@ class MLPerfLog:
     def run_stop(self, status: str, samples: int) -> None:
         """The measured time ends. status: "success" (target reached) or "aborted".
 
-        If a finished run is started again, the log keeps the time of its first end.
+        Only the first call counts. If a finished run is started again, the log keeps the time of
+        its first end.
         """
+        if self._bytes_before_end is not None:
+            return
+        self._bytes_before_end = self._size()
         dropped, metadata = self._dropped, {"status": status, "samples_count": samples}
         if dropped and _is_run_stop(dropped, metadata):
             self._write(dropped)

@@ -75,8 +75,18 @@ def config_values(config: BertConfig) -> dict[str, Any]:
 
 
 def build_model(config: BertConfig) -> BertForPreTraining:
-    """Returns a freshly initialised model; its `forward` is `_forward` below."""
-    return _bind_forward(BertForPreTraining(config))
+    """Returns a model with random weights; its `forward` is `_forward` below.
+
+    As in Google's and MLPerf's modeling.py, matrices are from a normal distribution that is
+    truncated at two of its standard deviations, biases are 0, and layer norms do nothing. (Hugging
+    Face does not truncate, and [PAD]'s row is 0.)
+    """
+    model = BertForPreTraining(config)
+    sigma = config.initializer_range
+    for weight in model.parameters():
+        if weight.dim() > 1:  # Hugging Face has set the others
+            torch.nn.init.trunc_normal_(weight, std=sigma, a=-2 * sigma, b=2 * sigma)
+    return _bind_forward(model)
 
 
 def load_model(where: str, config: BertConfig) -> BertForPreTraining:
@@ -96,7 +106,7 @@ def load_model(where: str, config: BertConfig) -> BertForPreTraining:
 
 def _model_with(weights, where, config):
     """Returns a model with these weights, {parameter's name: float32 tensor}."""
-    model = build_model(config)
+    model = _bind_forward(BertForPreTraining(config))
     shapes, expected = (
         {name: list(tensor.shape) for name, tensor in tensors}
         for tensors in (weights.items(), model.named_parameters())

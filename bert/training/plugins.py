@@ -89,6 +89,10 @@ class SlicePart(Part):
     weight_shard_of = shard_of
 
 
+def _copy_to_cpu(tensor):
+    return tensor.to("cpu", copy=True)  # also where it is there already: training changes it
+
+
 def _gather(tensor, group, dimension):
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, tensor.contiguous(), group=group)
@@ -155,8 +159,8 @@ class DataParallel:
         self._booster.backward(loss if scale is None else loss * scale.value, self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns {"weights", "m", "v": {name: whole float32 tensor on the CPU}, "t", ...} on rank
-        0, {} on others. Collective.
+        """Returns a copy, {"weights", "m", "v": {name: whole float32 tensor on the CPU}, "t", ...},
+        on rank 0, {} on others. Collective.
         """
         state_of = self.inner_optimizer.state
         state = {"weights": self.whole_weights()}
@@ -166,18 +170,22 @@ class DataParallel:
             return {}
         scale = self.inner_optimizer.loss_scale
         return state | {
-            "t": state_of[self._parts[-1].master]["t"].cpu(),
-            "loss_scale": None if scale is None else scale.state_dict(),
+            "t": _copy_to_cpu(state_of[self._parts[-1].master]["t"]),
+            "loss_scale": None
+            if scale is None
+            else {name: _copy_to_cpu(value) for name, value in scale.state_dict().items()},
         }
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
-        """Returns {name: whole float32 tensor on the CPU} on rank 0, {} on others. Collective."""
+        """Returns copies, {name: whole float32 tensor on the CPU}, on rank 0, {} on others.
+        Collective.
+        """
         return self._whole(lambda part: part.master.detach())
 
     def _whole(self, shard: Callable[[Part], torch.Tensor]) -> dict[str, torch.Tensor]:
         """Gathers a tensor of each parameter, of which `shard` returns this process's shard."""
         tensors = ((part.name, part.gather(shard(part))) for part in self._parts)
-        return {name: tensor.cpu() for name, tensor in tensors if dist.get_rank() == 0}
+        return {name: _copy_to_cpu(tensor) for name, tensor in tensors if dist.get_rank() == 0}
 
     @torch.no_grad()
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:

@@ -14,7 +14,8 @@ from transformers import BertConfig, BertForPreTraining
 from bert.common.files import DataError, atomic_writer, list_folder_or_pattern
 from bert.examples.instance_file import is_instance_file
 from bert.training import checkpoint
-from bert.training.distributed import check_alike, shared_errors
+from bert.training.background import BackgroundWriter
+from bert.training.distributed import check_alike, gathered, shared_errors
 from bert.training.expected_curve import ExpectedCurve
 from bert.training.flag_checks import (
     FLAGS_OF_A_RANK,
@@ -75,6 +76,7 @@ class Run:
         )
         self.optimizer = self.parallel.optimizer
         self.step, self.best_accuracy = 0, -1.0
+        self.writer = BackgroundWriter()
         self._start_or_resume(found)
 
     # ----------------------------------------------------------------------------------------------
@@ -285,7 +287,11 @@ class Run:
         return is_last or self.samples % self.eval_every_samples < self.flags.train_batch_size
 
     def begin_update(self, rate: float) -> None:
-        """Sets the learning rate and deletes the gradients of the last update."""
+        """Sets the learning rate and deletes the gradients of the last update.
+
+        DataError, on rank 0, if something that was saved could not be written.
+        """
+        self.writer.raise_if_failed()
         due = (self.samples // self.eval_every_samples + 1) * self.eval_every_samples
         self.mlperf_log.block_start(self.samples, due - self.samples)
         self._update_start = self.train_loader.position
@@ -316,41 +322,74 @@ class Run:
             )
         self.mlperf_log.eval_accuracy(self.samples, metrics["masked_lm_accuracy"])
         self.mlperf_log.eval_stop(self.samples)
-        self.recorder.evaluation(self.step, metrics, time.monotonic() - started)
-        if self.step > 0 and metrics["masked_lm_accuracy"] > self.best_accuracy:
+        is_best = self.step > 0 and metrics["masked_lm_accuracy"] > self.best_accuracy
+        if is_best:
             self.best_accuracy = metrics["masked_lm_accuracy"]
+        if self.is_complete:
+            self._log_run_stop()
+        self.recorder.evaluation(self.step, metrics, time.monotonic() - started)
+        if is_best:
             self._save_model("best")
 
-    def _save_model(self, name):
-        weights = self.parallel.whole_weights()
-        with shared_errors():
-            if self.recorder.is_main:
-                save_model(
-                    self.config, weights, os.path.join(self.flags.output_dir, name), self.tokenizer
-                )
+    def _log_run_stop(self):
+        """The measured time ends: before anything is saved."""
+        self.mlperf_log.run_stop("success" if self.is_target_reached else "aborted", self.samples)
 
     def save(self) -> None:
-        """Writes a checkpoint."""
+        """Writes a checkpoint, in the background."""
         log_bytes = {
             "metrics": self.recorder.bytes_written(),
             "mlperf": self.mlperf_log.bytes_written(),
         }
+
+        def copy_state():
+            shared = {
+                "model": self.parallel.state_dict(), "loader": self.train_loader.state_dict(),
+                "step": self.step, "best_accuracy": self.best_accuracy, "log_bytes": log_bytes,
+                "eval_files": self.eval_loader.files, "flags": vars(self.flags),
+            }  # fmt: skip
+            return shared, gathered({"random": checkpoint.random_state(self.device)})
+
+        def write(state):
+            self.recorder.sync()
+            self.mlperf_log.sync()
+            shared, own_states = state
+            keep_max = self.flags.keep_checkpoint_max
+            checkpoint.save(self.checkpoints, shared["step"], shared, own_states, keep_max)
+
+        self._write_in_background(copy_state, write)
+
+    def _save_model(self, name):
+        folder = os.path.join(self.flags.output_dir, name)
+        self._write_in_background(
+            self.parallel.whole_weights,
+            lambda weights: save_model(self.config, weights, folder, self.tokenizer),
+        )
+
+    def _write_in_background(self, copy, write):
+        """Calls `copy()` now, and on rank 0 `write(<its result>)` while training continues.
+
+        Waits first for what is being written, so that the memory holds one copy. Collective.
+        """
         started = time.monotonic()
-        shared = {
-            "model": self.parallel.state_dict(), "loader": self.train_loader.state_dict(),
-            "step": self.step, "best_accuracy": self.best_accuracy,
-            "eval_files": self.eval_loader.files, "flags": vars(self.flags), "log_bytes": log_bytes,
-        }  # fmt: skip
-        own = {"random": checkpoint.random_state(self.device)}
-        checkpoint.save(self.checkpoints, self.step, shared, own, self.flags.keep_checkpoint_max)
+        self.wait_until_written()
+        content = copy()
+        if self.recorder.is_main:
+            self.writer.start(lambda: write(content))
         self.recorder.pause(time.monotonic() - started)
+
+    def wait_until_written(self) -> None:
+        """DataError on every rank if something that was saved could not be written. Collective."""
+        with shared_errors():
+            self.writer.wait()
 
     def finish(self) -> None:
         """Writes the model and the curves, and prints a list of the output files."""
         folder = self.flags.output_dir
-        self.mlperf_log.run_stop("success" if self.is_target_reached else "aborted", self.samples)
+        self._log_run_stop()  # of a finished run that was started again
         if self.step > 0:
             self._save_model("model")
+        self.wait_until_written()
         if not self.recorder.is_main:
             return
         if self.step > 0:

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import bert.loader.shuffle
 from bert.common.files import DataError
 from bert.examples.records import seal_records
 from bert.examples.tfrecord import frame, write_index
-from bert_dali_dataloader import DaliDataloader, build_dali_eval, build_dali_train
+from bert_dali_dataloader import DaliDataloader, _Copies, build_dali_eval, build_dali_train
 from tests.reference.example import encode_example
 from tests.script_server import script_server
 
@@ -532,6 +533,44 @@ def test_wrong_options_are_reported_at_once(tfrecord_folder):
         "expected a list of files",
     ):
         assert words in str(error.value)
+
+
+class StandInEvent:
+    is_done = False
+
+    def query(self):
+        return self.is_done
+
+
+def test_dalis_tensors_are_kept_until_they_are_copied():
+    """On a GPU; here with events that are done when the test says so."""
+    events, kept = [], []
+
+    def event_behind_queue(device):
+        events.append(StandInEvent())
+        return events[-1]
+
+    copies = _Copies(event_behind_queue)
+
+    def copy_and_drop(number):
+        tensors = torch.full((4,), number), torch.full((2,), number)
+        found = copies.copy(tensors)
+        for tensor, other in zip(tensors, found, strict=True):
+            assert torch.equal(tensor, other) and tensor.data_ptr() != other.data_ptr()
+        kept.append(weakref.ref(tensors[0]))
+
+    def numbers_kept():
+        return [number for number, tensor in enumerate(kept) if tensor() is not None]
+
+    for number in range(3):
+        copy_and_drop(number)
+    assert numbers_kept() == [0, 1, 2]
+    events[0].is_done = events[1].is_done = True
+    copy_and_drop(3)
+    assert numbers_kept() == [2, 3]
+    events[2].is_done = events[3].is_done = True
+    copy_and_drop(4)
+    assert numbers_kept() == [4]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")

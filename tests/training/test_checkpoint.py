@@ -2,9 +2,12 @@
 checkpoints are good for besides.
 """
 
+import concurrent.futures
 import json
 import os
 import shutil
+import signal
+import threading
 
 import pytest
 import torch
@@ -25,9 +28,14 @@ from training_runs import (
 )
 
 import bert.common.quiet_imports  # noqa: F401  before transformers
+import bert.training.run
 from bert.common.files import DataError
+from bert.training import checkpoint
+from bert.training.background import BackgroundWriter
 from bert.training.checkpoint import _write, load_shared
 from bert.training.model import load_config, load_model
+from bert.training.run import Run
+from tests.script_server import PATIENCE
 from train import main
 
 pytestmark = pytest.mark.slow
@@ -230,6 +238,117 @@ def test_killed_run_resumes_to_the_same_losses(training_data, long_run, tmp_path
     train_apart(training_data, tmp_path / "run", *more)  # in a new process
     assert metrics(tmp_path / "run") == metrics(run)
     assert weights(tmp_path / "run") == weights(run)
+
+
+KILLED_WHILE_IT_WRITES = """
+import os, signal
+from bert.common import cli, quiet_imports
+import train
+from bert.training import checkpoint
+
+write = checkpoint._write
+
+def write_half_and_die(path, content):
+    if "step-00000006" in path and "shared" in path:
+        write(path, content)
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(path, content)
+
+checkpoint._write = write_half_and_die
+cli.run_as_rank(train.main)
+"""
+
+
+def test_run_killed_while_it_writes(training_data, long_run, tmp_path):
+    """It resumes from the checkpoint before."""
+    run, more = long_run
+    script, other = tmp_path / "killed.py", tmp_path / "run"
+    script.write_text(KILLED_WHILE_IT_WRITES)
+    process = start_script(script, *flags(training_data, other, *more)).finished()
+    assert process.returncode == -signal.SIGKILL
+    names = [".step-00000006.tmp", "step-00000002", "step-00000004"]
+    assert sorted(os.listdir(other / "checkpoints")) == names
+    process = train_here(training_data, other, *more)
+    assert "step-00000004, after step 4" in process.stdout
+    assert metrics(other) == metrics(run)
+    assert weights(other) == weights(run)
+
+
+def test_training_continues_during_a_save(training_data, long_run, tmp_path, monkeypatch):
+    """Each checkpoint is written only when the next one waits for it; it holds what it should."""
+    run, more = long_run
+    events, is_waited_for = [], threading.Event()
+    begin_update, wait, save = Run.begin_update, BackgroundWriter.wait, checkpoint.save
+
+    def note_and_begin(self, rate):
+        events.append(f"step {self.step + 1}")
+        begin_update(self, rate)
+
+    def note_and_wait(self):
+        is_waited_for.set()
+        wait(self)
+        is_waited_for.clear()
+
+    def save_late(folder, step, *others):
+        assert is_waited_for.wait(PATIENCE)
+        save(folder, step, *others)
+        events.append(f"wrote {step}")
+
+    monkeypatch.setattr(Run, "begin_update", note_and_begin)
+    monkeypatch.setattr(BackgroundWriter, "wait", note_and_wait)
+    monkeypatch.setattr(checkpoint, "save", save_late)
+    train_here(training_data, tmp_path / "run", *more)
+    for step in range(2, 12, 2):
+        assert events.index(f"step {step + 1}") < events.index(f"wrote {step}")
+    for step in range(2, 13, 2):
+        name = f"checkpoints/step-{step:08d}"
+        found, expected = (load_shared(folder / name) for folder in (tmp_path / "run", run))
+        assert found["log_bytes"]["metrics"] == expected["log_bytes"]["metrics"]
+        for kind in ("weights", "m", "v"):
+            pairs = zip(found["model"][kind].values(), expected["model"][kind].values())
+            assert all(torch.equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    "owner, name, message",
+    [
+        (checkpoint, "_write", "step-00000002: the checkpoint could not be written: no space"),
+        (bert.training.run, "save_model", "no space"),  # into best/
+    ],
+)
+def test_error_of_writing_ends_the_run_at_the_next_step(
+    training_data, tmp_path, monkeypatch, owner, name, message
+):
+    begin_update = Run.begin_update
+
+    def fail(*arguments):
+        raise OSError("no space")
+
+    def begin_when_written(self, rate):
+        if self.step == 2:
+            concurrent.futures.wait([self.writer._current])
+        begin_update(self, rate)
+
+    monkeypatch.setattr(owner, name, fail)
+    monkeypatch.setattr(Run, "begin_update", begin_when_written)
+    saves = "--save_checkpoints_steps=2" if name == "_write" else "--eval_every_samples=32"
+    process = train_here(training_data, tmp_path / "run", saves, check=False)
+    assert_refused(process, message)
+    assert process.returncode == 1 and process.stderr.count("no space") == 1
+    assert len(metrics(tmp_path / "run").splitlines()) == (2 if name == "_write" else 3)
+
+
+def test_error_of_writing_is_not_lost_behind_another(capsys):
+    def fail():
+        raise DataError("no space")
+
+    with pytest.raises(DataError, match="no space"), BackgroundWriter() as writer:
+        writer.start(fail)
+    with pytest.raises(DataError, match="diverged"), BackgroundWriter() as writer:
+        writer.start(fail)
+        raise DataError("diverged")
+    assert capsys.readouterr().err == "warning: no space\n"
 
 
 def test_disk_full_keeps_earlier_checkpoints(training_data, long_run, tmp_path):

@@ -1,5 +1,6 @@
 """Processes that are asked to stop, that fail, hang or vanish: what the others make of it."""
 
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from conftest import ROOT, assert_refused
 from training_runs import (
     TORCHRUN,
     flags,
+    handlers_of_signals_kept,
     metrics,
     start,
     start_ranks,
@@ -23,6 +25,7 @@ from training_runs import (
 import bert.common.quiet_imports  # noqa: F401  before the frameworks
 
 # isort: split
+import torch
 import torch.distributed as dist
 
 import train
@@ -37,11 +40,13 @@ pytestmark = pytest.mark.slow
 
 
 def test_signals_save_and_stop(training_data, tmp_path):
-    """As a cluster sends them before it takes the machine away; the same command resumes."""
+    """Ctrl-C, and those that a cluster sends before it takes the machine away; the same command
+    resumes.
+    """
     folder = tmp_path / "run/checkpoints"
     saved = lambda: sorted(path.name for path in folder.glob("step-*"))  # noqa: E731
     more = ("--num_train_steps=100000", "--save_checkpoints_steps=7", "--keep_checkpoint_max=1")
-    for signum in (signal.SIGTERM, signal.SIGUSR1):
+    for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         before = saved()
         process = start(training_data, tmp_path / "run", *more)
         wait_for(lambda: saved()[-1:] > before[-1:], process)  # noqa: B023  under way
@@ -59,7 +64,8 @@ def test_signals_save_and_stop(training_data, tmp_path):
         ] == list(range(1, step + 1))
 
 
-def test_torchrun_passes_sigterm_on(training_data, tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_torchrun_passes_signals_on(training_data, tmp_path, signum):
     """It ends with a stack trace of its own, but its processes save."""
     more = ("--num_train_steps=100000", "--save_checkpoints_steps=7")
     process = subprocess.Popen(
@@ -69,9 +75,9 @@ def test_torchrun_passes_sigterm_on(training_data, tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     wait_for((tmp_path / "run/checkpoints/step-00000007").exists, process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signum)
     output, _ = process.communicate(timeout=PATIENCE)
-    (step,) = re.findall("stopped by SIGTERM after step ([0-9,]+);", output)
+    (step,) = re.findall(f"stopped by {signum.name} after step ([0-9,]+);", output)
     assert (
         tmp_path / f"run/checkpoints/step-{int(step.replace(',', '')):08d}/manifest.json"
     ).exists()
@@ -105,6 +111,42 @@ def test_signal_repeated_later_ends_at_once(tmp_path):
     script.write_text(REPEATED_SIGNALS)
     process = start_script(script).finished()
     assert (process.stdout, process.returncode) == ("at work\n" * 2, -signal.SIGTERM)
+
+
+def steps_that_ask(monkeypatch, seconds, seconds_of_other, number=200):
+    """The steps after which ranks ask each other, if theirs take so long on each one's clock."""
+    asked, clock, signal_of_other = [], [100.0], [0]
+
+    def all_reduce(values, operation, group):
+        assert operation == dist.ReduceOp.MAX
+        asked.append(step)
+        others = torch.tensor([signal_of_other[0], seconds_of_other], dtype=values.dtype)
+        values[:] = torch.maximum(values, others)
+
+    monkeypatch.setattr(distributed, "control_group", lambda: None)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(distributed.time, "monotonic", lambda: clock[0])
+    request = distributed.StopRequest()
+    for step in range(number):
+        clock[0] += seconds
+        assert request.signal_on_any_rank() is None
+    signal_of_other[0] = signal.SIGUSR1
+    assert "SIGUSR1" in [request.signal_on_any_rank() for _ in range(request.MAX_STEPS)]
+    return [step for step in asked if step < number - 1]
+
+
+@pytest.mark.parametrize(
+    "seconds, of_other, distance", [(0.125, 0.125, 8), (0.125, 0.5, 2), (3, 3, 1), (0, 0, 50)]
+)
+def test_ranks_ask_each_other_once_a_second(monkeypatch, seconds, of_other, distance):
+    """At the same steps, whatever each one's clock says; at the start more often."""
+    with handlers_of_signals_kept():
+        asked = steps_that_ask(monkeypatch, seconds, of_other)
+        assert asked == steps_that_ask(monkeypatch, of_other, seconds)
+    distances = [after - before for before, after in itertools.pairwise([-1, *asked])]
+    assert distances[:2] == [1, min(2, distance)]
+    assert max(distances) == distance == distances[-1]
+    assert all(after <= 2 * before for before, after in itertools.pairwise(distances))
 
 
 def start_two(data, output, *more, rank_1=()):
@@ -248,6 +290,12 @@ def test_process_that_has_half_of_its_variables_is_refused(training_data, tmp_pa
         check(parse_flags(flags(training_data, tmp_path / "run")), 2)
 
 
+# Seen of two processes that cannot reach each other's address.
+CONNECTION_REFUSED = (
+    "Gloo connectFullMesh failed with [../third_party/gloo/gloo/transport/tcp/pair.cc:144] no error"
+)
+
+
 @pytest.mark.parametrize(
     "raised, message",
     [
@@ -258,6 +306,10 @@ def test_process_that_has_half_of_its_variables_is_refused(training_data, tmp_pa
             "lost the connection",
         ),
         (dist.DistNetworkError("Connection reset by peer"), "lost the connection"),
+        (
+            RuntimeError(CONNECTION_REFUSED),
+            "no way from this machine to another rank's.* set GLOO_SOCKET_IFNAME to the network",
+        ),
         (
             dist.DistStoreError("wait timeout after 1800000ms, keys: /x"),
             "waited longer than --collective_timeout",

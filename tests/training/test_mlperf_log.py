@@ -200,6 +200,17 @@ def test_a_finished_run_called_again_keeps_its_end(path, monkeypatch):
     assert path.read_bytes() == finished
 
 
+def test_a_checkpoint_after_the_end_is_without_it(path):
+    log = open_log(path)
+    train_and_evaluate(log, 0, 150_016, 0.73)
+    kept = log.bytes_written()
+    for status in ("success", "aborted"):  # the second time nothing is written
+        log.run_stop(status, 150_016)
+    assert log.bytes_written() == kept
+    assert events(path)[-1]["metadata"]["status"] == "success"
+    assert keys(path).count("run_stop") == 1
+
+
 def test_a_finished_run_that_trains_on_gets_a_new_end(path, monkeypatch):
     kept = finish(path)
     monkeypatch.setattr("time.time", lambda: 4e9)

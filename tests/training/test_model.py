@@ -123,6 +123,28 @@ def test_configurations(size, parameters):
         )
 
 
+def test_random_weights_are_googles(tiny_model):
+    """Normal, those beyond two standard deviations drawn again: TensorFlow's
+    truncated_normal_initializer.
+    """
+    sigma, matrices = tiny_model.config.initializer_range, []
+    for name, weight in tiny_model.named_parameters():
+        if weight.dim() == 1:
+            assert (weight == (1 if name.endswith("LayerNorm.weight") else 0)).all(), name
+        else:
+            assert weight.std().item() == pytest.approx(0.8796 * sigma, rel=0.15), name
+            matrices.append(weight.detach().flatten() / sigma)
+    values = torch.cat(matrices).double()
+    assert 1.999 < values.abs().max() <= 2 + 1e-6
+    normal = torch.distributions.Normal(0.0, 1.0)
+    for x in (-1.5, -1.0, -0.3, 0.0, 0.5, 1.0, 1.9):
+        below, all_of_it = (
+            normal.cdf(torch.tensor(end)) - normal.cdf(torch.tensor(-2.0)) for end in (x, 2.0)
+        )
+        assert (values < x).double().mean() == pytest.approx((below / all_of_it).item(), abs=3e-3)
+    assert tiny_model.bert.embeddings.word_embeddings.weight[0].abs().min() > 0
+
+
 @pytest.mark.parametrize(
     "change, words",
     [

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import mlperf_logging.rcp_checker
 import pytest
 import torch
 from conftest import ROOT, assert_refused
@@ -30,8 +31,10 @@ from transformers import AutoTokenizer
 import bert.common.quiet_imports  # noqa: F401  before transformers
 import bert.training.run
 from bert.common.files import DataError
+from bert.training import checkpoint
 from bert.training.checkpoint import load_shared
 from bert.training.flag_checks import check, is_folder_of_indexes
+from bert.training.mlperf_log import MLPerfLog
 from bert.training.optimization import Lamb
 from tests.training.test_mlperf_log import complaints
 from tokenization import FullTokenizer
@@ -346,7 +349,21 @@ def test_sequences_longer_than_the_model_are_refused(training_data, tmp_path):
         )
 
 
-def test_stops_at_target_accuracy(training_data, tmp_path):
+def test_stops_at_target_accuracy(training_data, tmp_path, monkeypatch):
+    """MLPerf's time ends with the evaluation that reaches the target, before anything is saved."""
+    events, log_event = [], MLPerfLog._event
+    save, save_model = checkpoint.save, bert.training.run.save_model
+
+    def note(event, function):
+        return lambda *arguments: (events.append(event), function(*arguments))
+
+    def note_and_log(self, key, *others, **more):
+        events.append(key)
+        log_event(self, key, *others, **more)
+
+    monkeypatch.setattr(MLPerfLog, "_event", note_and_log)
+    monkeypatch.setattr(checkpoint, "save", note("checkpoint", save))
+    monkeypatch.setattr(bert.training.run, "save_model", note("model", save_model))
     train_here(
         training_data, tmp_path / "run", "--num_train_steps=200", "--eval_every_samples=160",
         "--target_accuracy=0.005", f"--idx_train={tmp_path}/new",
@@ -362,7 +379,9 @@ def test_stops_at_target_accuracy(training_data, tmp_path):
         >= 0.005
         > max([row["masked_lm_accuracy"] for row in evaluations[:-1]], default=0)
     )
-    assert (tmp_path / "run/model").exists()
+    assert events[-5:] == ["eval_stop", "run_stop", "model", "checkpoint", "model"]
+    assert (tmp_path / "run/model").exists() and (tmp_path / "run/best").exists()
+    assert complaints(tmp_path / "run/mlperf.log") == ""
 
 
 def test_logs_for_others(plain_run):
@@ -389,18 +408,19 @@ def test_accuracy_off_the_expected_curve_is_reported(training_data, tmp_path):
     )
 
 
-# Batch, rate, both betas, decay, steps of warm-up, at which it begins, steps; as published by those
-# whom the recipes name.
+# Batch, rate, both betas, decay, steps of warm-up, at which it begins, steps, power of the rate's
+# decay; as published by those whom the recipes name.
 RECIPES = {
-    "mlperf_256": (256, 3.5e-4, 0.9, 0.999, 0.01, 0, 0, 13_700),
-    "mlperf_448": (448, 4.25e-4, 0.9, 0.999, 0.01, 0, 0, 6_700),
-    "mlperf_1536": (1536, 2e-3, 0.66, 0.996, 0.01, 0, 0, 2_254),
-    "mlperf_3072": (3072, 2e-3, 0.66, 0.998, 0.01, 100, 0, 1_141),
-    "mlperf_8192": (8192, 2.883e-3, 0.88, 0.88, 0.0167, 287, -76, 600),
-    "nvidia_phase1": (65536, 6e-3, 0.9, 0.999, 0.01, round(0.2843 * 7038), 0, 7_038),
-    "nvidia_phase2": (32768, 4e-3, 0.9, 0.999, 0.01, round(0.128 * 1563), 0, 1_563),
-    "google_scratch": (256, 1e-4, 0.9, 0.999, 0.01, 10_000, 0, 1_000_000),
+    "mlperf_256": (256, 3.5e-4, 0.9, 0.999, 0.01, 0, 0, 13_700, 1.0),
+    "mlperf_448": (448, 4.25e-4, 0.9, 0.999, 0.01, 0, 0, 6_700, 1.0),
+    "mlperf_1536": (1536, 2e-3, 0.66, 0.996, 0.01, 0, 0, 2_254, 1.0),
+    "mlperf_3072": (3072, 2e-3, 0.66, 0.998, 0.01, 100, 0, 1_141, 1.0),
+    "mlperf_8192": (8192, 2.88293e-3, 0.88, 0.88, 0.0166629, 287, -76, 600, 1.0),
+    "nvidia_phase1": (65536, 6e-3, 0.9, 0.999, 0.01, round(0.2843 * 7038), 0, 7_038, 0.5),
+    "nvidia_phase2": (32768, 4e-3, 0.9, 0.999, 0.01, round(0.128 * 1563), 0, 1_563, 0.5),
+    "google_scratch": (256, 1e-4, 0.9, 0.999, 0.01, 10_000, 0, 1_000_000, 1.0),
 }
+SEQ_LENGTHS = {"nvidia_phase1": 128, "google_scratch": None}  # of the others 512
 
 
 @pytest.mark.parametrize(
@@ -415,11 +435,28 @@ def test_recipes_are_as_published(recipe):
     assert RECIPES[recipe.stem] == (
         found.train_batch_size, found.learning_rate, found.lamb_beta_1, found.lamb_beta_2,
         found.lamb_weight_decay_rate, found.num_warmup_steps, found.start_warmup_step,
-        found.num_train_steps,
+        found.num_train_steps, found.poly_power,
     )  # fmt: skip
-    assert (
-        found.optimizer == ("adamw" if recipe.stem == "google_scratch" else "lamb")
-        and found.log_epsilon == -6
-    )
-    assert found.target_accuracy == (0.72 if recipe.stem.startswith("mlperf") else None)
+    is_mlperf = recipe.stem.startswith("mlperf")
+    assert found.optimizer == ("adamw" if recipe.stem == "google_scratch" else "lamb")
+    assert (found.log_epsilon, found.max_grad_norm, found.adam_bias_correction) == (-6, 1.0, False)
+    assert found.target_accuracy == (0.72 if is_mlperf else None)
+    assert found.max_seq_length == SEQ_LENGTHS.get(recipe.stem, 512)
+    assert found.max_predictions_per_seq == (76 if is_mlperf else None)
     assert (ROOT / found.bert_config_file).is_file() and found.seed == 7
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("mlperf")])
+def test_mlperf_recipes_are_its_reference_convergence_points(name):
+    """As MLPerf's own package has them, of round 4.1."""
+    checker = os.path.dirname(mlperf_logging.rcp_checker.__file__)
+    with open(f"{checker}/training_4.1.0/rcps_bert.json") as file:
+        point = json.load(file)[name.replace("mlperf", "bert_ref")]
+    published = point["Hyperparams"]
+    assert RECIPES[name][:8] == (
+        point["BS"], published["opt_base_learning_rate"], published["opt_lamb_beta_1"],
+        published["opt_lamb_beta_2"], published["opt_lamb_weight_decay_rate"],
+        published["num_warmup_steps"], published["start_warmup_step"],
+        published["opt_learning_rate_training_steps"],
+    )  # fmt: skip
+    assert published["opt_epsilon"] == 1e-6
