@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from extractor_process import ExtractorProcess
 from multistream import STREAM_START, find_border, read_streams
 
-from bert.common.files import atomic_writer, read_blocks, sync_folder
+from bert.common.files import DataError, atomic_writer, read_blocks, sync_folder
 from bert.common.processes import process_pool
 
 TAIL_SIZE = 1 << 16  # bytes; Wikimedia's last stream, "</mediawiki>", has 44
@@ -25,8 +25,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def slice_borders(
     dump: str, pages_start: int, slice_size: int, num_workers: int
 ) -> list[tuple[int, int]]:
-    """(first byte, byte after the last) of each slice; all but the last have `slice_size` bytes or
-    a little more.
+    """(first byte, byte after the last) of each slice: it begins where the first stream begins that
+    lies behind a multiple of `slice_size`.
     """
     end = os.path.getsize(dump)
     positions = range(pages_start + slice_size, end, slice_size)
@@ -105,9 +105,11 @@ def extract_slice(
     try:
         articles = _extractor.extract(_intact_streams(dump, start, end, damages))
         written = write_articles(folder, articles, file_size)
-    except BaseException:
+    except BaseException as error:
         _extractor.kill()  # the next slice gets another one
         _extractor = None
+        if isinstance(error, DataError):
+            raise DataError(f"{folder}: {error}") from None
         raise
     return end - start, written, damages
 

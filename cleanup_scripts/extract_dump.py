@@ -63,7 +63,7 @@ def parse_flags() -> argparse.Namespace:
         help="bytes of a file of text at most, as 256K or 1M; 0: a file for each article "
              "(default: %(default)s)")
     add("--slice_size", default="64M", metavar="SIZE",
-        help="bytes of the dump per slice, at least (default: %(default)s)")
+        help="bytes of the dump per slice, up to the next border (default: %(default)s)")
     add("--num_workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
         help="processes that extract (default: all cores, here %(default)s)")
     add("--wikiextractor", metavar="FILE",
@@ -163,6 +163,9 @@ def extract_slices(
          byte_count(args.file_size))
         for number, borders in enumerate(slices)
     ]  # fmt: skip
+    for folder in glob.glob(f"{glob.escape(args.out_dir)}/slice_*"):
+        if folder not in [task[0] for task in tasks]:  # of another --slice_size
+            shutil.rmtree(folder)
     extract = functools.partial(dump_slices.extract_slice, command, header)
     results = run(args, "extract_slices", extract, tasks, num_extractors, inputs)
     raise_if_any(damages(args, tasks, results))

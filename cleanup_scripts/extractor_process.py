@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bert.common.files import DataError
 
+PATIENCE = 5.0  # seconds, for a WikiExtractor that closed its output to end too
 END_OF_ARTICLE = b"</doc>\n"
 MARK = """
 <page>
@@ -75,9 +76,10 @@ class ExtractorProcess:
                 yield b"".join(lines)
                 lines = []
         else:
+            why = self._why_it_ended(last)
             self.kill()
             feeder.join()
-            raise self._feed_error or DataError(self._why_it_ended(last))
+            raise self._feed_error or DataError(why)
         feeder.join()
 
     def _feed(self, blocks):
@@ -114,11 +116,14 @@ class ExtractorProcess:
             before = line
 
     def _why_it_ended(self, last_article):
-        self._listener.join()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(PATIENCE)
+            self._listener.join(PATIENCE)
         words = [line for line in self._last_words if line]
         title = re.search(rb'title="(.*)"', last_article)
-        place = f" after article {title[1].decode()!r}" if title else " before the first article"
-        return f"WikiExtractor ended{place}: {words[-1] if words else 'it did not say why'}"
+        place = f"after article {title[1].decode()!r}" if title else "before the first article"
+        why = words[-1] if words else f"it did not say why (exit code {self._process.poll()})"
+        return f"WikiExtractor ended {place} of this slice: {why}"
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -41,19 +41,16 @@ def read_header(path: str) -> tuple[bytes, int] | None:
         except DamagedStream:
             return None
         is_header = template_prefix(xml) and b"</siteinfo>" in xml and b"<page>" not in xml
-        return (xml, end) if is_header and _has_short_stream(file, end) else None
+        return (xml, end) if is_header and not _is_long(file, end) else None
 
 
-def _has_short_stream(file, start):
-    """Whether a stream begins there that is damaged, or has less than STREAM_LIMIT of text."""
-    file.seek(start)
-    if not STREAM_START.match(file.read(LONGEST_START)):
-        return False
+def _is_long(file, start):
+    """Whether a stream begins there that has too much text for 100 pages."""
     try:
         _read_stream(file, start)
     except DamagedStream as damage:
-        return len(damage.text) <= STREAM_LIMIT
-    return True
+        return len(damage.text) > STREAM_LIMIT
+    return False
 
 
 def template_prefix(header: bytes) -> bytes:
