@@ -160,7 +160,7 @@ def _end_with_parent() -> None:
 
     def stop(number, _):
         if _extractor:
-            _extractor.kill()
+            _extractor.send_kill()
         os._exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

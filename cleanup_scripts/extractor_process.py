@@ -125,9 +125,13 @@ class ExtractorProcess:
         why = words[-1] if words else f"it did not say why (exit code {self._process.poll()})"
         return f"WikiExtractor ended {place} of this slice: {why}"
 
-    def kill(self) -> None:
+    def send_kill(self) -> None:
+        """Kills WikiExtractor and its processes. Waits for nothing, so a signal handler may call it."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        self.send_kill()
         self._process.wait()
 
     def close(self) -> None:

@@ -440,10 +440,15 @@ def test_a_page_that_the_older_wikiextractor_drops_is_no_failure(tmp_path):
 
 def test_a_killed_extraction_does_only_the_rest(tmp_path):
     write_dump(tmp_path / "dump.bz2", [page(n) for n in range(1000)])
+    (tmp_path / "extracted").mkdir()
+    for name in (".extract_dump", ".extract_slices.journal"):
+        (tmp_path / "extracted" / name).touch()
     # kills the script itself, the parent of the worker that started it
     code = (
         "if title == 'Title 700' and not os.path.exists('killed'):\n"
         "        open('killed', 'w')\n"
+        "        while ']' not in open('extracted/.extract_slices.journal').read():\n"
+        "            time.sleep(0.01)\n"
         "        stat = open(f'/proc/{os.getppid()}/stat').read()\n"
         "        os.kill(int(stat.rsplit(')', 1)[1].split()[1]), 9)\n"
         "        time.sleep(1e6)"
