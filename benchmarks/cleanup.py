@@ -85,7 +85,7 @@ def repeat_pages(dump: str, times: int, path: str) -> float:
     return sum(map(len, (head, *groups, tail))) / 1e6
 
 
-def cost_of(command: Sequence[str], folder: str, cores: set[int] | None = None, **options) -> Cost:
+def cost_of(command: Sequence[str], folder: str, cores: set[int] | None = None) -> Cost:
     """Runs a command in a folder, on some cores only if they are given."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started, peak, ended = time.monotonic(), [0.0], threading.Event()
@@ -96,7 +96,6 @@ def cost_of(command: Sequence[str], folder: str, cores: set[int] | None = None, 
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
-        **options,
     )
 
     def watch_memory():

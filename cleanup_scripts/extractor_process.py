@@ -126,9 +126,13 @@ class ExtractorProcess:
         return f"WikiExtractor ended {place} of this slice: {why}"
 
     def send_kill(self) -> None:
-        """Kills WikiExtractor and its processes. Waits for nothing, so a signal handler may call it."""
+        """Ends WikiExtractor and its processes, and waits for nothing: for signal handlers.
+
+        SIGTERM ends all of them but multiprocessing's resource tracker, which then removes the
+        templates from shared memory.
+        """
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         self.send_kill()

@@ -146,7 +146,7 @@ def extracted(wikipedia):
     return {num_workers: text_of(wikipedia / str(num_workers)) for num_workers in (1, 5)}
 
 
-def test_all_files_together_are_the_text_of_one_wikiextractor(wikipedia, extracted):
+def test_equals_one_wikiextractor(wikipedia, extracted):
     one = joined(wikipedia / "one")
     assert b"the third " in one or b"the second " in one  # templates matter
     assert hashlib.md5(b"".join(extracted[1].values())).digest() == hashlib.md5(one).digest()
