@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -94,7 +95,10 @@ class Journal:
     def remove_outputs(self, task: tuple) -> None:
         """Removes an earlier call's outputs of a failed task: the next step must not read them."""
         for path in self._files_of(task)[1]:
-            files.remove(path)
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            else:
+                files.remove(path)
 
     def _fingerprint(self, task, outputs):
         settings = [item for item in task if isinstance(item, int | float)]

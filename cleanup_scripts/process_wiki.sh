@@ -8,20 +8,25 @@ usage="usage: [SETTING=value ...] cleanup_scripts/process_wiki.sh \
   EXTRACTED_SIZE=256K NUM_TEST_ARTICLES=10 BLOCK_SIZE=0.5 \
 cleanup_scripts/process_wiki.sh excerpt.xml.bz2 wiki
 
-writes  <output folder>/extracted/AA/wiki_00 ...              \
+writes  <output folder>/extracted/slice_00000/wiki_00000 ...  \
 extracted text, and the steps' files .1 to .4 beside it
         <output folder>/results/part-00000-of-00500 ...       training text, one sentence per line
         <output folder>/results/eval.txt, eval.md5            held-out articles and their MD5s
-An extracted folder (wiki_00 ... or AA/wiki_00 ... of an earlier extraction) is used where it is.
+A dump that is no multistream dump gives extracted/AA/wiki_00 ... An extracted folder \
+(of an earlier extraction) is used where it is.
 
-The same command again resumes where the last one stopped: a finished extraction is kept \
-(an interrupted one restarts),
-and each step makes only what is missing or no longer belongs to its input or settings. \
-To start from scratch: rm -r <output folder>
+The same command again resumes where the last one stopped: finished slices of a multistream dump \
+are kept
+(the extraction of another dump restarts), and each step makes only what is missing or no longer \
+belongs to
+its input or settings. To start from scratch: rm -r <output folder>
 
 settings (environment variables), with MLPerf's values as defaults:
   EXTRACTED_SIZE=1M         size of an extracted file; for an excerpt 256K, \
 which gives more files to divide
+  SLICE_SIZE=64M            bytes of a multistream dump that are extracted at a time
+  WIKIEXTRACTOR=<file>      an older WikiExtractor.py, as MLPerf's, instead of the package
+  WIKIEXTRACTOR_PYTHON=...  the Python for it, 3.10 or older
   NUM_TEST_ARTICLES=10000   articles held out for evaluation, of all files together
   SEED=12345                of the choice of these articles
   BLOCK_SIZE=26.92          MB (1024 * 1024 bytes) of extracted text per part
@@ -53,51 +58,36 @@ source_mark=$output/extracted/.source
 origin=
 if [[ -f $input ]]; then
   origin="$(stat -c '%s bytes of %y' "$input"), EXTRACTED_SIZE=${EXTRACTED_SIZE:-1M}"
+  for setting in SLICE_SIZE WIKIEXTRACTOR; do
+    [[ -z ${!setting:-} ]] || origin+=", $setting=${!setting}"
+  done
 fi
 [[ -d $input || ! -e $output/extracted || $(cat "$source_mark" 2>/dev/null) == "$origin" ]] ||
-  problems+=("$output/extracted: extracted from another dump or with another EXTRACTED_SIZE \
-($(cat "$source_mark" 2>/dev/null || echo unknown); now $origin); \
+  problems+=("$output/extracted: extracted from another dump or with another EXTRACTED_SIZE, \
+SLICE_SIZE or WIKIEXTRACTOR ($(cat "$source_mark" 2>/dev/null || echo unknown); now $origin); \
 use it: $0 $output/extracted $output, or start from scratch: rm -r $output")
 for setting in NUM_TEST_ARTICLES SEED NUM_OUTPUTS NUM_WORKERS; do
   [[ ${!setting:-0} =~ ^[0-9]+$ ]] || problems+=("$setting=${!setting}: expected a whole number")
 done
 [[ ${BLOCK_SIZE:-1} =~ ^[0-9]*\.?[0-9]+$ ]] ||
   problems+=("BLOCK_SIZE=$BLOCK_SIZE: expected a number of MB")
-[[ ${EXTRACTED_SIZE:-1M} =~ ^[0-9]+[KMG]?$ ]] ||
-  problems+=("EXTRACTED_SIZE=$EXTRACTED_SIZE: expected a size like 256K or 1M")
+for setting in EXTRACTED_SIZE SLICE_SIZE; do
+  [[ ${!setting:-1M} =~ ^[0-9]+[KMG]?$ ]] ||
+    problems+=("$setting=${!setting}: expected a size like 256K or 64M")
+done
 (( ${#problems[@]} == 0 )) || fail "${problems[@]}"
 
-# Why WikiExtractor stopped, from the last lines of what it said (a file).
-why_it_stopped() {
-  case $(tail -n 3 "$1") in
-    *"Compressed file ended"*)
-      echo "the file is truncated: download it again (cleanup_scripts/download.py resumes)"
-      ;;
-    *"Invalid data stream"*) echo "it is not a bzip2 file, or corrupt: download it again" ;;
-    *UnicodeDecodeError*) echo "it has bytes that are not UTF-8: it is corrupt, download it again" ;;
-    *) echo "the lines above say why" ;;
-  esac
-}
-
-# WikiExtractor (AGPL-3.0) runs as a command of its own; its default of processes, cores - 1, is 0
-# on one core.
+# What extract_dump.py leaves of a killed extraction is in <folder>.partial, for the next call.
 extract() {  # extract <dump> <folder>
-  local partial=$2.partial log=$2.log
-  rm -rf "$partial"
-  if ! run_echoed "$python" -m wikiextractor.WikiExtractor --quiet --processes "$num_workers" \
-    --bytes "${EXTRACTED_SIZE:-1M}" --output "$partial" "$1" 2> "$log"; then
-    tail -n 3 "$log" >&2
-    local why; why=$(why_it_stopped "$log")
-    rm -rf "$partial" "$log"
-    fail "$1: WikiExtractor stopped with an error: $why"
-  fi
-  rm "$log"
-  if ! grep -rq '<doc ' "$partial"; then
-    rm -r "$partial"
-    fail "$1: WikiExtractor found no article in it; expected a pages-articles dump"
-  fi
-  echo "$origin" > "$partial/.source"
-  run_echoed mv "$partial" "$2"
+  local flags=(--num_workers "$num_workers" --file_size "${EXTRACTED_SIZE:-1M}"
+    --slice_size "${SLICE_SIZE:-64M}")
+  [[ -z ${WIKIEXTRACTOR:-} ]] || flags+=(--wikiextractor "$WIKIEXTRACTOR")
+  [[ -z ${WIKIEXTRACTOR_PYTHON:-} ]] || flags+=(--wikiextractor_python "$WIKIEXTRACTOR_PYTHON")
+  run_echoed "$python" "$scripts/extract_dump.py" --dump "$1" --out_dir "$2.partial" \
+    "${flags[@]}" || exit $?
+  echo "$origin" > "$2.partial/.source"
+  run_echoed mv "$2.partial" "$2"
+  rm -rf "$2/.templates"
 }
 
 run_step() {
