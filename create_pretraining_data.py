@@ -22,7 +22,14 @@ import os
 import sys
 
 from bert.common import cli, kernels
-from bert.common.files import DataError, expand_patterns, is_remote, output_problems, raise_if_any
+from bert.common.files import (
+    DataError,
+    FlagError,
+    expand_patterns,
+    is_remote,
+    output_problems,
+    raise_if_any,
+)
 from bert.common.progress import ProgressLine
 from bert.examples.display import example_words
 from bert.examples.example_file import open_examples
@@ -119,7 +126,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check(flags: argparse.Namespace) -> tuple[list[str], list[str], FullTokenizer]:
-    """Returns (input paths, output paths, tokenizer); DataError with everything that is wrong."""
+    """Returns (input paths, output paths, tokenizer); FlagError with everything that is wrong."""
     inputs: list[str] = []
     outputs = flags.output_file.split(",")
     tokenizer, problems = check_data_flags(flags)
@@ -140,7 +147,7 @@ def check(flags: argparse.Namespace) -> tuple[list[str], list[str], FullTokenize
             f"--show_examples: {outputs[0]} is not on this machine; "
             "leave the flag out, or write a local file first"
         )
-    raise_if_any(problems)
+    raise_if_any(problems, FlagError)
     assert tokenizer  # else there is a problem
     return inputs, outputs, tokenizer
 

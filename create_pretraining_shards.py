@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from bert.common import cli
 from bert.common.files import (
     DataError,
+    FlagError,
     is_remote,
     list_folder_or_pattern,
     output_problems,
@@ -93,7 +94,7 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_flags(flags: argparse.Namespace) -> tuple[list[Shard], FullTokenizer]:
-    """Returns (list of `Shard`, tokenizer); DataError with everything that is wrong."""
+    """Returns (list of `Shard`, tokenizer); FlagError with everything that is wrong."""
     inputs = []
     tokenizer, problems = check_data_flags(flags)
     try:
@@ -120,7 +121,7 @@ def check_flags(flags: argparse.Namespace) -> tuple[list[Shard], FullTokenizer]:
         )
     elif plan:
         problems += [f"--output_dir: {problem}" for problem in output_problems(plan[0].output)]
-    raise_if_any(problems)
+    raise_if_any(problems, FlagError)
     assert tokenizer  # else there is a problem
     return plan, tokenizer
 
