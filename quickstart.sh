@@ -6,12 +6,24 @@
 #   ./quickstart.sh
 #
 # Writes quickstart_output/: the data of every stage, run/ (model, metrics, curves), summary.json.
-# Settings: OUTPUT=<folder> for another place, NUM_TRAIN_STEPS=<n> for a longer or shorter training.
+# Settings: OUTPUT=<folder> for another place, NUM_TRAIN_STEPS=<n> for a longer or shorter training,
+# which goes to run-<n>/.
 set -euo pipefail
+case ${1-} in
+  "") ;;
+  -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit ;;
+  *) echo "error: $1: no such argument: settings are given in front, as NUM_TRAIN_STEPS=5000 ./quickstart.sh; ./quickstart.sh --help" >&2; exit 2 ;;
+esac
+num_train_steps=${NUM_TRAIN_STEPS:-1200}
+if [[ ! $num_train_steps =~ ^[1-9][0-9]{0,8}$ ]]; then
+  echo "error: NUM_TRAIN_STEPS=$num_train_steps: expected a number of steps, 1 or more" >&2
+  exit 2
+fi
+if [[ -n ${OUTPUT:-} ]]; then OUTPUT=$(realpath -ms -- "$OUTPUT"); fi  # before the next line
 cd "$(dirname "$0")"
 
 out=${OUTPUT:-quickstart_output}
-num_train_steps=${NUM_TRAIN_STEPS:-1200}
+run=run$([[ $num_train_steps == 1200 ]] || echo "-$num_train_steps")
 seq_length=128
 max_predictions=20
 dump=enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2
@@ -55,14 +67,14 @@ declare -A results=(
   [wiki]=results/eval.txt
   [examples]=tfrecord/eval/eval_1k
   [index]=idx/eval/eval_1k.idx
-  [train]=run/model
+  [train]=$run/model
 )
 declare -A settings=(
   [download]="dump dump_md5"
   [wiki]=dump
   [examples]="seq_length max_predictions"
   [index]=""
-  [train]=num_train_steps
+  [train]="num_train_steps run"
 )
 declare -A scripts=(
   [download]=""
@@ -116,13 +128,18 @@ index() {
 }
 
 train() {
-  rm -rf "$out/run"
-  local processes
+  local processes old=1
+  # A finished run of other examples or an earlier version is kept; one that was stopped resumes.
+  if [[ -e $out/$run/model ]]; then
+    while [[ -e $out/$run.old$old ]]; do old=$((old + 1)); done
+    mv "$out/$run" "$out/$run.old$old"
+    echo "the run that was here is now in $out/$run.old$old"
+  fi
   # One per GPU, a power of two so that the batch divides; one for the CPU.
   processes=$(python3 -c 'import torch
 print(1 << min(5, max(1, torch.cuda.device_count()).bit_length() - 1))')
   run_echoed torchrun --standalone --nproc_per_node="$processes" train.py \
-    --bert_config_file=configs/bert_tiny.json --output_dir="$out/run" \
+    --bert_config_file=configs/bert_tiny.json --output_dir="$out/$run" \
     --tfrecord_train="$out/tfrecord/train" --idx_train="$out/idx/train" \
     --tfrecord_eval="$out/tfrecord/eval" --idx_eval="$out/idx/eval" \
     --train_batch_size=32 --learning_rate=1e-2 --num_train_steps="$num_train_steps" \
@@ -142,11 +159,11 @@ while (( ${#stages[@]} )); do
   stage "$name"
 done
 
-python3 - "$out" << 'PYTHON'
+python3 - "$out" "$run" << 'PYTHON'
 import glob, json, os, sys
 
-out = sys.argv[1]
-rows = map(json.loads, open(f"{out}/run/metrics.jsonl"))
+out, run = sys.argv[1:]
+rows = map(json.loads, open(f"{out}/{run}/metrics.jsonl"))
 evaluations = [row for row in rows if "masked_lm_accuracy" in row]
 before, after = (evaluations[i]["masked_lm_accuracy"] for i in (0, -1))
 summary = {
@@ -172,12 +189,12 @@ cat << END
 In $out:
   results/        the text: part-00000-of-00006 ..., eval.txt
   tfrecord/ idx/  the examples and their indexes
-  run/            model/ (Hugging Face), metrics.jsonl, curves.png (loss and accuracy)
+  $(printf %-14s "$run/")  model/ (Hugging Face), metrics.jsonl, curves.png (loss and accuracy)
   summary.json    seconds of each stage, records, accuracies
 
 Next, type:
   source .venv/bin/activate
   python3 train.py --help                                # all settings, with their defaults
-  NUM_TRAIN_STEPS=5000 ./quickstart.sh                   # train longer; the data stays
+  NUM_TRAIN_STEPS=5000 ./quickstart.sh                   # train longer, in run-5000/
   less README.md                                         # the same on the whole Wikipedia
 END
