@@ -6,8 +6,8 @@
 #   ./quickstart.sh
 #
 # Writes quickstart_output/: the data of every stage, run/ (model, metrics, curves), summary.json.
-# Settings: OUTPUT=<folder> for another place, NUM_TRAIN_STEPS=<n> for a longer or shorter training,
-# which goes to run-<n>/.
+# Settings: OUTPUT=<folder> for another place, NUM_TRAIN_STEPS=<n> for a longer or shorter training;
+# the run that is there is then kept, as run.old1/.
 set -euo pipefail
 case ${1-} in
   "") ;;
@@ -23,7 +23,6 @@ if [[ -n ${OUTPUT:-} ]]; then OUTPUT=$(realpath -ms -- "$OUTPUT"); fi  # before 
 cd "$(dirname "$0")"
 
 out=${OUTPUT:-quickstart_output}
-run=run$([[ $num_train_steps == 1200 ]] || echo "-$num_train_steps")
 seq_length=128
 max_predictions=20
 dump=enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2
@@ -34,9 +33,10 @@ dump_md5=55899abfb7caa0e50d2665787fa4afca
 source cleanup_scripts/run_echoed.sh
 
 # A finished stage leaves its seconds and a digest of its commands, settings and scripts. It runs
-# again, and all that follow it, if one of these changed or its result is gone.
+# again, and all that follow it, if one of these changed or its result is gone. $resumes tells a
+# stage whether it was begun before with the same digest.
 stage() {  # stage <function>
-  local name=$1 mark=$out/.stages/$1 digest start=$SECONDS
+  local name=$1 mark=$out/.stages/$1 begun=$out/.begun-$1 digest start=$SECONDS resumes=no
   digest=$(
     { declare -f "$name"; declare -p ${settings[$name]} out; cat ${scripts[$name]}; } < /dev/null |
       sha256sum | cut -c1-64
@@ -48,6 +48,8 @@ stage() {  # stage <function>
   printf '\n=== %s\n' "${titles[$name]}"
   rm -f "$mark"
   for later in "${stages[@]}"; do rm -f "$out/.stages/$later"; done
+  if [[ -f $begun && $(< "$begun") == "$digest" ]]; then resumes=yes; fi
+  echo "$digest" > "$begun"
   "$name"
   echo "$((SECONDS - start)) $digest" > "$mark"
 }
@@ -67,14 +69,14 @@ declare -A results=(
   [wiki]=results/eval.txt
   [examples]=tfrecord/eval/eval_1k
   [index]=idx/eval/eval_1k.idx
-  [train]=$run/model
+  [train]=run/model
 )
 declare -A settings=(
   [download]="dump dump_md5"
   [wiki]=dump
   [examples]="seq_length max_predictions"
   [index]=""
-  [train]="num_train_steps run"
+  [train]=num_train_steps
 )
 declare -A scripts=(
   [download]=""
@@ -129,17 +131,16 @@ index() {
 
 train() {
   local processes old=1
-  # A finished run of other examples or an earlier version is kept; one that was stopped resumes.
-  if [[ -e $out/$run/model ]]; then
-    while [[ -e $out/$run.old$old ]]; do old=$((old + 1)); done
-    mv "$out/$run" "$out/$run.old$old"
-    echo "the run that was here is now in $out/$run.old$old"
+  if [[ -e $out/run && $resumes == no ]]; then
+    while [[ -e $out/run.old$old ]]; do old=$((old + 1)); done
+    mv "$out/run" "$out/run.old$old"
+    echo "the run that was in $out/run is kept in $out/run.old$old"
   fi
   # One per GPU, a power of two so that the batch divides; one for the CPU.
   processes=$(python3 -c 'import torch
 print(1 << min(5, max(1, torch.cuda.device_count()).bit_length() - 1))')
   run_echoed torchrun --standalone --nproc_per_node="$processes" train.py \
-    --bert_config_file=configs/bert_tiny.json --output_dir="$out/$run" \
+    --bert_config_file=configs/bert_tiny.json --output_dir="$out/run" \
     --tfrecord_train="$out/tfrecord/train" --idx_train="$out/idx/train" \
     --tfrecord_eval="$out/tfrecord/eval" --idx_eval="$out/idx/eval" \
     --train_batch_size=32 --learning_rate=1e-2 --num_train_steps="$num_train_steps" \
@@ -159,11 +160,11 @@ while (( ${#stages[@]} )); do
   stage "$name"
 done
 
-python3 - "$out" "$run" << 'PYTHON'
+python3 - "$out" << 'PYTHON'
 import glob, json, os, sys
 
-out, run = sys.argv[1:]
-rows = map(json.loads, open(f"{out}/{run}/metrics.jsonl"))
+out = sys.argv[1]
+rows = map(json.loads, open(f"{out}/run/metrics.jsonl"))
 evaluations = [row for row in rows if "masked_lm_accuracy" in row]
 before, after = (evaluations[i]["masked_lm_accuracy"] for i in (0, -1))
 summary = {
@@ -189,12 +190,12 @@ cat << END
 In $out:
   results/        the text: part-00000-of-00006 ..., eval.txt
   tfrecord/ idx/  the examples and their indexes
-  $(printf %-14s "$run/")  model/ (Hugging Face), metrics.jsonl, curves.png (loss and accuracy)
+  run/            model/ (Hugging Face), metrics.jsonl, curves.png (loss and accuracy)
   summary.json    seconds of each stage, records, accuracies
 
 Next, type:
   source .venv/bin/activate
   python3 train.py --help                                # all settings, with their defaults
-  NUM_TRAIN_STEPS=5000 ./quickstart.sh                   # train longer, in run-5000/
+  NUM_TRAIN_STEPS=5000 ./quickstart.sh                   # train longer; this run is kept
   less README.md                                         # the same on the whole Wikipedia
 END
