@@ -42,6 +42,7 @@ from create_pretraining_data import (
     add_data_flags,
     announce_compilation,
     check_data_flags,
+    check_memory,
     read_problems,
     settings_of,
 )
@@ -134,6 +135,8 @@ def check_flags(flags: argparse.Namespace) -> tuple[list[Shard], FullTokenizer]:
         problems += [f"--output_dir: {problem}" for problem in output_problems(plan[0].output)]
     raise_if_any(problems, FlagError)
     assert tokenizer  # else there is a problem
+    if not flags.ray_address:
+        check_memory(flags, max(size_of(shard.input) or 0 for shard in plan))
     return plan, tokenizer
 
 
@@ -352,6 +355,9 @@ def main(argv: list[str] | None = None) -> None:
         outcomes,
         time.monotonic() - started,
     )
+    for outcome in outcomes:
+        for note in (outcome.result or {}).get("notes", []):
+            print(f"warning: {note}", file=sys.stderr)
     raise_if_any(
         [f"{outcome.item.input}: {outcome.error}" for outcome in outcomes if outcome.error]
     )

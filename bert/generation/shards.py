@@ -140,6 +140,7 @@ def make(shard: Shard, recipe: Recipe) -> dict[str, Any]:
             **_conditions(recipe),
             "output": output,
             "cost": cost,
+            "notes": made.notes,
         }
         _write_manifest(shard, manifest)
     return manifest
