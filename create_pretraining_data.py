@@ -159,6 +159,11 @@ def check(flags: argparse.Namespace) -> tuple[list[str], list[str], FullTokenize
     return inputs, outputs, tokenizer
 
 
+def warn_of_vocabulary(flags: argparse.Namespace) -> None:
+    for note in vocabulary_notes(flags):
+        print(f"warning: --vocab_file: {flags.vocab_file}: {note}", file=sys.stderr)
+
+
 def check_memory(flags: argparse.Namespace, text_bytes: int) -> None:
     """DataError if a text surely takes more memory than there is, instead of an error on the way.
 
@@ -198,8 +203,6 @@ def check_data_flags(flags: argparse.Namespace) -> tuple[FullTokenizer | None, l
             preserve_unused_tokens=flags.preserve_unused_tokens,
         )
         problems += vocabulary_problems(flags.vocab_file, tokenizer.vocab)
-        for note in vocabulary_notes(flags):
-            print(f"warning: --vocab_file: {flags.vocab_file}: {note}", file=sys.stderr)
     except (OSError, ValueError) as error:
         problems.append(f"--vocab_file: {error}")
     return tokenizer, problems
@@ -294,6 +297,7 @@ def show_examples(path: str, count: int, tokens: list[str]) -> None:
 def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
     inputs, outputs, tokenizer = check(flags)
+    warn_of_vocabulary(flags)
     announce_compilation()
     with ProgressLine() as progress:
         made = generate(

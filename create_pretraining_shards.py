@@ -45,6 +45,7 @@ from create_pretraining_data import (
     check_memory,
     read_problems,
     settings_of,
+    warn_of_vocabulary,
 )
 from tokenization import FullTokenizer
 
@@ -323,6 +324,7 @@ def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
     started = time.monotonic()
     plan, tokenizer = check_flags(flags)
+    warn_of_vocabulary(flags)
     recipe = Recipe(
         settings_of(flags),
         absolute(flags.vocab_file),

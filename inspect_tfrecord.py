@@ -82,10 +82,10 @@ def check(flags: argparse.Namespace) -> tuple[list[str], list[str]]:
     try:
         paths = list_folder_or_pattern(flags.tfrecord)
     except DataError as error:
-        problems.append(f"--tfrecord: {error}")
+        problems.append(str(error))
     if not flags.stats and len(paths) > 1:
         problems.append(
-            f"--tfrecord: {flags.tfrecord}: {len(paths)} files; "
+            f"{flags.tfrecord}: {len(paths)} files; "
             "give one of them, or add --stats for statistics of all"
         )
     try:

@@ -311,11 +311,19 @@ def _kind_of(path):
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
         return None
+    if _is_stream(path):
+        return "a stream"
     kinds = {
         stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device",
         stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
     }  # fmt: skip
     return kinds.get(stat.S_IFMT(mode))
+
+
+def _is_stream(path):
+    """Whether a path means an open file of a process, as /dev/stdout does."""
+    target = os.readlink(path) if os.path.islink(path) else path
+    return os.path.realpath(os.path.dirname(os.path.abspath(target))).startswith("/proc/")
 
 
 def expand_patterns(patterns: str) -> list[str]:

@@ -211,7 +211,7 @@ def read_corpus(
 def _note_long_lines(text, path, note):
     """Calls `note` if a line of a text (bytes) is too long to be a sentence."""
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
-    sizes = np.diff(ends, prepend=-1, append=len(text))
+    sizes = np.diff(ends, prepend=-1, append=len(text)) - 1
     longest = int(np.argmax(sizes))
     if sizes[longest] > _LONGEST_USUAL_LINE:
         note(
