@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, patterns that must match a file, and remote paths.
 
-A path with a scheme (`gs://`, `s3://`, `hdfs://`, `file://`) goes through TensorFlow's
-`tf.io.gfile`, which is imported for the first such path only: it takes 3 seconds.
+A path with a scheme (`s3://`, `gs://`, `file://` and others) goes through fsspec, which is imported
+for the first such path only.
 """
 
 from __future__ import annotations  # tokenization.py is tested on Python 3.9 too
@@ -40,31 +40,37 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 @contextlib.contextmanager
-def _gfile(path):
-    """Gives TensorFlow's `tf.io.gfile`; its errors become OSErrors that name `path`."""
-    import bert.common.quiet_imports  # noqa: F401, I001  first, so that it finds nothing loaded
-    import tensorflow as tf
+def _remote(path):
+    """Gives (fsspec's file system, the path in it); its errors become OSErrors that name `path`."""
+    import fsspec.core
 
     try:
-        yield tf.io.gfile
-    except tf.errors.NotFoundError:
+        # What others write meanwhile is to be seen.
+        system, inside = fsspec.core.url_to_fs(path, use_listings_cache=False)
+    except (ValueError, ImportError) as error:
+        raise OSError(
+            f"{path}: {error}; copy it to a local disk, or mount it as a folder"
+        ) from None
+    try:
+        yield system, inside
+    except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file or folder") from None
-    except tf.errors.UnimplementedError as error:
-        hint = "install a package that brings it, such as tensorflow-io, or mount it as a folder"
-        raise OSError(f"{path}: {error.message}; {hint}") from None
-    except tf.errors.OpError as error:
-        raise OSError(f"{path}: {error.message}") from None
+    except (OSError, DataError):
+        raise
+    except Exception as error:  # of the store's client: no credentials, no connection, ...
+        raise OSError(f"{path}: {type(error).__name__}: {error}") from None
 
 
-class _RemoteWriter:
-    """A GFile whose `write` takes any bytes-like object and returns a size, as Python's own do."""
+def _with_scheme_of(path, inside):
+    """Returns a path in a file system, spelled as `path` is."""
+    scheme, _, rest = path.partition("://")
+    return f"{scheme}://{inside if rest.startswith('/') else inside.lstrip('/')}"
 
-    def __init__(self, file):
-        self._file = file
 
-    def write(self, data):
-        self._file.write(bytes(data))
-        return len(data)
+def _has_folders(system):
+    """Whether folders are made before files are written in them: object stores have none."""
+    protocols = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+    return not protocols & {"s3", "s3a", "gs", "gcs"}
 
 
 def _split(path):
@@ -78,24 +84,24 @@ def _split(path):
 def _is_file(path):
     if not is_remote(path):
         return os.path.isfile(path)
-    with _gfile(path) as gfile:
-        return gfile.exists(path) and not gfile.isdir(path)
+    with _remote(path) as (system, inside):
+        return system.isfile(inside)
 
 
 def is_folder(path: str) -> bool:
     if not is_remote(path):
         return os.path.isdir(path)
-    with _gfile(path) as gfile:
-        # Only `exists` fails for an unknown scheme.
-        return gfile.exists(path) and gfile.isdir(path)
+    with _remote(path) as (system, inside):
+        return system.isdir(inside)
 
 
 def _names(folder):
     """Returns the sorted names in a folder."""
     if not is_remote(folder):
         return sorted(os.listdir(folder))
-    with _gfile(folder) as gfile:
-        return sorted(name.rstrip("/") for name in gfile.listdir(folder))
+    with _remote(folder) as (system, inside):
+        paths = system.ls(inside, detail=False)
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
 
 
 def make_parent_folder(path: str) -> None:
@@ -103,8 +109,9 @@ def make_parent_folder(path: str) -> None:
     if not is_remote(path):
         os.makedirs(folder, exist_ok=True)
     else:
-        with _gfile(path) as gfile:
-            gfile.makedirs(folder)
+        with _remote(folder) as (system, inside):
+            if _has_folders(system):
+                system.makedirs(inside, exist_ok=True)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -118,7 +125,7 @@ def read_blocks(path: str, size: int = 1 << 20) -> Iterator[bytes]:
             while block := file.read(size):
                 yield block
     else:
-        with _gfile(path) as gfile, gfile.GFile(path, "rb") as file:
+        with _remote(path) as (system, inside), system.open(inside, "rb") as file:
             while block := file.read(size):
                 yield block
 
@@ -126,7 +133,8 @@ def read_blocks(path: str, size: int = 1 << 20) -> Iterator[bytes]:
 def read_bytes(path: str) -> bytes:
     """Returns the contents of a file."""
     if is_remote(path):
-        return b"".join(read_blocks(path, 1 << 24))
+        with _remote(path) as (system, inside):
+            return system.cat_file(inside)
     with open(path, "rb") as file:
         return file.read()
 
@@ -146,8 +154,8 @@ def size_of(path: str) -> int | None:
     try:
         if not is_remote(path):
             return os.path.getsize(path)
-        with _gfile(path) as gfile:
-            return gfile.stat(path).length
+        with _remote(path) as (system, inside):
+            return system.size(inside)
     except FileNotFoundError:
         return None
 
@@ -156,8 +164,8 @@ def remove(path: str) -> None:
     """Removes a file, if it is there; the removal is on the disk when this returns."""
     with contextlib.suppress(FileNotFoundError):
         if is_remote(path):
-            with _gfile(path) as gfile:
-                gfile.remove(path)
+            with _remote(path) as (system, inside):
+                system.rm_file(inside)
         else:
             os.remove(path)
             sync_folder(os.path.dirname(os.path.abspath(path)))
@@ -253,10 +261,10 @@ def _remove_dead_writers_files(folder, name):
 
 @contextlib.contextmanager
 def _write_remote(temporary, path):
-    with _gfile(path) as gfile:
-        with gfile.GFile(temporary, "wb") as file:
-            yield _RemoteWriter(file)
-        gfile.rename(temporary, path, overwrite=True)
+    with _remote(path) as (system, inside):
+        with _remote(temporary) as (_, half), system.open(half, "wb") as file:
+            yield file
+        system.mv(half, inside)
 
 
 def remove_leftovers(folder: str, names: Collection[str]) -> int:
@@ -287,8 +295,9 @@ def _matches(pattern):
     if is_remote(pattern):
         if _is_file(pattern):
             return [pattern]
-        with _gfile(pattern) as gfile:
-            return sorted(path for path in gfile.glob(pattern) if not gfile.isdir(path))
+        with _remote(pattern) as (system, inside):
+            found = sorted(path for path in system.glob(inside) if system.isfile(path))
+            return [_with_scheme_of(pattern, path) for path in found]
     paths = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
     _refuse_dangling_links(paths)
     return list(filter(os.path.isfile, paths))
@@ -390,7 +399,7 @@ def output_problems(path: str, *inputs: str | os.PathLike) -> list[str]:
     try:
         if is_folder(path):
             return [f"{path} is a folder, expected a file name"]
-    except OSError as error:  # a scheme that TensorFlow does not know
+    except OSError as error:  # a scheme that is unknown
         return [str(error)]
     if any(_is_same_file(path, str(other)) for other in inputs):
         return [
