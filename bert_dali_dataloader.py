@@ -33,7 +33,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
+from bert.common.files import DataError, is_remote, list_folder_or_pattern, raise_if_any
 from bert.loader.batches import iterate_batches
 from bert.loader.index import build_missing_indexes, pair_by_name, read_indexes
 from bert.loader.instance_source import InstanceSource, are_instance_files
@@ -105,9 +105,9 @@ class DaliDataloader:
         self._device_id = int(os.environ.get("LOCAL_RANK", 0)) if device_id is None else device_id
         self._seed, self._shuffle = seed, training if shuffle is None else shuffle
         self._check_options(tfrec_filenames, tfrec_idx_filenames)
-        self._source = self._open_files(
-            tfrec_filenames, list(tfrec_idx_filenames or []), vocab_size, build_missing_indexes
-        )
+        paths = [os.fspath(path) for path in tfrec_filenames]
+        index_paths = [os.fspath(path) for path in tfrec_idx_filenames or []]
+        self._source = self._open_files(paths, index_paths, vocab_size, build_missing_indexes)
         self._balance = balance
         if balance and not self._source.knows_lengths:
             raise DataError(
@@ -217,6 +217,10 @@ class DaliDataloader:
             for name in ("seed", "shuffle", "training", "files")
             if state[name] != own[name]
         ])  # fmt: skip
+        if not all(isinstance(state[name], int) for name in ("epoch", "position")):
+            raise DataError(
+                f"epoch {state['epoch']!r}, position {state['position']!r}: expected two integers"
+            )
         if not (state["epoch"] >= 0 and 0 <= state["position"] <= self.num_records):
             raise DataError(
                 f"epoch {state['epoch']}, position {state['position']}: "
@@ -239,24 +243,41 @@ class DaliDataloader:
     # Checks before the first batch
 
     def _check_options(self, paths, index_paths):
+        numbers = {
+            "batch_size": self.batch_size, "num_shards": self.num_shards,
+            "num_threads": self._num_threads, "prefetch": self._prefetch, "shard_id": self.shard_id,
+            "seed": self._seed, "device_id": self._device_id,
+        }  # fmt: skip
+        switches = {"training": self.training, "cuda": self._cuda, "shuffle": self._shuffle}
+        lists = {"tfrec_filenames": paths, "tfrec_idx_filenames": index_paths or []}
         problems = [
-            f"{name}={value!r}: expected 1 or more"
-            for name, value in (
-                ("batch_size", self.batch_size), ("num_shards", self.num_shards),
-                ("num_threads", self._num_threads), ("prefetch", self._prefetch),
-            )
-            if value < 1
-        ]  # fmt: skip
+            f"{name}={value!r}: expected an integer"
+            for name, value in numbers.items()
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer))
+        ]
+        problems += [
+            f"{name}={value!r}: expected True or False"
+            for name, value in switches.items()
+            if value not in (True, False)
+        ]
+        problems += [
+            f"{name}={value!r}: expected a list of files; build_dali_train takes a pattern"
+            for name, value in lists.items()
+            if isinstance(value, (str, os.PathLike))
+            or not isinstance(value, Sequence)
+            or not all(isinstance(path, (str, os.PathLike)) for path in value)
+        ]
+        raise_if_any(problems)
+        problems = [
+            f"{name}={numbers[name]}: expected 1 or more"
+            for name in ("batch_size", "num_shards", "num_threads", "prefetch")
+            if numbers[name] < 1
+        ]
         if not 0 <= self.shard_id < self.num_shards:
             problems.append(
                 f"shard_id={self.shard_id} with num_shards={self.num_shards}: "
                 f"expected 0 to {self.num_shards - 1}"
             )
-        for name, value in (("tfrec_filenames", paths), ("tfrec_idx_filenames", index_paths)):
-            if isinstance(value, str):
-                problems.append(
-                    f"{name}={value!r}: expected a list of files; build_dali_train takes a pattern"
-                )
         if self._cuda and not 0 <= self._device_id < torch.cuda.device_count():
             problems.append(
                 f"cuda=True with device_id={self._device_id}, but torch finds "
@@ -395,6 +416,14 @@ def build_dali_eval(
 
 
 def _build(pattern, idx_pattern, **options):
+    for name, value in (("the first pattern", pattern), ("the second pattern", idx_pattern)):
+        if not isinstance(value, str | None):
+            raise DataError(f"{name} is {value!r}: expected a folder, a file or a pattern (str)")
+        if is_remote(value or ""):
+            raise DataError(
+                f"{value}: the loader reads local files only; copy them to a disk, or mount them "
+                "as a folder"
+            )
     paths = list_folder_or_pattern(pattern)
     index_paths = []
     if idx_pattern is not None and options.get("build_missing_indexes"):

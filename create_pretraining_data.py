@@ -7,8 +7,7 @@ python3 create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
     --random_seed=12345 --dupe_factor=10
 
 Input: UTF-8 text, one sentence a line, an empty line after each document. All input files of a call
-form one corpus. Files may lie elsewhere (gs://, s3://, hdfs://): TensorFlow's file access reads and
-writes them then. The same input, flags and seed give the same bytes on every machine. Takes 2
+form one corpus. Files may lie in an object store (s3://, gs://). The same input, flags and seed give the same bytes on every machine. Takes 2
 seconds for a part of 27 MB; the first call on a machine also compiles, for 10 seconds.
 tests/reference/create_pretraining_data.py is the same, readably.
 
@@ -18,11 +17,22 @@ TFRecord file of them, the bytes that the text would have given.
 """
 
 import argparse
+import collections
 import os
+import resource
 import sys
 
 from bert.common import cli, kernels
-from bert.common.files import DataError, expand_patterns, is_remote, output_problems, raise_if_any
+from bert.common.files import (
+    DataError,
+    FlagError,
+    expand_patterns,
+    is_remote,
+    output_problems,
+    raise_if_any,
+    read_bytes,
+    size_of,
+)
 from bert.common.progress import ProgressLine
 from bert.examples.display import example_words
 from bert.examples.example_file import open_examples
@@ -32,6 +42,8 @@ from tokenization import FullTokenizer
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]", "[UNK]")
 MAX_16_BITS = (1 << 16) - 1  # token ids and positions are kept as 16-bit numbers
+BASE_BYTES = 150_000_000  # of Python and the compiled code
+FEWEST_USUAL_TOKENS = 1000
 
 
 def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
@@ -119,7 +131,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check(flags: argparse.Namespace) -> tuple[list[str], list[str], FullTokenizer]:
-    """Returns (input paths, output paths, tokenizer); DataError with everything that is wrong."""
+    """Returns (input paths, output paths, tokenizer); FlagError with everything that is wrong."""
     inputs: list[str] = []
     outputs = flags.output_file.split(",")
     tokenizer, problems = check_data_flags(flags)
@@ -140,9 +152,42 @@ def check(flags: argparse.Namespace) -> tuple[list[str], list[str], FullTokenize
             f"--show_examples: {outputs[0]} is not on this machine; "
             "leave the flag out, or write a local file first"
         )
-    raise_if_any(problems)
+    raise_if_any(problems, FlagError)
     assert tokenizer  # else there is a problem
+    check_memory(flags, sum(size_of(path) or 0 for path in inputs))
     return inputs, outputs, tokenizer
+
+
+def warn_of_vocabulary(flags: argparse.Namespace) -> None:
+    for note in vocabulary_notes(flags):
+        print(f"warning: --vocab_file: {flags.vocab_file}: {note}", file=sys.stderr)
+
+
+def check_memory(flags: argparse.Namespace, text_bytes: int) -> None:
+    """DataError if a text surely takes more memory than there is, instead of an error on the way.
+
+    The estimate is for English text, 4.8 bytes a token; other text has more tokens.
+    """
+    tokens = text_bytes / 4.8
+    instances = flags.dupe_factor * tokens / flags.max_seq_length
+    changes = flags.dupe_factor * tokens * flags.masked_lm_prob
+    needed = BASE_BYTES + 3 * text_bytes + 32 * instances + 4 * changes
+    available = available_memory()
+    if needed > available:
+        raise DataError(
+            f"{text_bytes:,} bytes of text with --dupe_factor={flags.dupe_factor} take about "
+            f"{needed / 1e9:,.1f} GB of memory, {available / 1e9:,.1f} GB are available: cut the "
+            "text into smaller files, or choose a smaller --dupe_factor"
+        )
+
+
+def available_memory() -> float:
+    """Bytes that this process may still take: of the machine, and by `ulimit -v`."""
+    with open("/proc/meminfo") as file:
+        lines = dict(line.split(":") for line in file)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    free = 1024 * int(lines["MemAvailable"].split()[0])
+    return free if limit == resource.RLIM_INFINITY else min(free, limit)
 
 
 def check_data_flags(flags: argparse.Namespace) -> tuple[FullTokenizer | None, list[str]]:
@@ -207,6 +252,36 @@ def vocabulary_problems(path: str, vocab: dict[str, int]) -> list[str]:
     return problems
 
 
+def vocabulary_notes(flags: argparse.Namespace) -> list[str]:
+    """Returns what is unusual about the vocabulary, though examples can be made with it."""
+    lines = [line.strip() for line in read_bytes(flags.vocab_file).decode().splitlines()]
+    words = [token for token in lines if not token.startswith("[")]
+    with_capitals = sum(token != token.lower() for token in words)
+    notes = []
+    if len(lines) < FEWEST_USUAL_TOKENS:
+        notes.append(f"only {len(lines):,} tokens; BERT's vocabularies have about 30,000")
+    if "" in lines:
+        notes.append(f"line {lines.index('') + 1} is empty; the ids of all tokens count it")
+    repeated = [token for token, count in collections.Counter(lines).items() if token and count > 1]
+    if repeated:
+        number = lines.index(repeated[0], lines.index(repeated[0]) + 1) + 1
+        notes.append(
+            f"line {number} repeats {repeated[0]!r} ({len(repeated):,} repeated tokens); the model "
+            "must count ids alike: the first place counts"
+        )
+    if not flags.do_lower_case and words and not with_capitals:
+        notes.append(
+            "no token has an upper-case letter, so with --do_lower_case=False words that have one "
+            "become [UNK]; is this an uncased vocabulary?"
+        )
+    if flags.do_lower_case and with_capitals > len(words) / 20:
+        notes.append(
+            f"{with_capitals:,} tokens have upper-case letters, and with --do_lower_case=True are "
+            "never used; is this a cased vocabulary?"
+        )
+    return notes
+
+
 def announce_compilation() -> None:
     if not kernels.is_compiled(instances.instances_of_documents):
         print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
@@ -221,12 +296,15 @@ def show_examples(path: str, count: int, tokens: list[str]) -> None:
 def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
     inputs, outputs, tokenizer = check(flags)
+    warn_of_vocabulary(flags)
     announce_compilation()
     with ProgressLine() as progress:
         made = generate(
             inputs, outputs, tokenizer, settings_of(flags),
             output_format=flags.output_format, report=progress.show,
         )  # fmt: skip
+    for note in made.notes:
+        print(f"warning: {note}", file=sys.stderr)
     if flags.show_examples:
         show_examples(outputs[0], flags.show_examples, list(tokenizer.vocab))
     print(

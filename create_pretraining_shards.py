@@ -8,10 +8,11 @@ python3 create_pretraining_shards.py --input_dir=results --output_dir=tfrecord \
 
 Writes for every results/part-* the file tfrecord/part-*, the same bytes as
 create_pretraining_data.py does, and a manifest tfrecord/.manifest/part-*.json: text, vocabulary,
-flags and output, by size and CRC32C. A second call makes what is missing or what its manifest says
-was made of another text, vocabulary or flags. A part that fails is named at the end and stops no
-other. With --output_format=instances: instance files, an eighth of the size. Takes 2 seconds and
-300 MB of memory for a part of 27 MB on one core, and 5 seconds for Ray to start and end.
+flags and output, by size and CRC32C. A second call makes what is missing. A part that was made of
+another text, vocabulary or flags is replaced with --overwrite only. A part that fails is named at
+the end and stops no other. With --output_format=instances: instance files, an eighth of the size.
+Takes 2 seconds and 300 MB of memory for a part of 27 MB on one core, and 5 seconds for Ray to start
+and end.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from bert.common import cli
 from bert.common.files import (
     DataError,
+    FlagError,
     is_remote,
     list_folder_or_pattern,
     output_problems,
@@ -40,8 +42,10 @@ from create_pretraining_data import (
     add_data_flags,
     announce_compilation,
     check_data_flags,
+    check_memory,
     read_problems,
     settings_of,
+    warn_of_vocabulary,
 )
 from tokenization import FullTokenizer
 
@@ -65,6 +69,14 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         help=(
             "make nothing: read all outputs and compare them with their manifests; "
             "exit code 1 if one is missing or differs"
+        ),
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help=(
+            "make again, and so replace, parts that differ from what this command makes: of "
+            "another text, vocabulary or flags, corrupt (all are read), or of another command"
         ),
     )
     add = parser.add_argument_group("workers").add_argument
@@ -93,7 +105,7 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_flags(flags: argparse.Namespace) -> tuple[list[Shard], FullTokenizer]:
-    """Returns (list of `Shard`, tokenizer); DataError with everything that is wrong."""
+    """Returns (list of `Shard`, tokenizer); FlagError with everything that is wrong."""
     inputs = []
     tokenizer, problems = check_data_flags(flags)
     try:
@@ -101,6 +113,8 @@ def check_flags(flags: argparse.Namespace) -> tuple[list[Shard], FullTokenizer]:
     except (DataError, OSError) as error:
         problems.append(f"--input_dir: {error}")
     problems += [f"--input_dir: {problem}" for problem in read_problems(inputs)]
+    if flags.check and flags.overwrite:
+        problems.append("--check makes nothing, --overwrite replaces parts; give one of them")
     if flags.num_workers is not None and flags.num_workers < 1:
         problems.append(f"--num_workers={flags.num_workers}: expected 1 or more")
     if flags.ray_address is not None:
@@ -120,8 +134,10 @@ def check_flags(flags: argparse.Namespace) -> tuple[list[Shard], FullTokenizer]:
         )
     elif plan:
         problems += [f"--output_dir: {problem}" for problem in output_problems(plan[0].output)]
-    raise_if_any(problems)
+    raise_if_any(problems, FlagError)
     assert tokenizer  # else there is a problem
+    if not flags.ray_address:
+        check_memory(flags, max(size_of(shard.input) or 0 for shard in plan))
     return plan, tokenizer
 
 
@@ -167,14 +183,25 @@ def look(plan: list[Shard], recipe: Recipe, num_threads: int, reads_output: bool
     return statuses
 
 
-def announce(plan: list[Shard], statuses: list[Status]) -> None:
-    """Names what will be made again and why; parts with the same reason together."""
+def announce(plan: list[Shard], statuses: list[Status], overwrite: bool) -> None:
+    """Names what will be made again and why; parts with the same reason together.
+
+    DataError if this replaces files, and `overwrite` is not given.
+    """
     names = collections.defaultdict(list)
     for shard, status in zip(plan, statuses):
         if status.problem:
             names[status.problem].append(shard.name)
-    for problem, some in names.items():
-        print(f"made again: {first_of(some)}: {problem}", file=sys.stderr)
+    reasons = [f"{first_of(some)}: {problem}" for problem, some in names.items()]
+    if any(status.replaces for status in statuses) and not overwrite:
+        raise DataError(
+            "--output_dir: finished parts differ from what this command makes:\n       "
+            + "\n       ".join(reasons)
+            + "\n       nothing was made; --overwrite makes them again, another --output_dir "
+            "keeps them"
+        )
+    for reason in reasons:
+        print(f"made again: {reason}", file=sys.stderr)
 
 
 def announce_strangers(output_dir: str, plan: list[Shard]) -> None:
@@ -287,13 +314,17 @@ def check_outputs(plan: list[Shard], recipe: Recipe, num_threads: int) -> None:
         for shard, status in zip(plan, statuses)
         if not status.manifest
     ]
-    raise_if_any(problems + ["make them with the same command without --check"] if problems else [])
+    flag = " but --overwrite" if any(status.replaces for status in statuses) else ""
+    raise_if_any(
+        problems + [f"make them with the same command without --check{flag}"] if problems else []
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
     started = time.monotonic()
     plan, tokenizer = check_flags(flags)
+    warn_of_vocabulary(flags)
     recipe = Recipe(
         settings_of(flags),
         absolute(flags.vocab_file),
@@ -307,8 +338,8 @@ def main(argv: list[str] | None = None) -> None:
         return check_outputs(plan, recipe, num_threads)
     with lock_output_dir(output_dir):
         shards.remove_leftovers(output_dir, plan)
-        statuses = look(plan, recipe, num_threads, reads_output=False)
-        announce(plan, statuses)
+        statuses = look(plan, recipe, num_threads, reads_output=flags.overwrite)
+        announce(plan, statuses, flags.overwrite)
         missing = [shard for shard, status in zip(plan, statuses) if not status.manifest]
         outcomes = []
         if missing:
@@ -326,6 +357,9 @@ def main(argv: list[str] | None = None) -> None:
         outcomes,
         time.monotonic() - started,
     )
+    for outcome in outcomes:
+        for note in (outcome.result or {}).get("notes", []):
+            print(f"warning: {note}", file=sys.stderr)
     raise_if_any(
         [f"{outcome.item.input}: {outcome.error}" for outcome in outcomes if outcome.error]
     )

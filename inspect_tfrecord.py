@@ -17,11 +17,14 @@ import os
 import time
 from collections.abc import Sequence
 
+from bert.common import cli  # first: it says what to do where packages are missing
+
+# isort: split
 import numpy as np
 
-from bert.common import cli
 from bert.common.files import (
     DataError,
+    FlagError,
     atomic_writer,
     list_folder_or_pattern,
     make_parent_folder,
@@ -72,7 +75,7 @@ def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def check(flags: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Returns the files and the vocabulary's tokens by id; DataError lists all that is wrong."""
+    """Returns the files and the vocabulary's tokens by id; FlagError lists all that is wrong."""
     paths: list[str] = []
     vocab: dict[str, int] = {}
     problems: list[str] = []
@@ -101,7 +104,7 @@ def check(flags: argparse.Namespace) -> tuple[list[str], list[str]]:
             f"--plot: {problem}"
             for problem in output_problems(flags.plot, *paths, flags.vocab_file)
         ]
-    raise_if_any(problems)
+    raise_if_any(problems, FlagError)
     return paths, list(vocab)
 
 

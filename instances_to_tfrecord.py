@@ -17,6 +17,7 @@ import time
 from bert.common import cli
 from bert.common.files import (
     DataError,
+    FlagError,
     atomic_writer,
     list_folder_or_pattern,
     output_problems,
@@ -42,7 +43,7 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def plan(flags: argparse.Namespace) -> list[tuple[str, str]]:
-    """Returns [(instance file, TFRecord file)]; DataError with everything that is wrong."""
+    """Returns [(instance file, TFRecord file)]; FlagError with everything that is wrong."""
     paths, problems = [], []
     try:
         paths = list_folder_or_pattern(flags.instances)
@@ -64,7 +65,7 @@ def plan(flags: argparse.Namespace) -> list[tuple[str, str]]:
     ]
     if flags.num_workers < 1:
         problems.append(f"--num_workers={flags.num_workers}: expected 1 or more")
-    raise_if_any(problems)
+    raise_if_any(problems, FlagError)
     return pairs
 
 

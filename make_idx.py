@@ -17,7 +17,13 @@ import time
 from collections.abc import Sequence
 
 from bert.common import cli
-from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
+from bert.common.files import (
+    DataError,
+    FlagError,
+    folder_problems,
+    list_folder_or_pattern,
+    raise_if_any,
+)
 from bert.common.processes import run_for_files
 from bert.examples.instance_file import is_instance_file
 from bert.examples.tfrecord import write_index
@@ -42,7 +48,7 @@ def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def plan(flags: argparse.Namespace) -> list[tuple[str, str]]:
-    """Returns [(TFRecord path, index path)]; DataError with everything that is wrong."""
+    """Returns [(TFRecord path, index path)]; FlagError with everything that is wrong."""
     pairs: list[tuple[str, str]] = []
     problems: list[str] = []
     for split, where in (("train", flags.tfrecord_train), ("eval", flags.tfrecord_eval)):
@@ -72,7 +78,15 @@ def plan(flags: argparse.Namespace) -> list[tuple[str, str]]:
                 "index them in two calls"
             )
         source[index_path] = path
-    raise_if_any(problems)
+    for folder in sorted({os.path.dirname(index_path) for _, index_path in pairs}):
+        problems += [f"--output_idx: {problem}" for problem in folder_problems(folder)]
+        problems += [
+            f"--output_idx: {folder} is a folder of TFRecord files, which would then be read with "
+            "the indexes; give another"
+            for path, _ in pairs
+            if os.path.realpath(os.path.dirname(path)) == os.path.realpath(folder)
+        ][:1]
+    raise_if_any(problems, FlagError)
     return pairs
 
 

@@ -12,13 +12,25 @@ file. An instance file may be given too, and with --output_format=instances be w
 import argparse
 import json
 import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
+from bert.common import cli  # first: it says what to do where packages are missing
+
+# isort: split
 import numpy as np
 
-from bert.common import cli
-from bert.common.files import atomic_writer, make_parent_folder, output_problems, raise_if_any
+from bert.common.files import (
+    DataError,
+    FlagError,
+    atomic_writer,
+    input_problem,
+    make_parent_folder,
+    output_problems,
+    raise_if_any,
+)
 from bert.examples.encoding import encode_records
 from bert.examples.example import check_lengths, decode_example
 from bert.examples.example_file import open_examples
@@ -64,7 +76,8 @@ def check(flags: argparse.Namespace) -> None:
         if getattr(flags, name) < 1:
             problems.append(f"--{name}={getattr(flags, name)}: expected 1 or more")
     if not os.path.isfile(flags.input_tfrecord):
-        problems.append(f"--input_tfrecord: {flags.input_tfrecord}: no such file")
+        problem = input_problem(flags.input_tfrecord) or f"{flags.input_tfrecord}: no such file"
+        problems.append(f"--input_tfrecord: {problem}")
     elif flags.output_format == "instances" and not is_instance_file(flags.input_tfrecord):
         problems.append(
             f"--output_format=instances: {flags.input_tfrecord} is no instance file; give one, or "
@@ -74,7 +87,28 @@ def check(flags: argparse.Namespace) -> None:
         f"--output_tfrecord: {problem}"
         for problem in output_problems(flags.output_tfrecord, flags.input_tfrecord)
     ]
-    raise_if_any(problems)
+    raise_if_any(problems, FlagError)
+
+
+def check_number(flags: argparse.Namespace, num_examples: int) -> None:
+    """Says if examples will repeat; DataError if the disk has no room for so many."""
+    number = flags.num_examples_to_pick
+    mean_bytes = os.path.getsize(flags.input_tfrecord) / max(1, num_examples)
+    folder = os.path.dirname(os.path.realpath(flags.output_tfrecord))
+    free = shutil.disk_usage(folder if os.path.isdir(folder) else os.path.dirname(folder)).free
+    if number * mean_bytes > free:
+        raise DataError(
+            f"--num_examples_to_pick={number}: about {number * mean_bytes / 1e9:,.1f} GB, but "
+            f"{folder} has {free / 1e9:,.1f} GB free; pick fewer: {flags.input_tfrecord} has "
+            f"{num_examples:,}"
+        )
+    if number > num_examples:
+        print(
+            f"note: {flags.input_tfrecord} has {num_examples:,} records, fewer than "
+            f"--num_examples_to_pick={number}: each is picked "
+            f"{number // max(1, num_examples)} times or once more",
+            file=sys.stderr,
+        )
 
 
 def picked(num_examples: int, num_to_pick: int) -> Iterator[int]:
@@ -125,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     check(flags)
     num_examples = open_examples(flags.input_tfrecord).count()
+    check_number(flags, num_examples)
     pick = pick_instances if is_instance_file(flags.input_tfrecord) else pick_records
     make_parent_folder(flags.output_tfrecord)
     with atomic_writer(flags.output_tfrecord) as output:

@@ -6,12 +6,23 @@
 #   ./quickstart.sh
 #
 # Writes quickstart_output/: the data of every stage, run/ (model, metrics, curves), summary.json.
-# Settings: OUTPUT=<folder> for another place, NUM_TRAIN_STEPS=<n> for a longer or shorter training.
+# Settings: OUTPUT=<folder> for another place, NUM_TRAIN_STEPS=<n> for a longer or shorter training;
+# the run that is there is then kept, as run.old1/.
 set -euo pipefail
+case ${1-} in
+  "") ;;
+  -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit ;;
+  *) echo "error: $1: no such argument: settings are given in front, as NUM_TRAIN_STEPS=5000 ./quickstart.sh; ./quickstart.sh --help" >&2; exit 2 ;;
+esac
+num_train_steps=${NUM_TRAIN_STEPS:-1200}
+if [[ ! $num_train_steps =~ ^[1-9][0-9]{0,8}$ ]]; then
+  echo "error: NUM_TRAIN_STEPS=$num_train_steps: expected a number of steps, 1 or more" >&2
+  exit 2
+fi
+if [[ -n ${OUTPUT:-} ]]; then OUTPUT=$(realpath -ms -- "$OUTPUT"); fi  # before the next line
 cd "$(dirname "$0")"
 
 out=${OUTPUT:-quickstart_output}
-num_train_steps=${NUM_TRAIN_STEPS:-1200}
 seq_length=128
 max_predictions=20
 dump=enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2
@@ -22,9 +33,10 @@ dump_md5=55899abfb7caa0e50d2665787fa4afca
 source cleanup_scripts/run_echoed.sh
 
 # A finished stage leaves its seconds and a digest of its commands, settings and scripts. It runs
-# again, and all that follow it, if one of these changed or its result is gone.
+# again, and all that follow it, if one of these changed or its result is gone. $resumes tells a
+# stage whether it was begun before with the same digest.
 stage() {  # stage <function>
-  local name=$1 mark=$out/.stages/$1 digest start=$SECONDS
+  local name=$1 mark=$out/.stages/$1 begun=$out/.begun-$1 digest start=$SECONDS resumes=no
   digest=$(
     { declare -f "$name"; declare -p ${settings[$name]} out; cat ${scripts[$name]}; } < /dev/null |
       sha256sum | cut -c1-64
@@ -36,6 +48,8 @@ stage() {  # stage <function>
   printf '\n=== %s\n' "${titles[$name]}"
   rm -f "$mark"
   for later in "${stages[@]}"; do rm -f "$out/.stages/$later"; done
+  if [[ -f $begun && $(< "$begun") == "$digest" ]]; then resumes=yes; fi
+  echo "$digest" > "$begun"
   "$name"
   echo "$((SECONDS - start)) $digest" > "$mark"
 }
@@ -116,8 +130,12 @@ index() {
 }
 
 train() {
-  rm -rf "$out/run"
-  local processes
+  local processes old=1
+  if [[ -e $out/run && $resumes == no ]]; then
+    while [[ -e $out/run.old$old ]]; do old=$((old + 1)); done
+    mv "$out/run" "$out/run.old$old"
+    echo "the run that was in $out/run is kept in $out/run.old$old"
+  fi
   # One per GPU, a power of two so that the batch divides; one for the CPU.
   processes=$(python3 -c 'import torch
 print(1 << min(5, max(1, torch.cuda.device_count()).bit_length() - 1))')
@@ -178,6 +196,6 @@ In $out:
 Next, type:
   source .venv/bin/activate
   python3 train.py --help                                # all settings, with their defaults
-  NUM_TRAIN_STEPS=5000 ./quickstart.sh                   # train longer; the data stays
+  NUM_TRAIN_STEPS=5000 ./quickstart.sh                   # train longer; this run is kept
   less README.md                                         # the same on the whole Wikipedia
 END

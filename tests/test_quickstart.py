@@ -11,8 +11,6 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-pytestmark = pytest.mark.slow
-
 
 def quickstart(output, num_train_steps=40):
     settings = {"OUTPUT": str(output), "NUM_TRAIN_STEPS": str(num_train_steps)}
@@ -25,6 +23,7 @@ def quickstart(output, num_train_steps=40):
     return process.stdout
 
 
+@pytest.mark.slow
 def test_whole_pipeline_and_second_call(tmp_path):
     console = quickstart(tmp_path)
     for command in (
@@ -52,3 +51,22 @@ def test_whole_pipeline_and_second_call(tmp_path):
         and again.count("torchrun ") == 1
     )
     assert json.loads((tmp_path / "summary.json").read_text())["records"] == summary["records"]
+    assert (tmp_path / "run.old1/model").is_dir(), "a finished run is kept"
+
+
+@pytest.mark.parametrize(
+    "arguments, settings, code, words",
+    [
+        (["--help"], {}, 0, "NUM_TRAIN_STEPS=<n> for a longer or shorter training"),
+        (["--steps=5"], {}, 2, "--steps=5: no such argument"),
+        ([], {"NUM_TRAIN_STEPS": "abc"}, 2, "NUM_TRAIN_STEPS=abc: expected a number of steps"),
+        ([], {"NUM_TRAIN_STEPS": "0"}, 2, "NUM_TRAIN_STEPS=0: expected a number of steps"),
+    ],
+)
+def test_what_is_typed_is_checked_first(tmp_path, arguments, settings, code, words):
+    process = subprocess.run(
+        [ROOT / "quickstart.sh", *arguments], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | settings,
+    )  # fmt: skip
+    assert process.returncode == code and words in process.stdout + process.stderr
+    assert os.listdir(tmp_path) == []

@@ -1,6 +1,7 @@
 """Used by all commands: boolean flags, errors without a stack trace, exit codes."""
 
 import argparse
+import difflib
 import os
 import shlex
 import signal
@@ -14,6 +15,22 @@ from bert.common.files import DataError, FlagError
 
 
 class _Parser(argparse.ArgumentParser):
+    _typed: list[str] = []
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._typed = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """One line, with the flag that a misspelt one may have meant; exit code 2."""
+        names = (word.split("=")[0] for word in self._typed if word.startswith("--"))
+        for name in names:
+            if name not in self._option_string_actions:
+                close = difflib.get_close_matches(name, self._option_string_actions, n=1)
+                message = f"{name}: no such flag" + (f"; did you mean {close[0]}?" if close else "")
+                break
+        self.exit(2, f"error: {message}; all flags: python3 {self.prog} --help\n")
+
     def convert_arg_line_to_args(self, line: str) -> list[str]:
         """What a line of a flag file means: flags, or nothing where it is empty or a comment."""
         return shlex.split(line, comments=True)
@@ -63,20 +80,43 @@ def _boolean(text):
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main()` as a command: problems on stderr in words, exit code 1, or 2 for a FlagError.
 
-    Ctrl-C and SIGTERM end it without a stack trace.
+    Ctrl-C, SIGTERM and a reader of its output that ends first (`| head`) end it without a stack
+    trace.
     """
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     sys.unraisablehook = _send_lost_signal_again
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except FlagError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (DataError, OSError) as error:
         rank = int(os.environ.get("RANK", 0))
         sys.exit(f"error on rank {rank}: {error}" if rank else f"error: {error}")
+    except MemoryError as error:
+        sys.exit(f"error: not enough memory{f': {error}' if str(error) else ''}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _explain_missing_package(kind, error, trace):
+    """The scripts import this module first, so that it can say what to do without the packages."""
+    if kind is ModuleNotFoundError and error.name and not error.name.startswith("bert"):
+        print(
+            f"error: {error}: {sys.executable} does not have this project's packages; type "
+            "`source .venv/bin/activate`, or first ./setup.sh, which makes .venv",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _explain_missing_package
 
 
 def run_as_rank(main: Callable[[], int | None]) -> None:

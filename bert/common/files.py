@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, patterns that must match a file, and remote paths.
 
-A path with a scheme (`gs://`, `s3://`, `hdfs://`, `file://`) goes through TensorFlow's
-`tf.io.gfile`, which is imported for the first such path only: it takes 3 seconds.
+A path with a scheme (`s3://`, `gs://`, `file://` and others) goes through fsspec, which is imported
+for the first such path only.
 """
 
 from __future__ import annotations  # tokenization.py is tested on Python 3.9 too
@@ -12,6 +12,7 @@ import glob
 import os
 import re
 import secrets
+import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import IO
 
@@ -39,31 +40,37 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 @contextlib.contextmanager
-def _gfile(path):
-    """Gives TensorFlow's `tf.io.gfile`; its errors become OSErrors that name `path`."""
-    import bert.common.quiet_imports  # noqa: F401, I001  first, so that it finds nothing loaded
-    import tensorflow as tf
+def _remote(path):
+    """Gives (fsspec's file system, the path in it); its errors become OSErrors that name `path`."""
+    import fsspec.core
 
     try:
-        yield tf.io.gfile
-    except tf.errors.NotFoundError:
+        # What others write meanwhile is to be seen.
+        system, inside = fsspec.core.url_to_fs(path, use_listings_cache=False)
+    except (ValueError, ImportError) as error:
+        raise OSError(
+            f"{path}: {error}; copy it to a local disk, or mount it as a folder"
+        ) from None
+    try:
+        yield system, inside
+    except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file or folder") from None
-    except tf.errors.UnimplementedError as error:
-        hint = "install a package that brings it, such as tensorflow-io, or mount it as a folder"
-        raise OSError(f"{path}: {error.message}; {hint}") from None
-    except tf.errors.OpError as error:
-        raise OSError(f"{path}: {error.message}") from None
+    except (OSError, DataError):
+        raise
+    except Exception as error:  # of the store's client: no credentials, no connection, ...
+        raise OSError(f"{path}: {type(error).__name__}: {error}") from None
 
 
-class _RemoteWriter:
-    """A GFile whose `write` takes any bytes-like object and returns a size, as Python's own do."""
+def _with_scheme_of(path, inside):
+    """Returns a path in a file system, spelled as `path` is."""
+    scheme, _, rest = path.partition("://")
+    return f"{scheme}://{inside if rest.startswith('/') else inside.lstrip('/')}"
 
-    def __init__(self, file):
-        self._file = file
 
-    def write(self, data):
-        self._file.write(bytes(data))
-        return len(data)
+def _has_folders(system):
+    """Whether folders are made before files are written in them: object stores have none."""
+    protocols = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+    return not protocols & {"s3", "s3a", "gs", "gcs"}
 
 
 def _split(path):
@@ -77,24 +84,24 @@ def _split(path):
 def _is_file(path):
     if not is_remote(path):
         return os.path.isfile(path)
-    with _gfile(path) as gfile:
-        return gfile.exists(path) and not gfile.isdir(path)
+    with _remote(path) as (system, inside):
+        return system.isfile(inside)
 
 
 def is_folder(path: str) -> bool:
     if not is_remote(path):
         return os.path.isdir(path)
-    with _gfile(path) as gfile:
-        # Only `exists` fails for an unknown scheme.
-        return gfile.exists(path) and gfile.isdir(path)
+    with _remote(path) as (system, inside):
+        return system.isdir(inside)
 
 
 def _names(folder):
     """Returns the sorted names in a folder."""
     if not is_remote(folder):
         return sorted(os.listdir(folder))
-    with _gfile(folder) as gfile:
-        return sorted(name.rstrip("/") for name in gfile.listdir(folder))
+    with _remote(folder) as (system, inside):
+        paths = system.ls(inside, detail=False)
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
 
 
 def make_parent_folder(path: str) -> None:
@@ -102,8 +109,9 @@ def make_parent_folder(path: str) -> None:
     if not is_remote(path):
         os.makedirs(folder, exist_ok=True)
     else:
-        with _gfile(path) as gfile:
-            gfile.makedirs(folder)
+        with _remote(folder) as (system, inside):
+            if _has_folders(system):
+                system.makedirs(inside, exist_ok=True)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -117,7 +125,7 @@ def read_blocks(path: str, size: int = 1 << 20) -> Iterator[bytes]:
             while block := file.read(size):
                 yield block
     else:
-        with _gfile(path) as gfile, gfile.GFile(path, "rb") as file:
+        with _remote(path) as (system, inside), system.open(inside, "rb") as file:
             while block := file.read(size):
                 yield block
 
@@ -125,7 +133,8 @@ def read_blocks(path: str, size: int = 1 << 20) -> Iterator[bytes]:
 def read_bytes(path: str) -> bytes:
     """Returns the contents of a file."""
     if is_remote(path):
-        return b"".join(read_blocks(path, 1 << 24))
+        with _remote(path) as (system, inside):
+            return system.cat_file(inside)
     with open(path, "rb") as file:
         return file.read()
 
@@ -145,8 +154,8 @@ def size_of(path: str) -> int | None:
     try:
         if not is_remote(path):
             return os.path.getsize(path)
-        with _gfile(path) as gfile:
-            return gfile.stat(path).length
+        with _remote(path) as (system, inside):
+            return system.size(inside)
     except FileNotFoundError:
         return None
 
@@ -155,8 +164,8 @@ def remove(path: str) -> None:
     """Removes a file, if it is there; the removal is on the disk when this returns."""
     with contextlib.suppress(FileNotFoundError):
         if is_remote(path):
-            with _gfile(path) as gfile:
-                gfile.remove(path)
+            with _remote(path) as (system, inside):
+                system.rm_file(inside)
         else:
             os.remove(path)
             sync_folder(os.path.dirname(os.path.abspath(path)))
@@ -207,9 +216,10 @@ def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Opens a temporary file beside `path`; renames it to `path` if the block ends without error.
 
     On any error, also Ctrl-C, the temporary file is removed and an older file of that name stays as
-    it was. Data is synced to the disk before the rename, so the name is never half a file's.
+    it was. Data is synced to the disk before the rename, so the name is never half a file's. A link
+    stays a link: what it points to is written. What a killed writer of `path` left is removed.
     """
-    folder, name = _split(path)
+    folder, name = _split(path if is_remote(path) else os.path.realpath(path))
     temporary = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
     write = _write_remote if is_remote(path) else _write_local
     try:
@@ -222,20 +232,39 @@ def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _write_local(temporary, path):
-    with open(temporary, "xb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(os.path.dirname(temporary))
+    folder, name = _split(os.path.realpath(path))
+    _remove_dead_writers_files(folder, name)
+    try:
+        with open(temporary, "xb") as file:
+            lock(file)  # while it lives
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, f"{folder}/{name}")
+        sync_folder(folder)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk, a quota
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+
+
+def _remove_dead_writers_files(folder, name):
+    """Removes the temporary files of a name whose writers are dead: a living one holds a lock.
+
+    Where the file system knows no locks, nobody can tell, and they stay.
+    """
+    for leftover in _temporary_files(folder, {name}):
+        with contextlib.suppress(OSError), open(f"{folder}/{leftover}", "rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.remove(file.name)
 
 
 @contextlib.contextmanager
 def _write_remote(temporary, path):
-    with _gfile(path) as gfile:
-        with gfile.GFile(temporary, "wb") as file:
-            yield _RemoteWriter(file)
-        gfile.rename(temporary, path, overwrite=True)
+    with _remote(path) as (system, inside):
+        with _remote(temporary) as (_, half), system.open(half, "wb") as file:
+            yield file
+        system.mv(half, inside)
 
 
 def remove_leftovers(folder: str, names: Collection[str]) -> int:
@@ -245,11 +274,16 @@ def remove_leftovers(folder: str, names: Collection[str]) -> int:
     """
     if not is_folder(folder):
         return 0
-    matches = [re.fullmatch(r"\.(.*)\.[0-9a-f]{8}\.tmp", name) for name in _names(folder)]
-    leftovers = [match[0] for match in matches if match and match[1] in names]
+    leftovers = _temporary_files(folder, names)
     for name in leftovers:
         remove(f"{folder}/{name}")
     return len(leftovers)
+
+
+def _temporary_files(folder, names):
+    """Returns the names of the temporary files, in a folder, of atomic_writer for `names`."""
+    matches = [re.fullmatch(r"\.(.*)\.[0-9a-f]{8}\.tmp", name) for name in _names(folder)]
+    return [match[0] for match in matches if match and match[1] in names]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -258,12 +292,47 @@ def remove_leftovers(folder: str, names: Collection[str]) -> int:
 
 def _matches(pattern):
     """Returns the file of that name, or the files that match it as a pattern, sorted."""
-    if _is_file(pattern):
-        return [pattern]
-    if not is_remote(pattern):
-        return sorted(filter(os.path.isfile, glob.glob(pattern)))
-    with _gfile(pattern) as gfile:
-        return sorted(path for path in gfile.glob(pattern) if not gfile.isdir(path))
+    if is_remote(pattern):
+        if _is_file(pattern):
+            return [pattern]
+        with _remote(pattern) as (system, inside):
+            found = sorted(path for path in system.glob(inside) if system.isfile(path))
+            return [_with_scheme_of(pattern, path) for path in found]
+    paths = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
+    _refuse_dangling_links(paths)
+    return list(filter(os.path.isfile, paths))
+
+
+def _refuse_dangling_links(paths):
+    """DataError for links to files that are gone: left out in silence, data would be missing."""
+    dangling = [path for path in paths if os.path.islink(path) and not os.path.exists(path)]
+    if dangling:
+        more = f" (and {len(dangling) - 1} more such links)" if len(dangling) > 1 else ""
+        raise DataError(
+            f"{dangling[0]}: a link to {os.readlink(dangling[0])}, which does not exist{more}; "
+            "bring the file back, or remove the link"
+        )
+
+
+def _kind_of(path):
+    """Returns what lies at a local path that is no regular file, in words; None if nothing does."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    if _is_stream(path):
+        return "a stream"
+    kinds = {
+        stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
+    }  # fmt: skip
+    return kinds.get(stat.S_IFMT(mode))
+
+
+def _is_stream(path):
+    """Whether a path means an open file of a process, as /dev/stdout does."""
+    target = os.readlink(path) if os.path.islink(path) else path
+    return os.path.realpath(os.path.dirname(os.path.abspath(target))).startswith("/proc/")
 
 
 def expand_patterns(patterns: str) -> list[str]:
@@ -275,11 +344,34 @@ def expand_patterns(patterns: str) -> list[str]:
     for item in patterns.split(","):
         matches = _matches(item)
         if not matches:
-            raise DataError(
-                f"{item or '(empty name)'}: no such file, and no file matches it as a pattern"
-            )
+            raise DataError(_no_match(item, patterns))
         paths.extend(matches)
     return paths
+
+
+def _no_match(item, patterns):
+    """Returns why an item of `patterns` stands for no file."""
+    if "," in patterns and not is_remote(patterns) and os.path.exists(patterns):
+        return (
+            f"{patterns} is taken for {patterns.count(',') + 1} names, as commas separate names; "
+            "write ? for each comma, or rename it"
+        )
+    problem = "" if is_remote(item) else input_problem(item)
+    return problem or f"{item or '(empty name)'}: no such file, and no file matches it as a pattern"
+
+
+def input_problem(path: str) -> str:
+    """Returns why a local path is no file that can be read, with what to do; "" if it may be one,
+    or if there is nothing of that name.
+    """
+    kind = _kind_of(path)
+    if kind == "a folder":
+        return f"{path} is a folder, expected a file; all files in it: '{path.rstrip('/')}/*'"
+    if kind:
+        return f"{path} is {kind}, expected a regular file"
+    if path == "-":
+        return "-: standard input cannot be read; expected the name of a file"
+    return ""
 
 
 def list_folder_or_pattern(where: str, prefix: str = "") -> list[str]:
@@ -291,7 +383,10 @@ def list_folder_or_pattern(where: str, prefix: str = "") -> list[str]:
     if not is_folder(where):
         return expand_patterns(where)
     names = [name for name in _names(where) if name.startswith(prefix) and not name.startswith(".")]
-    paths = [path for name in names if _is_file(path := os.path.join(where, name))]
+    paths = [os.path.join(where, name) for name in names]
+    if not is_remote(where):
+        _refuse_dangling_links(paths)
+    paths = list(filter(_is_file, paths))
     if not paths:
         raise DataError(f"{where}: the folder holds no file" + (f" {prefix}*" if prefix else ""))
     return paths
@@ -304,23 +399,46 @@ def output_problems(path: str, *inputs: str | os.PathLike) -> list[str]:
     try:
         if is_folder(path):
             return [f"{path} is a folder, expected a file name"]
-    except OSError as error:  # a scheme that TensorFlow does not know
+    except OSError as error:  # a scheme that is unknown
         return [str(error)]
-    if any(os.path.realpath(path) == os.path.realpath(other) for other in inputs):
+    if any(_is_same_file(path, str(other)) for other in inputs):
         return [
             f"{path} would overwrite an input, or an output of the same call; give another name"
         ]
-    return [] if is_remote(path) else _folder_problems(path)
+    if is_remote(path):
+        return []
+    if kind := _kind_of(path):
+        return [f"{path} is {kind}, expected a regular file or a new name"]
+    return _parent_problems(os.path.dirname(os.path.realpath(path)))
 
 
-def _folder_problems(path):
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.exists(folder) and not os.path.isdir(folder):
-        return [f"{folder} is a file, expected a folder to write {path} in"]
-    if not os.path.isdir(folder) and not os.path.isdir(os.path.dirname(folder)):
+def _is_same_file(path, other):
+    """Whether two names mean one file: equal, links followed, or hard links of each other."""
+    if is_remote(path) or is_remote(other):
+        return path == other
+    if os.path.exists(path) and os.path.exists(other):
+        return os.path.samefile(path, other)
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _parent_problems(folder):
+    """Returns what is wrong with a folder that may be made, but not more than one level."""
+    if not os.path.lexists(folder) and not os.path.lexists(os.path.dirname(folder)):
         return [
             f"{folder}: neither it nor its parent folder exists; make it with: mkdir -p {folder}"
         ]
-    if not os.access(folder if os.path.isdir(folder) else os.path.dirname(folder), os.W_OK):
-        return [f"{folder} is not writable"]
+    return folder_problems(folder)
+
+
+def folder_problems(folder: str) -> list[str]:
+    """Returns messages why files cannot be written in a local folder, made if needed."""
+    existing = os.path.abspath(folder)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        return [f"{existing} is {_kind_of(existing) or 'a file'}, expected a folder"]
+    if os.statvfs(existing).f_flag & os.ST_RDONLY:
+        return [f"{existing} is on a file system that is read-only"]
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return [f"{existing} is not writable"]
     return []

@@ -31,6 +31,7 @@ FORMATS = ("tfrecord", "instances")
 # Of tokenization.py; earlier versions of this project took that of the Python they ran on.
 UNICODE = "11.0.0"
 _BLOCK_BYTES = 1 << 20  # of text, decoded at once
+_LONGEST_USUAL_LINE = 20_000  # bytes
 
 
 def _no_report(text: str) -> None:
@@ -58,6 +59,7 @@ class Generated(NamedTuple):
     records: int
     bytes: int  # of all files together
     checksums: list  # CRC32C of each file; [] unless asked for
+    notes: list  # what is unusual about the texts, in words
     seconds: float
 
 
@@ -78,7 +80,8 @@ def generate(
     DataError for text that is not UTF-8, or none.
     """
     started = time.monotonic()
-    corpus, texts = read_corpus(inputs, tokenizer, report)
+    notes: list[str] = []
+    corpus, texts = read_corpus(inputs, tokenizer, report, notes.append)
     report("making instances")
     generator = instances.new_generator(settings.random_seed)
     made = instances.make_instances(
@@ -116,7 +119,7 @@ def generate(
         outputs, [contents(number) for number in range(len(outputs))], wants_checksums, report
     )
     seconds = time.monotonic() - started
-    return Generated(texts, num_documents, len(order), written, checksums, seconds)
+    return Generated(texts, num_documents, len(order), written, checksums, notes, seconds)
 
 
 def _reported(records, total, report):
@@ -178,10 +181,13 @@ def _first_bad_byte(text):
 
 
 def read_corpus(
-    paths: Sequence[str], tokenizer: FullTokenizer, report: Report = _no_report
+    paths: Sequence[str],
+    tokenizer: FullTokenizer,
+    report: Report = _no_report,
+    note: Report = _no_report,
 ) -> tuple[wordpiece.Corpus, list[dict[str, int | str]]]:
     """Returns the `Corpus` of all files, and the fingerprint of each: one corpus, whose documents
-    end at empty lines only, not at the end of a file.
+    end at empty lines only, not at the end of a file. note: called with what is unusual about them.
     """
     text_tokenizer = wordpiece.TextTokenizer(tokenizer)
     sentences, fingerprints = [], []
@@ -190,7 +196,9 @@ def read_corpus(
         data = files.read_bytes(path)
         fingerprints.append(files.fingerprint([data]))
         report(f"tokenising {path}")
-        sentences.append(text_tokenizer.tokenize(clean_text(data, path)))
+        text = clean_text(data, path)
+        sentences.append(text_tokenizer.tokenize(text))
+        _note_long_lines(text, path, note)
     corpus = wordpiece.join(sentences)
     if len(corpus.document_starts) == 1:
         raise DataError(
@@ -198,6 +206,18 @@ def read_corpus(
             "expected one sentence a line, empty lines between documents"
         )
     return corpus, fingerprints
+
+
+def _note_long_lines(text, path, note):
+    """Calls `note` if a line of a text (bytes) is too long to be a sentence."""
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+    sizes = np.diff(ends, prepend=-1, append=len(text)) - 1
+    longest = int(np.argmax(sizes))
+    if sizes[longest] > _LONGEST_USUAL_LINE:
+        note(
+            f"{path}: line {longest + 1} has {sizes[longest]:,} bytes; expected one sentence a "
+            "line: what does not fit into an example is cut off"
+        )
 
 
 def write_files(

@@ -2,8 +2,9 @@
 that says of what and how it was made.
 
 The manifest of `<folder>/<name>` is `<folder>/.manifest/<name>.json`: hidden, so that nobody takes
-it for data. It is written after the file is in its place, and removed before the file is replaced:
-whenever the work is killed, a manifest never stands beside a file that it does not describe.
+it for data. It is written after the file is in its place; from before the work begins until then it
+says "in work": whenever the work is killed, a manifest never stands beside a file that it does not
+describe, and a file without one is somebody else's.
 
 Files are told apart by size and CRC32C. Its 32 bits find any accidental change but one in 4
 billion, it costs the least (7 GB/s on one core, MD5 0.8, SHA-256 1.4; a part has 500 MB), and
@@ -23,6 +24,7 @@ from bert.generation.part import UNICODE, Settings, generate
 from tokenization import FullTokenizer
 
 MANIFEST_FOLDER = ".manifest"
+_IN_WORK = {"state": "in work"}
 _FORMAT_NAMES = {"tfrecord": "TFRecord file", "instances": "instance file"}
 
 
@@ -111,11 +113,16 @@ def make(shard: Shard, recipe: Recipe) -> dict[str, Any]:
         raise files.DataError(f"{recipe.vocab_file}: changed while the shards were made; run again")
     with _lock_of_part(shard):
         _remove_leftovers(shard)
-        files.remove(shard.manifest)
-        made = generate(
-            [shard.input], [shard.output], tokenizer, settings,
-            output_format=recipe.output_format, wants_checksums=True,
-        )  # fmt: skip
+        _write_manifest(shard, _IN_WORK)
+        try:
+            made = generate(
+                [shard.input], [shard.output], tokenizer, settings,
+                output_format=recipe.output_format, wants_checksums=True,
+            )  # fmt: skip
+        except BaseException:
+            if files.size_of(shard.output) is None:
+                files.remove(shard.manifest)
+            raise
         output = {
             "documents": made.documents,
             "records": made.records,
@@ -133,11 +140,16 @@ def make(shard: Shard, recipe: Recipe) -> dict[str, Any]:
             **_conditions(recipe),
             "output": output,
             "cost": cost,
+            "notes": made.notes,
         }
-        files.make_parent_folder(shard.manifest)
-        with files.atomic_writer(shard.manifest) as file:
-            file.write(json.dumps(manifest, indent=2).encode() + b"\n")
+        _write_manifest(shard, manifest)
     return manifest
+
+
+def _write_manifest(shard, content):
+    files.make_parent_folder(shard.manifest)
+    with files.atomic_writer(shard.manifest) as file:
+        file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
 def _remove_leftovers(shard):
@@ -171,12 +183,13 @@ def unexpected_files(output_dir: str, shards: Sequence[Shard]) -> list[str]:
 
 
 class Status(NamedTuple):
-    """Whether a shard is done (problem is None), not begun (problem is "") or has to be made again
+    """Whether a shard is done (problem is None), not ended (problem is "") or has to be made again
     (problem says why).
     """
 
     problem: str | None
-    manifest: dict | None  # of a shard that is done
+    manifest: dict | None = None  # of a shard that is done
+    replaces: bool = False  # whether making it again replaces a file that may be somebody's
 
 
 def status(shard: Shard, recipe: Recipe, *, reads_output: bool = False) -> Status:
@@ -184,16 +197,19 @@ def status(shard: Shard, recipe: Recipe, *, reads_output: bool = False) -> Statu
     its size always.
     """
     size, kind = files.size_of(shard.output), _FORMAT_NAMES[recipe.output_format]
-    if size is None:
-        return Status("" if files.size_of(shard.manifest) is None else f"its {kind} is gone", None)
     if files.size_of(shard.manifest) is None:
-        return Status("it has no manifest: made by another command, or interrupted", None)
+        problem = "" if size is None else "it has no manifest: another command made it"
+        return Status(problem, replaces=size is not None)
     try:
         manifest = json.loads(files.read_bytes(shard.manifest))
+        if manifest == _IN_WORK:
+            return Status("")
+        if size is None:
+            return Status(f"its {kind} is gone")
         problem = _difference(manifest, shard, recipe, size, reads_output)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Status("its manifest cannot be read", None)
-    return Status(problem, None if problem else manifest)
+        return Status("its manifest cannot be read", replaces=size is not None)
+    return Status(problem, replaces=True) if problem else Status(None, manifest)
 
 
 def _difference(manifest, shard, recipe, size, reads_output):

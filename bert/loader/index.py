@@ -64,6 +64,11 @@ def pair_by_name(paths: list[str], index_paths: list[str]) -> list[tuple[str, st
     """Returns [(TFRecord path, index path)] in the order of the files; DataError names what has no
     partner.
     """
+    if _are_indexes(paths) and index_paths and not _are_indexes(index_paths):
+        raise DataError(
+            f"{paths[0]} is an index and {index_paths[0]} is none: the two lists are swapped; "
+            "give the TFRecord files first, then their indexes"
+        )
     indexes = {_file_name(path): path for path in index_paths}
     names = [os.path.basename(path) for path in paths]
     problems = [
@@ -74,7 +79,7 @@ def pair_by_name(paths: list[str], index_paths: list[str]) -> list[tuple[str, st
     ]
     problems += [
         f"{path}: the index of no file among the TFRecords; "
-        f"if its file is gone on purpose: rm '{path}'"
+        "bring the file back, or leave its index out too"
         for name, path in indexes.items()
         if name not in names
     ]
@@ -87,6 +92,10 @@ def pair_by_name(paths: list[str], index_paths: list[str]) -> list[tuple[str, st
         problems.append("no TFRecord files were given")
     raise_if_any(problems)
     return [(path, indexes[name]) for path, name in zip(paths, names)]
+
+
+def _are_indexes(paths):
+    return any(path.endswith(".idx") for path in paths)
 
 
 def _file_name(index_path):
@@ -167,7 +176,7 @@ def _read_index(path, index_path, file_start, first_record, num_records, chunk_r
         first_record + num_records,
     )
     if size == 0:
-        raise DataError(f"{path}: 0 bytes, expected TFRecords; delete it or make it again")
+        raise DataError(f"{path}: 0 bytes, expected TFRecords; make it again, or leave it out")
     with open(index_path, "rb", buffering=0) as file:
         rest = b""
         while block := file.read(_READ_BYTES):

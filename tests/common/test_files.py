@@ -1,17 +1,19 @@
-"""bert/common/files.py: what is left after a kill, and paths with a scheme, which go through
-TensorFlow.
-"""
+"""bert/common/files.py: what is left after a kill, and paths with a scheme."""
 
 import fcntl
 import os
 import subprocess
 import sys
 
+import fsspec
 import pytest
-from conftest import ROOT, UNICODE_TEXT, create, run_script
+from conftest import ROOT, UNICODE_TEXT, assert_refused, create, run_script
+from examples_of_text import SETTINGS
+from moto.server import ThreadedMotoServer
 
 import create_pretraining_data
 from bert.common import files
+from bert.generation import shards
 
 LOCK_NOW = fcntl.LOCK_EX | fcntl.LOCK_NB
 FLAGS = ("--dupe_factor=2", f"--vocab_file={ROOT}/vocab.txt")
@@ -34,7 +36,7 @@ def test_leftovers_are_distinguished_from_other_files(tmp_path):
     assert files.remove_leftovers(f"{tmp_path}/absent", {"a"}) == 0
 
 
-def test_local_paths_do_not_import_tensorflow(tmp_path):
+def test_local_paths_import_neither_fsspec_nor_tensorflow(tmp_path):
     flags = [
         f"--input_file={UNICODE_TEXT}",
         f"--output_file={tmp_path}/out",
@@ -44,12 +46,12 @@ def test_local_paths_do_not_import_tensorflow(tmp_path):
     create(UNICODE_TEXT, tmp_path / "once", *FLAGS)  # compiles, where no test has done so before
     code = (
         f"import sys, create_pretraining_data as c; c.main({flags}); "
-        "print('tensorflow' in sys.modules)"
+        "print({'tensorflow', 'fsspec'} & sys.modules.keys())"
     )
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert process.stdout.endswith("\nFalse\n") and process.stderr == ""
+    assert process.stdout.endswith("\nset()\n") and process.stderr == ""
 
 
 def test_a_second_lock_is_refused_until_the_file_is_closed(tmp_path):
@@ -64,16 +66,33 @@ def test_a_second_lock_is_refused_until_the_file_is_closed(tmp_path):
 
 @pytest.fixture
 def ram():
-    """A folder in TensorFlow's file system in memory."""
-    import tensorflow as tf
+    """A folder in fsspec's file system in memory."""
+    memory = fsspec.filesystem("memory")
+    memory.makedirs("/folder")
+    yield "memory://folder"
+    memory.rm("/folder", recursive=True)
 
-    tf.io.gfile.makedirs("ram://folder")
-    yield "ram://folder"
-    tf.io.gfile.rmtree("ram://folder")
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A bucket on an S3 server at 127.0.0.1; its name, with the environment that leads there."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    names = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in names.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
 
 
 class TestRemote:
-    """ram:// lives in this process's memory; file:// also in another's."""
+    """memory:// lives in this process's memory; file:// also in another's."""
 
     def test_written_whole_or_not_at_all(self, ram):
         with files.atomic_writer(f"{ram}/a") as file:
@@ -107,9 +126,9 @@ class TestRemote:
         assert files.remove_leftovers(f"{ram}/absent", {"a"}) == 0
 
     def test_errors_name_the_path(self, ram):
-        with pytest.raises(FileNotFoundError, match="ram://folder/absent"):
+        with pytest.raises(FileNotFoundError, match="memory://folder/absent"):
             files.read_bytes(f"{ram}/absent")
-        with pytest.raises(files.DataError, match="ram://folder/absent"):
+        with pytest.raises(files.DataError, match="memory://folder/absent"):
             files.expand_patterns(f"{ram}/absent*")
         assert "would overwrite" in files.output_problems(f"{ram}/a", f"{ram}/a")[0]
         assert "is a folder" in files.output_problems(ram)[0]
@@ -123,7 +142,7 @@ class TestRemote:
             f"--output_file=file://{tmp_path}/remote", f"--vocab_file=file://{ROOT}/vocab.txt",
             "--dupe_factor=2",
         )  # fmt: skip
-        assert process.stderr == "", "TensorFlow's banners are not shown"
+        assert process.stderr == ""
         assert (tmp_path / "remote").read_bytes() == (tmp_path / "local").read_bytes()
         assert sorted(os.listdir(tmp_path)) == ["local", "remote", "text-0"]
 
@@ -135,9 +154,55 @@ class TestRemote:
         with pytest.raises(files.DataError) as error:
             create_pretraining_data.main(flags)
         for words in (
-            "nosuch://bucket/text: File system scheme",
+            "nosuch://bucket/text: Protocol not known: nosuch",
             "--show_examples",
             "file:///absent/vocab: no such file",
         ):
             assert words in str(error.value)
+        assert os.listdir(tmp_path) == []
+
+
+class TestS3:
+    def test_part_and_its_bytes(self, bucket, tmp_path):
+        create(UNICODE_TEXT, tmp_path / "local", "--dupe_factor=2")
+        store = fsspec.filesystem("s3")
+        store.put_file(str(UNICODE_TEXT), "bucket/texts/part-0")
+        flags = ["--dupe_factor=2", f"--vocab_file={ROOT}/vocab.txt"]
+        output = f"--output_file={bucket}/records/part-0"
+        process = run_script(
+            "create_pretraining_data.py", f"--input_file={bucket}/texts/part-*", output, *flags
+        )
+        assert process.stderr == ""
+        assert store.cat_file("bucket/records/part-0") == (tmp_path / "local").read_bytes()
+        assert store.ls("bucket/records", detail=False) == ["bucket/records/part-0"]
+
+        absent = run_script(
+            "create_pretraining_data.py", f"--input_file={bucket}/absent", output, *flags,
+            check=False,
+        )  # fmt: skip
+        assert_refused(absent, "--input_file: s3://bucket/absent: no such file")
+
+    def test_shard_and_its_manifest(self, bucket):
+        fsspec.filesystem("s3").put_file(str(UNICODE_TEXT), "bucket/all/part-0")
+        shard = shards.Shard(f"{bucket}/all/part-0", f"{bucket}/made/part-0")
+        vocab = str(ROOT / "vocab.txt")
+        recipe = shards.Recipe(SETTINGS, vocab, shards.fingerprint(vocab), "tfrecord")
+        assert shards.status(shard, recipe) == shards.Status("")
+        manifest = shards.make(shard, recipe)
+        assert shards.status(shard, recipe, reads_output=True).manifest == manifest
+        assert shards.status(shard, recipe._replace(output_format="instances")).replaces
+        assert fsspec.filesystem("s3").find("bucket/made") == [
+            "bucket/made/.manifest/part-0.json", "bucket/made/part-0",
+        ]  # fmt: skip
+
+    def test_no_server(self, tmp_path):
+        environment = os.environ | {
+            "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret", "AWS_MAX_ATTEMPTS": "1",
+        }  # fmt: skip
+        process = run_script(
+            "create_pretraining_data.py", "--input_file=s3://bucket/a", "--output_file=out",
+            f"--vocab_file={ROOT}/vocab.txt", cwd=tmp_path, environment=environment, check=False,
+        )  # fmt: skip
+        assert_refused(process, "--input_file: s3://bucket/a: ", "127.0.0.1:9")
         assert os.listdir(tmp_path) == []

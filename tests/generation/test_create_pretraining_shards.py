@@ -159,7 +159,9 @@ def test_manifests_are_no_tfrecords(first_run):
     assert names == sorted(set(COPIES) - {"part-00002-of-00004"})
 
 
-def test_second_run_makes_what_is_missing_or_changed(texts, single_command, first_run, tmp_path):
+def test_second_run_makes_what_is_missing_and_asks_before_it_replaces(
+    texts, single_command, first_run, tmp_path
+):
     _, output = first_run
     with open(output / "part-00003-of-00004", "ab") as file:
         file.write(b"x")
@@ -169,13 +171,17 @@ def test_second_run_makes_what_is_missing_or_changed(texts, single_command, firs
     create(texts / changed.name, changed, *FLAGS)
     expected = single_command | contents(tmp_path)
     assert expected != single_command
-    untouched = (output / "part-00000-of-00004").stat()
-    process = make(texts, output)
+    untouched = (output / "part-00000-of-00004").stat().st_mtime_ns
+    before = contents(output)
+    process = make(texts, output, check=False)
+    assert_refused(process, "finished parts differ", "part-00001-of-00004: its text changed")
+    assert process.returncode == 1 and contents(output) == before
+    process = make(texts, output, "--overwrite")
     assert "4: 3 made, 1 skipped, 0 failed" in process.stdout
     assert "made again: part-00001-of-00004: its text changed" in process.stderr
     assert "made again: part-00003-of-00004: its TFRecord file has" in process.stderr
     assert "part-00002" not in process.stderr, "it was never made"
-    assert (output / "part-00000-of-00004").stat() == untouched
+    assert (output / "part-00000-of-00004").stat().st_mtime_ns == untouched
     assert contents(output) == expected
 
     # All is done now: no Ray, no change; --check reads the records too.
@@ -194,6 +200,9 @@ def test_second_run_makes_what_is_missing_or_changed(texts, single_command, firs
         "part-00001-of-00004: its TFRecord file is gone",
     )
     assert "2 of 4 parts are whole" in process.stdout and contents(output) == before
+    assert "without --check but --overwrite" in process.stderr
+    make(texts, output, "--overwrite")  # as it advises
+    assert "4 of 4 parts are whole" in make(texts, output, "--check").stdout
     (texts / changed.name).write_bytes(text)
 
 
@@ -258,9 +267,10 @@ class TestStatus:
 
     def test_no_manifest(self, shard, tmp_path):
         os.remove(shard.manifest)
-        assert "no manifest" in shards.status(shard, self.recipe(tmp_path)).problem
+        status = shards.status(shard, self.recipe(tmp_path))
+        assert "no manifest" in status.problem and status.replaces
 
-    def test_manifest_goes_before_the_records_change(self, shard, tmp_path, monkeypatch):
+    def test_manifest_says_in_work_before_the_records_change(self, shard, tmp_path, monkeypatch):
         """Else a run with other flags that is killed right after it replaced the records would be
         believed to be of the old ones.
         """
@@ -271,7 +281,8 @@ class TestStatus:
         monkeypatch.setattr(shards, "generate", power_cut)
         with pytest.raises(KeyboardInterrupt):
             shards.make(shard, self.recipe(tmp_path, random_seed=1))
-        assert not os.path.exists(shard.manifest) and os.path.exists(shard.output)
+        assert os.path.exists(shard.output)
+        assert shards.status(shard, self.recipe(tmp_path)) == shards.Status("", None, False)
 
     def test_manifest_records_what_was_made(self, shard, tmp_path):
         with open(shard.manifest) as file:

@@ -73,8 +73,10 @@ def test_shards_and_conversion(tmp_path):
     assert (tmp_path / "converted/part-1").stat() == before
     assert sorted(os.listdir(tmp_path / "converted")) == ["part-0", "part-1", "part-2"]
 
-    # The same folder for the other format: made again, and said why.
-    process = shards(tmp_path)
+    # The same folder for the other format: replaced only if asked, and said why.
+    process = shards(tmp_path, check=False)
+    assert_refused(process, "part-2: --output_format was instances, is tfrecord", "--overwrite")
+    process = shards(tmp_path, "--overwrite")
     assert "part-2: --output_format was instances, is tfrecord" in process.stderr
     for number in range(3):
         name = f"part-{number}"

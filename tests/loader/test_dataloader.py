@@ -242,9 +242,11 @@ def test_indexes_are_paired_by_name(tfrecord_folder):
     with pytest.raises(DataError, match=f"{paths[1]}: no index part-00001.idx"):
         loaders(paths, index_paths[:1], 1, batch_size=1)
     with pytest.raises(
-        DataError, match=f"{index_paths[0]}: the index of no file .* rm '{index_paths[0]}'"
+        DataError, match=f"{index_paths[0]}: the index of no file .* leave its index out"
     ):
         loaders(paths[1:], index_paths, 1, batch_size=1)
+    with pytest.raises(DataError, match="the two lists are swapped"):
+        loaders(index_paths, paths, 1, batch_size=1)
 
 
 def test_what_is_no_index_is_reported(tfrecord_folder, tmp_path):
@@ -516,7 +518,7 @@ def test_wrong_options_are_reported_at_once(tfrecord_folder):
     paths, index_paths = tfrecord_folder([5])
     with pytest.raises(DataError) as error:
         DaliDataloader(
-            paths[0],
+            paths,
             index_paths,
             batch_size=0,
             num_threads=0,
@@ -530,7 +532,6 @@ def test_wrong_options_are_reported_at_once(tfrecord_folder):
         "num_threads=0",
         "prefetch=0",
         "shard_id=3 with num_shards=3",
-        "expected a list of files",
     ):
         assert words in str(error.value)
 
@@ -571,6 +572,26 @@ def test_dalis_tensors_are_kept_until_they_are_copied():
     events[2].is_done = events[3].is_done = True
     copy_and_drop(4)
     assert numbers_kept() == [4]
+
+
+def test_arguments_of_the_wrong_kind_are_reported(tfrecord_folder):
+    paths, index_paths = tfrecord_folder([5])
+    for arguments, options, words in (
+        ((paths[0], index_paths), {}, "expected a list of files"),
+        (((path for path in paths), index_paths), {}, "tfrec_filenames=<generator"),
+        (([1], index_paths), {}, "tfrec_filenames=[1]"),
+        ((paths, index_paths), {"batch_size": "4"}, "batch_size='4': expected an integer"),
+        ((paths, index_paths), {"batch_size": True}, "batch_size=True: expected an integer"),
+        ((paths, index_paths), {"seed": 1.5}, "seed=1.5: expected an integer"),
+        ((paths, index_paths), {"shuffle": "no"}, "shuffle='no': expected True or False"),
+    ):
+        with pytest.raises(DataError) as error:
+            DaliDataloader(*arguments, **{"batch_size": 1, "cuda": False} | options)
+        assert words in str(error.value)
+    (loader,) = loaders(paths, index_paths, 1, batch_size=1)
+    for state in ("no state", {}, loader.state_dict() | {"epoch": "1"}):
+        with pytest.raises(DataError, match="not a state|expected two integers"):
+            loader.load_state_dict(state)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
