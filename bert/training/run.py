@@ -36,6 +36,7 @@ from bert.training.model import (
     loss_sums,
     predict,
     save_model,
+    with_indices,
 )
 from bert.training.optimization import AdamWeightDecay, Lamb, LossScale, parameter_groups
 from bert.training.plugins import parallelize
@@ -86,7 +87,7 @@ class Run:
             "shard_id": self._shard_id, "num_shards": self._num_shards,
             "num_threads": flags.num_threads, "cuda": self.device.type == "cuda",
             "device_id": self.device.index, "seed": flags.seed,
-            "vocab_size": self.config.vocab_size,
+            "vocab_size": self.config.vocab_size, "indices": True,
         }  # fmt: skip
 
         def build(build_dali, split, **options):
@@ -209,6 +210,7 @@ class Run:
             .to(self.device)
             for name, column in self.train_loader.first_example.items()
         }
+        batch = with_indices(batch)
         for _ in range(2):
             with self.parallel.autocast():
                 logits = predict(self.parallel.model, batch)
