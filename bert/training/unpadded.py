@@ -69,12 +69,12 @@ def run_layer(
 def attention_on(device: torch.device) -> Callable[..., torch.Tensor]:
     """Returns the function below that is the fastest on a device."""
     if device.type != "cuda":
-        return attend_by_example
-    return flash if torch.cuda.get_device_capability(device) >= (8, 0) else memory_efficient
+        return _attend_by_example
+    return _flash if torch.cuda.get_device_capability(device) >= (8, 0) else _memory_efficient
 
 
 @torch.compiler.disable  # the lengths change with each batch
-def attend_by_example(query, key, value, token_offsets, max_length, dropout):
+def _attend_by_example(query, key, value, token_offsets, max_length, dropout):
     """One example after the other."""
     lengths = token_offsets.diff().tolist()
     examples = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)))
@@ -91,10 +91,10 @@ def attend_by_example(query, key, value, token_offsets, max_length, dropout):
 # torch.nn.attention.varlen.varlen_attn, but without dropout.
 
 
-def flash(query, key, value, token_offsets, max_length, dropout):
-    """On GPUs from A100 on, in bf16 and fp16; in float32 as `memory_efficient`."""
+def _flash(query, key, value, token_offsets, max_length, dropout):
+    """On GPUs from A100 on, in bf16 and fp16; in float32 as `_memory_efficient`."""
     if query.dtype == torch.float32:
-        return memory_efficient(query, key, value, token_offsets, max_length, dropout)
+        return _memory_efficient(query, key, value, token_offsets, max_length, dropout)
     is_causal = return_debug_mask = False
     return torch.ops.aten._flash_attention_forward(
         *_align_heads(query, key, value), token_offsets, token_offsets, max_length, max_length,
@@ -102,7 +102,7 @@ def flash(query, key, value, token_offsets, max_length, dropout):
     )[0][..., : query.shape[-1]]  # fmt: skip
 
 
-def memory_efficient(query, key, value, token_offsets, max_length, dropout):
+def _memory_efficient(query, key, value, token_offsets, max_length, dropout):
     bias, no_mask, keeps_for_backward = None, 0, query.requires_grad
     return torch.ops.aten._efficient_attention_forward(
         *(x[None] for x in _align_heads(query, key, value)), bias, token_offsets, token_offsets,

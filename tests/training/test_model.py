@@ -464,7 +464,7 @@ def efficient_on_the_cpu(
 
 
 @pytest.mark.parametrize("head_size", [16, 26])
-@pytest.mark.parametrize("attend", [unpadded.flash, unpadded.memory_efficient])
+@pytest.mark.parametrize("attend", [unpadded._flash, unpadded._memory_efficient])
 def test_attention_by_kernels_is_attention(monkeypatch, attend, head_size):
     """Also with heads of a size that the kernels do not take."""
     monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash_on_the_cpu)
@@ -473,7 +473,7 @@ def test_attention_by_kernels_is_attention(monkeypatch, attend, head_size):
     offsets = torch.tensor([0, 3, 4, 11], dtype=torch.int32)
     for dtype in (torch.float64, torch.float32):  # flash leaves float32 to the other kernel
         tensors = torch.randn(3, 11, 2, head_size, dtype=dtype, requires_grad=True)
-        expected = unpadded.attend_by_example(*tensors, offsets, 32, 0.0)
+        expected = unpadded._attend_by_example(*tensors, offsets, 32, 0.0)
         found = attend(*tensors, offsets, 32, 0.0)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
         gradients = (
@@ -485,10 +485,10 @@ def test_attention_by_kernels_is_attention(monkeypatch, attend, head_size):
 @pytest.mark.parametrize(
     "device, capability, attend",
     [
-        ("cpu", None, unpadded.attend_by_example),
-        ("cuda", (9, 0), unpadded.flash),
-        ("cuda", (8, 0), unpadded.flash),
-        ("cuda", (7, 0), unpadded.memory_efficient),
+        ("cpu", None, unpadded._attend_by_example),
+        ("cuda", (9, 0), unpadded._flash),
+        ("cuda", (8, 0), unpadded._flash),
+        ("cuda", (7, 0), unpadded._memory_efficient),
     ],
 )
 def test_choice_of_attention(monkeypatch, device, capability, attend):
@@ -515,9 +515,9 @@ class OperatorRecorder(TorchDispatchMode):
 @pytest.mark.parametrize(
     "attend, dtype, kernel",
     [
-        (unpadded.flash, torch.bfloat16, "_flash"),
-        (unpadded.flash, torch.float32, "_efficient"),
-        (unpadded.memory_efficient, torch.float16, "_efficient"),
+        (unpadded._flash, torch.bfloat16, "_flash"),
+        (unpadded._flash, torch.float32, "_efficient"),
+        (unpadded._memory_efficient, torch.float16, "_efficient"),
     ],
 )
 def test_unpadded_step_by_kernels(
@@ -700,6 +700,23 @@ def test_evaluation_pools_over_batches(process_group, tiny_model, batch, unpad):
     assert list(together.values()) == pytest.approx(
         [sums[0] / 7, sums[2] / 7, sums[1] / 3, sums[3] / 3, 3]
     )
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["ddp", "zero1"])
+@pytest.mark.parametrize("unpad", [False, True])
+def test_evaluation_has_logits_in_float32(tiny_model, batch, unpad, autocast):
+    """Rounded to bf16, the largest logit is often one of several. Training has them in bf16."""
+    if unpad:
+        leave_out_padding(tiny_model)
+    if not autocast:
+        tiny_model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.no_grad():
+        found = predict(tiny_model, batch)
+        expected = predict(tiny_model.train(), batch)
+    for one, other in zip(found, expected):
+        assert (one.dtype, other.dtype) == (torch.float32, torch.bfloat16)
+        assert (one.bfloat16() != one).float().mean() > 0.9
+        torch.testing.assert_close(one, other.float(), rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 4])
