@@ -168,6 +168,10 @@ def missing_model(where: str) -> str | None:
 def _bind_forward(model):
     # On the instance, not in a subclass: ColossalAI's policies need the exact class.
     model.forward = types.MethodType(_forward, model)
+    # --plugin=hybrid replaces this layer by one of its own, which does the same.
+    model.cls.predictions.decoder.forward = types.MethodType(
+        _aligned_linear, model.cls.predictions.decoder
+    )
     if model.config.hidden_act == "gelu_new":
         # The same function, but Hugging Face's keeps four times as much for the backward pass.
         for layer in model.bert.encoder.layer:
@@ -176,18 +180,44 @@ def _bind_forward(model):
     return model
 
 
-def compile_layers(model: BertForPreTraining) -> None:
-    """Applies torch.compile to the masked LM head and each layer of the encoder (all are alike)."""
-    # bert/common/quiet_imports.py set it to 1.
-    torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))
-    for layer in model.bert.encoder.layer:
-        layer.compile()
-    model.cls.predictions.compile()
-
-
 def leave_out_padding(model: BertForPreTraining) -> None:
     """Makes the model skip positions of padding; results are the same except for rounding."""
     model.forward = types.MethodType(_unpadded_forward, model)
+    model.run_layer = unpadded.run_layer
+
+
+def _aligned_linear(self, hidden):
+    """As torch.nn.Linear.forward, but where it is faster with rows of zeros added to the weights.
+
+    They are in no parameter, so they are never saved; and no logits of theirs are returned.
+    """
+    rows = self.out_features
+    padding = -rows % _row_multiple(hidden.device)
+    if not padding:
+        return F.linear(hidden, self.weight, self.bias)
+    weight, bias = F.pad(self.weight, (0, 0, 0, padding)), F.pad(self.bias, (0, padding))
+    return F.linear(hidden, weight, bias)[..., :rows]
+
+
+def _row_multiple(device):
+    # BERT's vocabulary, 30,522, is no multiple of 8, and tensor cores would stand idle.
+    return 64 if device.type == "cuda" else 1
+
+
+def compile_layers(model: BertForPreTraining) -> None:
+    """Applies torch.compile to the masked LM head and the layers, of which all are alike.
+
+    After `leave_out_padding`, if that is wanted. The numbers of tokens and of predictions, which
+    differ from batch to batch, are variables of the compiled code.
+    """
+    # bert/common/quiet_imports.py set it to 1.
+    torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))
+    if hasattr(model, "run_layer"):
+        model.run_layer = torch.compile(model.run_layer, dynamic=True)
+    else:
+        for layer in model.bert.encoder.layer:
+            layer.compile()
+    model.cls.predictions.compile(dynamic=True)
 
 
 def _unpadded_forward(
@@ -196,7 +226,7 @@ def _unpadded_forward(
 ):  # fmt: skip
     """As `_forward`, without computing padding."""
     hidden = unpadded.encode(
-        self.bert, input_ids, segment_ids, token_indices, token_offsets, unpadded.run_layer
+        self.bert, input_ids, segment_ids, token_indices, token_offsets, self.run_layer
     )
     places = input_mask.flatten().cumsum(0) - 1  # of each position, in `hidden`; not of padding
     positions = _positions(masked_lm_positions, prediction_indices, input_ids.shape[1])

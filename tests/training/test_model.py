@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MLPERF, ROOT, synthetic_example
+from torch._functorch.aot_autograd import aot_module_simplified
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -30,6 +31,7 @@ from bert.training.flops import peak_flops, training_flops
 from bert.training.metrics import evaluate
 from bert.training.model import (
     build_model,
+    compile_layers,
     correct_counts,
     count_correct_or_tied,
     leave_out_padding,
@@ -465,7 +467,7 @@ def efficient_on_the_cpu(
 
 @pytest.mark.parametrize("head_size", [16, 26])
 @pytest.mark.parametrize("attend", [unpadded._flash, unpadded._memory_efficient])
-def test_attention_by_kernels_is_attention(monkeypatch, attend, head_size):
+def test_kernels_compute_attention(monkeypatch, attend, head_size):
     """Also with heads of a size that the kernels do not take."""
     monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash_on_the_cpu)
     monkeypatch.setattr(torch.ops.aten, "_efficient_attention_forward", efficient_on_the_cpu)
@@ -546,6 +548,26 @@ def test_unpadded_step_by_kernels(
         f"{kernel}_attention_forward": config.num_hidden_layers * (1 + checkpointing),
         f"{kernel}_attention_backward": config.num_hidden_layers,
     }
+
+
+@pytest.mark.parametrize("attend", [unpadded._flash, unpadded._memory_efficient])
+def test_compiled_layer_with_kernels_is_one_graph(tiny_model, attend):
+    """Whatever the number of tokens; backward too. Traced, over tensors of no contents."""
+    tiny_model.to("meta", torch.bfloat16).train()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return aot_module_simplified(graph, inputs, fw_compiler=lambda graph, inputs: graph)
+
+    run_layer = torch.compile(unpadded.run_layer, backend=count, dynamic=True, fullgraph=True)
+    for num_tokens in (11, 29):
+        for layer in tiny_model.bert.encoder.layer:
+            hidden = torch.empty(num_tokens, 128, device="meta", dtype=torch.bfloat16)
+            offsets = torch.empty(4, device="meta", dtype=torch.int32)
+            run_layer(layer, hidden.requires_grad_(), offsets, 16, attend).sum().backward()
+            assert hidden.grad.shape == hidden.shape
+    assert len(graphs) == 1
 
 
 # --------------------------------------------------------------------------------------------------
@@ -702,6 +724,49 @@ def test_evaluation_pools_over_batches(process_group, tiny_model, batch, unpad):
     )
 
 
+@pytest.mark.parametrize("num_rows", [4, 64])
+def test_padded_evaluation_is_the_same(process_group, tiny_model, batch, num_rows):
+    """Batches of one shape, for compiled layers; made of a batch with fewer examples."""
+    seen, forward = [], tiny_model.forward
+    tiny_model.forward = lambda **inputs: (
+        seen.append(inputs["input_ids"].shape) or forward(**inputs)
+    )
+    plain = evaluate(tiny_model, [batch], torch.device("cpu"))
+    padded = evaluate(tiny_model, [batch], torch.device("cpu"), num_rows=num_rows)
+    assert padded == pytest.approx(plain, rel=1e-6) and padded["examples"] == 3
+    assert seen == [(3, 16), (num_rows, 16)]
+
+
+@pytest.mark.parametrize("unpad", [False, True])
+def test_rows_added_to_the_decoder_change_nothing(tiny_model, batch, monkeypatch, unpad):
+    """The vocabulary of a multiple of 64, which a GPU gets; 1,000 is none."""
+    if unpad:
+        leave_out_padding(tiny_model)
+
+    def run():
+        tiny_model.zero_grad()
+        logits = predict(tiny_model, batch)
+        sum(loss_sums(logits, batch)).backward()
+        return logits[0], [weight.grad.clone() for weight in tiny_model.parameters()]
+
+    expected, gradients = run()
+    multiples = {"cuda": bert.training.model._row_multiple(torch.device("cuda"))}
+    monkeypatch.setattr(bert.training.model, "_row_multiple", lambda device: multiples["cuda"])
+    sizes, linear = set(), torch.nn.functional.linear
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "linear",
+        lambda hidden, weight, bias: sizes.add(len(weight)) or linear(hidden, weight, bias),
+    )
+    for is_training in (False, True):
+        found, other_gradients = tiny_model.train(is_training) and run()
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        for one, other in zip(other_gradients, gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert 1024 in sizes and 1000 not in sizes
+    assert {len(weight) for weight in tiny_model.state_dict().values()}.isdisjoint({1024})
+
+
 @pytest.mark.parametrize("autocast", [True, False], ids=["ddp", "zero1"])
 @pytest.mark.parametrize("unpad", [False, True])
 def test_evaluation_has_logits_in_float32(tiny_model, batch, unpad, autocast):
@@ -724,6 +789,17 @@ def test_evaluation_has_logits_in_float32(tiny_model, batch, unpad, autocast):
 @pytest.mark.parametrize("unpad", [False, True])
 def test_recorded_run(process_group, run, micro_batches, unpad):
     compare_with_recording(run, micro_batches, prepare=leave_out_padding if unpad else None)
+
+
+def test_recorded_run_as_on_a_gpu(process_group, monkeypatch):
+    """Without padding, compiled, and with rows added to the decoder."""
+    monkeypatch.setattr(bert.training.model, "_row_multiple", lambda device: 64)
+
+    def prepare(model):
+        leave_out_padding(model)
+        compile_layers(model)
+
+    compare_with_recording("startwarm-2", 4, prepare=prepare)
 
 
 def erf_gelu(monkeypatch):
@@ -773,13 +849,12 @@ def mean_of_means(monkeypatch):
 
     def loss_sums_by_sequence(logits, batch):
         _, next_sentence = loss_sums(logits, batch)
-        cross_entropy = torch.nn.functional.cross_entropy(
-            logits[0].transpose(1, 2), batch["masked_lm_ids"], reduction="none"
-        )
+        labels = batch["masked_lm_ids"].flatten()[batch["prediction_indices"]]
+        cross_entropy = torch.nn.functional.cross_entropy(logits[0], labels, reduction="none")
         weights = batch["masked_lm_weights"]
-        return (
-            (cross_entropy * weights).sum(1) / weights.sum(1)
-        ).mean() * weights.sum(), next_sentence
+        sequences = batch["prediction_indices"] // weights.shape[1]
+        sums = torch.zeros(len(weights)).index_add(0, sequences, cross_entropy)
+        return (sums / weights.sum(1)).mean() * weights.sum(), next_sentence
 
     monkeypatch.setattr(train, "loss_sums", loss_sums_by_sequence)
 
