@@ -34,6 +34,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from bert.common.files import DataError, is_remote, list_folder_or_pattern, raise_if_any
+from bert.examples.batch import INDICES, indices_of
 from bert.loader.batches import iterate_batches
 from bert.loader.index import build_missing_indexes, pair_by_name, read_indexes
 from bert.loader.instance_source import InstanceSource, are_instance_files
@@ -43,6 +44,8 @@ from bert.loader.source import Source
 from bert.loader.tfrecord_source import TFRecordSource
 
 _STATE_VERSION = 1  # changes with the order of an epoch
+_FEATURES = {"integers": types.INT64, "weights": types.FLOAT}  # as BatchLayout cuts them
+_INDICES = dict(zip(INDICES, (types.INT64, types.INT32, types.INT64), strict=True))
 
 Batch = dict[str, torch.Tensor]
 Position = tuple[int, int]  # epoch, records of its order that all ranks have got
@@ -85,6 +88,8 @@ class DaliDataloader:
         others, or beside the files.
       balance: within each global batch every rank gets about the same number of tokens (padding
         does not count). The same global batches, as many rows on each rank. Needs instance files.
+      indices: batches also have `token_indices`, `token_offsets` and `prediction_indices`
+        (bert/examples/batch.py): what is not padding, found on the CPU, for train.py.
 
     Raises DataError, before the first batch, if files and indexes do not belong together, sampled
     records (three of each file) are corrupt or not examples, or there are too few for one training
@@ -97,7 +102,7 @@ class DaliDataloader:
         batch_size: int = 32, shard_id: int = 0, num_shards: int = 1, num_threads: int = 4,
         training: bool = True, cuda: bool = True, *, seed: int = 12345, shuffle: bool | None = None,
         device_id: int | None = None, prefetch: int | None = None, vocab_size: int | None = None,
-        build_missing_indexes: bool = False, balance: bool = False,
+        build_missing_indexes: bool = False, balance: bool = False, indices: bool = False,
     ):  # fmt: skip
         self.batch_size, self.shard_id, self.num_shards = batch_size, shard_id, num_shards
         self.training, self._cuda, self._num_threads = training, cuda, num_threads
@@ -108,7 +113,7 @@ class DaliDataloader:
         paths = [os.fspath(path) for path in tfrec_filenames]
         index_paths = [os.fspath(path) for path in tfrec_idx_filenames or []]
         self._source = self._open_files(paths, index_paths, vocab_size, build_missing_indexes)
-        self._balance = balance
+        self._balance, self._indices = balance, indices
         if balance and not self._source.knows_lengths:
             raise DataError(
                 "balance=True deals out by length, which TFRecord files do not tell: make instance "
@@ -315,51 +320,66 @@ class DaliDataloader:
             else in_turn(*share)
         )
         batches = iterate_batches(
-            self._source, parts, self.batch_size, self._num_threads, self._prefetch
+            self._source, parts, self.batch_size, self._num_threads, self._prefetch, self._indices
         )
-        feed = self._idle_feed or _DaliFeed(self._device_id if self._cuda else None)
+        feed = self._idle_feed or _DaliFeed(
+            self._device_id if self._cuda else None, self._array_types
+        )
         self._idle_feed = None
         with contextlib.closing(batches):
-            for integers, weights in feed.run(batches):
-                yield self._source.layout.split(integers, weights)
+            for arrays in feed.run(batches):
+                yield self._cut(arrays)
         # A feed can only run again after its end: after an error or a `break`, the next epoch makes
         # its own.
         self._idle_feed = feed
 
+    @property
+    def _array_types(self):
+        """{name of an array in which a batch comes to its device: its type for DALI}."""
+        return _FEATURES | (_INDICES if self._indices else {})
+
+    def _cut(self, arrays) -> Batch:
+        integers, weights, *indices = arrays
+        return self._source.layout.split(integers, weights) | dict(zip(_INDICES, indices))
+
     def _empty_batch(self) -> Batch:
+        arrays = [*self._source.layout.empty(0)]
+        if self._indices:
+            batch = self._source.layout.split(*arrays)
+            arrays += indices_of(batch["input_mask"], batch["masked_lm_weights"]).values()
         device = torch.device("cuda", self._device_id) if self._cuda else torch.device("cpu")
-        integers = torch.empty(0, dtype=torch.int64, device=device)
-        weights = torch.empty(0, dtype=torch.float32, device=device)
-        return self._source.layout.split(integers, weights)
+        return self._cut([torch.from_numpy(array).to(device) for array in arrays])
 
 
 class _DaliFeed:
-    """A DALI pipeline that moves batches to their device. `device_id`: None for the CPU."""
+    """A DALI pipeline that moves batches to their device.
 
-    def __init__(self, device_id: int | None):
-        self._device_id = device_id
-        self._batches: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
+    `device_id`: None for the CPU. `array_types`: {name of an array of a batch: its type for DALI}.
+    """
+
+    def __init__(self, device_id: int | None, array_types: dict[str, Any]):
+        self._device_id, self._array_types = device_id, array_types
+        self._batches: Iterator[tuple[np.ndarray, ...]] = iter(())
         self._iterator: DALIGenericIterator | None = None
         self._copies = None if device_id is None else _Copies()
 
     def run(self, batches):
-        """Yields pairs of torch tensors, int64 [n] and float32 [m], for the pairs of numpy arrays
-        in an iterator.
-        """
+        """Yields a list of torch tensors for each tuple of numpy arrays in an iterator; all [n]."""
         self._batches = batches
         if self._iterator is None:
-            # A whole batch is one sample for DALI, in two arrays: 9 us of CPU per record at batch
-            # 64; with seven arrays 11 us.
+            # A whole batch is one sample for DALI, its features in two arrays: 9 us of CPU per
+            # record at batch 64; with seven arrays 11 us.
             pipeline = _take_batches(
-                lambda _: next(self._batches), self._device_id is not None, batch_size=1,
-                num_threads=1, device_id=self._device_id, prefetch_queue_depth=2,
+                lambda _: next(self._batches), list(self._array_types.values()),
+                self._device_id is not None, batch_size=1, num_threads=1,
+                device_id=self._device_id, prefetch_queue_depth=2,
             )  # fmt: skip
-            self._iterator = DALIGenericIterator(pipeline, ["integers", "weights"])
+            self._iterator = DALIGenericIterator(pipeline, list(self._array_types))
         else:
             self._iterator.reset()
         for (output,) in self._iterator:
-            pair = output["integers"][0], output["weights"][0]
-            yield self._copies.copy(pair) if self._copies else pair
+            tensors = [output[name][0] for name in self._array_types]
+            yield self._copies.copy(tensors) if self._copies else tensors
 
 
 def _event_behind_queue(device):
@@ -381,7 +401,7 @@ class _Copies:
         self._kept: collections.deque = collections.deque()  # (event, tensors), oldest first
 
     def copy(self, tensors):
-        copies = tuple(tensor.clone() for tensor in tensors)
+        copies = [tensor.clone() for tensor in tensors]
         self._kept.append((self._event_behind_queue(tensors[0].device), tensors))
         while self._kept and self._kept[0][0].query():
             self._kept.popleft()
@@ -389,9 +409,9 @@ class _Copies:
 
 
 @pipeline_def
-def _take_batches(next_batch, cuda):
+def _take_batches(next_batch, array_types, cuda):
     columns = fn.external_source(
-        source=next_batch, num_outputs=2, batch=False, dtype=[types.INT64, types.FLOAT]
+        source=next_batch, num_outputs=len(array_types), batch=False, dtype=array_types
     )
     return tuple(column.gpu() if cuda else column for column in columns)
 

@@ -211,15 +211,15 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_boolean_flag(
         machine,
         "unpad",
-        False,
-        "compute nothing for padding; same losses except for rounding and dropout",
+        True,
+        "False: compute padding too; same losses except for rounding and dropout",
     )
     cli.add_boolean_flag(
         machine,
         "balance",
         False,
-        "of each batch give every process about the same number of tokens, so that with --unpad "
-        "none waits for another; needs instance files; same losses except for rounding and dropout",
+        "of each batch give every process about the same number of tokens, so that none waits for "
+        "another; needs instance files; same losses except for rounding and dropout",
     )
     cli.add_boolean_flag(machine, "compile", False, "torch.compile the layers")
     cli.add_boolean_flag(

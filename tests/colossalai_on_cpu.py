@@ -21,6 +21,7 @@ import torch.distributed as dist  # noqa: E402
 from colossalai.accelerator import CpuAccelerator, set_accelerator  # noqa: E402
 from colossalai.utils import set_seed  # noqa: E402
 from colossalai.zero.low_level.low_level_optim import LowLevelZeroOptimizer  # noqa: E402
+from torch._dynamo.utils import counters  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import bert.training.launch  # noqa: E402
@@ -169,6 +170,26 @@ def note_steps_that_wait():
     yield Run, "record", note_and_record
 
 
+def count_graphs():
+    """Has each run leave graphs.txt: how many graphs were compiled when its clock started, and at
+    its end.
+    """
+    torch._dynamo.reset()
+    counters.clear()
+
+    def and_note(method):
+        def call_and_note(self, *arguments):
+            method(self, *arguments)
+            if dist.get_rank() == 0:
+                with open(os.path.join(self.flags.output_dir, "graphs.txt"), "a") as file:
+                    print(counters["stats"]["unique_graphs"], file=file)
+
+        return call_and_note
+
+    yield Run, "_open_logs", and_note(Run._open_logs)  # which logs the start
+    yield Run, "finish", and_note(Run.finish)
+
+
 # {flag: what yields (class, name, what stands there instead)}
 MODES = {
     "--test_norms_of_parts": take_norms_of_parts,
@@ -176,6 +197,7 @@ MODES = {
     "--test_equal_gradients": leave_gradients_as_they_are,
     "--test_rounded_gradients": round_gradients_by_rank,
     "--test_waits": note_steps_that_wait,
+    "--test_graphs": count_graphs,
 }
 
 

@@ -17,5 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 warnings.filterwarnings("ignore", category=UserWarning, module=r"colossalai\.")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# torch.compile's advice; but --precision=fp32 is chosen for exactness, and the others have next to
+# no products in float32.
+warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
 # Python 3.12 tells users of them, once, when it compiles ColossalAI.
 warnings.filterwarnings("ignore", "invalid escape sequence", SyntaxWarning)

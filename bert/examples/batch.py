@@ -1,4 +1,9 @@
-"""A batch of examples in memory: two arrays, which are cut into the seven features."""
+"""A batch of examples in memory: two arrays, which are cut into the seven features; and the indices
+of what in it is not padding.
+
+Shapes: B examples, S positions, P predictions per example, T tokens that are not padding, M
+predictions whose weight is not 0.
+"""
 
 from typing import Any, TypeVar
 
@@ -8,6 +13,25 @@ from bert.examples.example import FEATURES
 
 INTEGER_FEATURES = tuple(feature.name for feature in FEATURES if feature.dtype == "int64")
 Array = TypeVar("Array", bound=Any)  # numpy or torch
+
+
+def indices_of(input_mask: np.ndarray, masked_lm_weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the indices of what a training step computes; found here, no step waits for a GPU to
+    find them.
+
+    input_mask: [B, S]; masked_lm_weights: [B, P]. `token_indices`: int64 [T], of positions among
+    the B * S. `token_offsets`: int32 [B + 1], the place of each example's first token in them, and
+    T. `prediction_indices`: int64 [M], of predictions among the B * P.
+    """
+    lengths = np.count_nonzero(input_mask, axis=1)
+    return {
+        "token_indices": np.flatnonzero(input_mask),
+        "token_offsets": np.append(0, lengths.cumsum()).astype(np.int32),
+        "prediction_indices": np.flatnonzero(masked_lm_weights),
+    }
+
+
+INDICES = tuple(indices_of(np.empty((0, 0)), np.empty((0, 0))))
 
 
 class BatchLayout:

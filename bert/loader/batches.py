@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable
 
 import numpy as np
 
+from bert.examples.batch import indices_of
 from bert.loader.shares import Part
 from bert.loader.source import Source
 
@@ -16,10 +17,15 @@ _BLOCKS_AHEAD = 1  # read while the batches of the block before are decoded
 
 
 def iterate_batches(
-    source: Source, parts: Iterable[Part], batch_size: int, num_threads: int, prefetch: int
-) -> Generator[tuple[np.ndarray, np.ndarray]]:
+    source: Source,
+    parts: Iterable[Part],
+    batch_size: int,
+    num_threads: int,
+    prefetch: int,
+    indices: bool = False,
+) -> Generator[tuple[np.ndarray, ...]]:
     """Yields the records of `parts` (see bert/loader/shares.py), `batch_size` at a time, as
-    Reader.decode returns them.
+    Reader.decode returns them; with `indices`, followed by the arrays of `indices_of`.
 
     Up to `prefetch` batches are decoded ahead by `num_threads` threads. Ends its threads when it is
     closed or collected; what fails in them is raised here.
@@ -31,7 +37,12 @@ def iterate_batches(
             return reader.read(numbers())
 
         def decode(pieces):
-            return reader.decode([(records.result(), rows) for records, rows in pieces])
+            arrays = reader.decode([(records.result(), rows) for records, rows in pieces])
+            if not indices:
+                return arrays
+            batch = source.layout.split(*arrays)
+            found = indices_of(batch["input_mask"], batch["masked_lm_weights"])
+            return (*arrays, *found.values())
 
         reads = _ahead(
             ((reading.submit(read, numbers), count) for count, numbers in parts), _BLOCKS_AHEAD

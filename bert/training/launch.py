@@ -46,6 +46,8 @@ def join_processes(device: str, seed: int, timeout: float) -> torch.device:
         torch.set_num_threads(max(1, cores // int(os.environ["LOCAL_WORLD_SIZE"])))
         keep_freed_memory()
     colossalai.launch_from_torch(seed=seed, verbose=False)
+    # The launch sets it: torch.compile would cut each layer into several graphs.
+    torch._dynamo.config.optimize_ddp = False
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if use_cuda else torch.device("cpu")
 
 
@@ -108,7 +110,7 @@ def readable_errors() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise DataError(
             f"the GPU's memory is too small: {str(error).splitlines()[0]}; raise "
-            "--steps_per_update, or use --unpad, --gradient_checkpointing or --plugin=zero1"
+            "--steps_per_update, or use --gradient_checkpointing or --plugin=zero1"
         ) from None
     except RuntimeError as error:  # gloo has no error class of its own
         text = str(error).lower()

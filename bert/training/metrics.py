@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from bert.common.files import DataError, atomic_writer
 from bert.common.progress import time_left
@@ -27,11 +28,13 @@ def evaluate(
     loader: Iterable[Batch],
     device: torch.device,
     data_group: dist.ProcessGroup | None = None,
+    num_rows: int = 0,
 ) -> dict[str, float]:
     """Returns the metrics over all examples of a group of ranks: sums of all, divided once.
 
     model: the module itself, not its data-parallel wrapper, because ranks may have different
-    numbers of batches.
+    numbers of batches. num_rows: smaller batches are padded to so many examples, for a model that
+    was compiled for these and computes padding; 0: not.
     """
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     model.eval()
@@ -39,6 +42,8 @@ def evaluate(
         num_examples = len(batch["input_ids"])
         if num_examples == 0:  # the last step of a rank for which no example is left
             continue
+        if num_examples < num_rows:
+            batch = _pad_examples(batch, num_rows - num_examples)
         logits = predict(model, batch)
         weights = batch["masked_lm_weights"].sum()
         counts = (weights, torch.full_like(weights, num_examples))
@@ -55,6 +60,14 @@ def evaluate(
         "next_sentence_loss": next_sentence_loss / examples,
         "examples": int(examples),
     }
+
+
+def _pad_examples(batch, count):
+    """Adds examples that no metric counts: of weight 0, and with a label that torch leaves out."""
+    features = {name: column for name, column in batch.items() if column.dim() == 2}
+    padded = {name: F.pad(column, (0, 0, 0, count)) for name, column in features.items()}
+    padded["next_sentence_labels"][-count:] = -100  # F.cross_entropy's `ignore_index`
+    return batch | padded
 
 
 MAX_SKIPPED_IN_A_ROW = 5

@@ -1,6 +1,7 @@
 """BERT with both pretraining heads: Hugging Face's `BertForPreTraining`, at masked positions only.
 
-Shapes: B examples, S positions, P predictions per example, H hidden size, V vocabulary.
+Shapes: B examples, S positions, P predictions per example, M predictions whose weight is not 0, H
+hidden size, V vocabulary.
 """
 
 import contextlib
@@ -18,11 +19,12 @@ from safetensors import SafetensorError
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
 from bert.common.files import DataError
+from bert.examples.batch import INDICES, indices_of
 from bert.training import checkpoint, unpadded
 from bert.training.tensorflow_checkpoint import is_tensorflow_checkpoint, read_tensorflow_checkpoint
 
-Batch = dict[str, torch.Tensor]  # of bert_dali_dataloader.DaliDataloader
-Logits = tuple[torch.Tensor, torch.Tensor]  # masked LM [B, P, V], next sentence [B, 2]
+Batch = dict[str, torch.Tensor]  # of bert_dali_dataloader.DaliDataloader, with indices=True
+Logits = tuple[torch.Tensor, torch.Tensor]  # masked LM [M, V], next sentence [B, 2]
 
 # In Google's and MLPerf's configuration files "gelu" means the tanh approximation, which Hugging
 # Face calls "gelu_new".
@@ -176,6 +178,10 @@ def missing_model(where: str) -> str | None:
 def _bind_forward(model):
     # On the instance, not in a subclass: ColossalAI's policies need the exact class.
     model.forward = types.MethodType(_forward, model)
+    # --plugin=hybrid replaces this layer by one of its own, which does the same.
+    model.cls.predictions.decoder.forward = types.MethodType(
+        _aligned_linear, model.cls.predictions.decoder
+    )
     if model.config.hidden_act == "gelu_new":
         # The same function, but Hugging Face's keeps four times as much for the backward pass.
         for layer in model.bert.encoder.layer:
@@ -184,51 +190,127 @@ def _bind_forward(model):
     return model
 
 
-def compile_layers(model: BertForPreTraining) -> None:
-    """Applies torch.compile to the masked LM head and each layer of the encoder (all are alike)."""
-    # bert/common/quiet_imports.py set it to 1.
-    torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))
-    for layer in model.bert.encoder.layer:
-        layer.compile()
-    model.cls.predictions.compile()
-
-
 def leave_out_padding(model: BertForPreTraining) -> None:
     """Makes the model skip positions of padding; results are the same except for rounding."""
     model.forward = types.MethodType(_unpadded_forward, model)
+    model.run_layer = unpadded.run_layer
 
 
-def _unpadded_forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
+def _aligned_linear(self, hidden):
+    """As torch.nn.Linear.forward, but where it is faster with rows of zeros added to the weights.
+
+    They are in no parameter, so they are never saved; and no logits of theirs are returned.
+    """
+    rows = self.out_features
+    padding = -rows % _row_multiple(hidden.device)
+    if not padding:
+        return F.linear(hidden, self.weight, self.bias)
+    weight, bias = F.pad(self.weight, (0, 0, 0, padding)), F.pad(self.bias, (0, padding))
+    return F.linear(hidden, weight, bias)[..., :rows]
+
+
+def _row_multiple(device):
+    # BERT's vocabulary, 30,522, is no multiple of 8, and tensor cores would stand idle.
+    return 64 if device.type == "cuda" else 1
+
+
+def compile_layers(model: BertForPreTraining) -> None:
+    """Applies torch.compile to the masked LM head and the layers, of which all are alike.
+
+    After `leave_out_padding`, if that is wanted. The numbers of tokens and of predictions, which
+    differ from batch to batch, are variables of the compiled code.
+    """
+    # bert/common/quiet_imports.py set it to 1.
+    torch._inductor.config.compile_threads = min(32, len(os.sched_getaffinity(0)))
+    if hasattr(model, "run_layer"):
+        model.run_layer = torch.compile(model.run_layer, dynamic=True)
+    else:
+        for layer in model.bert.encoder.layer:
+            layer.compile()
+    model.cls.predictions.compile(dynamic=True)
+
+
+def _unpadded_forward(
+    self, input_ids, input_mask, segment_ids, masked_lm_positions, token_indices, token_offsets,
+    prediction_indices,
+):  # fmt: skip
     """As `_forward`, without computing padding."""
-    hidden, places = unpadded.encode(self.bert, input_ids, input_mask, segment_ids)
-    masked = hidden[places.gather(1, masked_lm_positions)]  # [B, P, H]
-    pooled = self.bert.pooler(hidden[places[:, :1]])
-    return self.cls.predictions(masked), self.cls.seq_relationship(pooled)
+    hidden = unpadded.encode(
+        self.bert, input_ids, segment_ids, token_indices, token_offsets, self.run_layer
+    )
+    places = input_mask.flatten().cumsum(0) - 1  # of each position, in `hidden`; not of padding
+    positions = _positions(masked_lm_positions, prediction_indices, input_ids.shape[1])
+    masked = hidden.index_select(0, places[positions])  # [M, H]
+    first = hidden.index_select(0, token_offsets[:-1])  # [B, H]
+    return _logits(self, masked, self.bert.pooler(first[:, None]))
 
 
-def _forward(self, input_ids, input_mask, segment_ids, masked_lm_positions):
-    """int64 [B, S] three times, [B, P] -> logits: masked LM [B, P, V], next sentence [B, 2]."""
+def _forward(
+    self, input_ids, input_mask, segment_ids, masked_lm_positions, token_indices, token_offsets,
+    prediction_indices,
+):  # fmt: skip
+    """int64 [B, S] three times, int64 [B, P] and indices -> logits [M, V], [B, 2]."""
     # [B, 1, S]: with a mask [B, S] Hugging Face checks whether it is all ones, and waits for the
     # GPU.
     encoded = self.bert(input_ids, attention_mask=input_mask[:, None], token_type_ids=segment_ids)
-    positions = masked_lm_positions.unsqueeze(-1).expand(-1, -1, self.config.hidden_size)
-    masked = encoded.last_hidden_state.gather(1, positions)  # [B, P, H]
-    return self.cls.predictions(masked), self.cls.seq_relationship(encoded.pooler_output)
+    hidden = encoded.last_hidden_state.flatten(0, 1)
+    positions = _positions(masked_lm_positions, prediction_indices, input_ids.shape[1])
+    masked = hidden.index_select(0, positions)  # [M, H]
+    return _logits(self, masked, encoded.pooler_output)
+
+
+def _logits(model, masked, pooled):
+    """[M, H], [B, H] -> [M, V], [B, 2]: in evaluation float32, whatever the model computes in.
+
+    In bf16 the largest logit is often one of several: 2.7 % of a small model's predictions.
+    """
+    heads = model.cls
+    if model.training:
+        return heads.predictions(masked), heads.seq_relationship(pooled)
+    masked = heads.predictions.transform(masked)
+    return _in_float32(heads.predictions.decoder, masked), _in_float32(
+        heads.seq_relationship, pooled
+    )
+
+
+def _in_float32(layer, hidden):
+    weights = {name: weight.float() for name, weight in layer.named_parameters()}
+    with torch.autocast(hidden.device.type, enabled=False):
+        return torch.func.functional_call(layer, weights, hidden.float())
+
+
+def _positions(masked_lm_positions, prediction_indices, seq_length):
+    """Returns the positions of M predictions among all B * S, int64 [M]."""
+    examples = prediction_indices // masked_lm_positions.shape[1]
+    return examples * seq_length + masked_lm_positions.flatten()[prediction_indices]
+
+
+def with_indices(batch: Batch) -> Batch:
+    """Returns the batch with the indices that the loader adds for train.py; waits for the GPU."""
+    mask, weights = (batch[name].cpu().numpy() for name in ("input_mask", "masked_lm_weights"))
+    device = batch["input_ids"].device
+    found = indices_of(mask, weights)
+    return batch | {name: torch.from_numpy(array).to(device) for name, array in found.items()}
 
 
 def predict(model: torch.nn.Module, batch: Batch) -> Logits:
     """Runs the model on a batch."""
-    names = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+    names = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", *INDICES)
     return model(**{name: batch[name] for name in names})
+
+
+def _labels_and_weights(batch):
+    """Returns the token ids int64 [M] and the weights float32 [M] of the masked LM logits."""
+    names = ("masked_lm_ids", "masked_lm_weights")
+    return (batch[name].flatten()[batch["prediction_indices"]] for name in names)
 
 
 def loss_sums(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the sums of weighted masked LM and of next-sentence cross entropies, float32 []."""
     masked_lm_logits, next_sentence_logits = logits
-    cross_entropy = F.cross_entropy(
-        masked_lm_logits.float().flatten(0, 1), batch["masked_lm_ids"].flatten(), reduction="none"
-    )
-    masked_lm = (cross_entropy * batch["masked_lm_weights"].flatten()).sum()
+    labels, weights = _labels_and_weights(batch)
+    cross_entropy = F.cross_entropy(masked_lm_logits.float(), labels, reduction="none")
+    masked_lm = (cross_entropy * weights).sum()
     next_sentence = F.cross_entropy(
         next_sentence_logits.float(), batch["next_sentence_labels"].flatten(), reduction="sum"
     )
@@ -238,9 +320,9 @@ def loss_sums(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]
 def correct_counts(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the correct masked LM (weighted) and next-sentence predictions, [] each."""
     masked_lm_logits, next_sentence_logits = logits
-    is_correct = masked_lm_logits.argmax(-1) == batch["masked_lm_ids"]
+    labels, weights = _labels_and_weights(batch)
     return (
-        (is_correct * batch["masked_lm_weights"]).sum(),
+        ((masked_lm_logits.argmax(-1) == labels) * weights).sum(),
         (next_sentence_logits.argmax(-1) == batch["next_sentence_labels"].flatten()).sum(),
     )
 
@@ -251,9 +333,10 @@ def count_correct_or_tied(masked_lm_logits: torch.Tensor, batch: Batch) -> torch
     For the progress line. On the CPU 3 ms at 32 x 20 predictions; the argmax of `correct_counts`
     takes 25 ms.
     """
-    logit_of_label = masked_lm_logits.gather(-1, batch["masked_lm_ids"].unsqueeze(-1))
+    labels, weights = _labels_and_weights(batch)
+    logit_of_label = masked_lm_logits.gather(-1, labels.unsqueeze(-1))
     is_correct = (logit_of_label >= masked_lm_logits.amax(-1, keepdim=True)).squeeze(-1)
-    return (is_correct * batch["masked_lm_weights"]).sum()
+    return (is_correct * weights).sum()
 
 
 def load_tokenizer(vocab_file: str, do_lower_case: bool, config: BertConfig) -> BertTokenizerFast:

@@ -37,6 +37,7 @@ from bert.training.model import (
     loss_sums,
     predict,
     save_model,
+    with_indices,
 )
 from bert.training.optimization import AdamWeightDecay, Lamb, LossScale, parameter_groups
 from bert.training.plugins import parallelize
@@ -88,7 +89,7 @@ class Run:
             "shard_id": self._shard_id, "num_shards": self._num_shards,
             "num_threads": flags.num_threads, "cuda": self.device.type == "cuda",
             "device_id": self.device.index, "seed": flags.seed,
-            "vocab_size": self.config.vocab_size,
+            "vocab_size": self.config.vocab_size, "indices": True,
         }  # fmt: skip
 
         def build(build_dali, split, **options):
@@ -154,6 +155,8 @@ class Run:
         log_bytes: dict[str, int] = {}
         messages = []
         self._settle_buckets()
+        if self.flags.compile:  # evaluation too, which has code of its own, before the run's clock
+            self._metrics_of([self._made_up_batch(self.flags.eval_batch_size)])
         if found:
             shared = checkpoint.load_shared(found.path)
             self.parallel.load_state_dict(shared["model"])
@@ -205,18 +208,19 @@ class Run:
         After the first one, the data-parallel model rearranges the buckets in which it adds up
         gradients. So a resumed run adds them in the same order as an uninterrupted one.
         """
-        batch = {
-            name: torch.tensor(np.ones_like(column))
-            .expand(self._micro_batch_size, -1)
-            .to(self.device)
-            for name, column in self.train_loader.first_example.items()
-        }
+        batch = self._made_up_batch(self._micro_batch_size)
         for _ in range(2):
             with self.parallel.autocast():
                 logits = predict(self.parallel.model, batch)
             masked_lm_loss, next_sentence_loss = loss_sums(logits, batch)
             self.parallel.backward(masked_lm_loss + next_sentence_loss)
             self.optimizer.zero_grad()
+
+    def _made_up_batch(self, num_examples):
+        return with_indices({
+            name: torch.tensor(np.ones_like(column)).expand(num_examples, -1).to(self.device)
+            for name, column in self.train_loader.first_example.items()
+        })  # fmt: skip
 
     # ----------------------------------------------------------------------------------------------
     # Derived values
@@ -311,10 +315,7 @@ class Run:
     def evaluate(self) -> None:
         started = time.monotonic()
         self.mlperf_log.eval_start(self.samples)
-        with self.parallel.autocast():
-            metrics = evaluate(
-                self.parallel.module, self.eval_loader, self.device, self.parallel.data_group
-            )
+        metrics = self._metrics_of(self.eval_loader)
         if metrics["examples"] != self.eval_loader.num_records:
             raise DataError(
                 f"{metrics['examples']} examples were evaluated, "
@@ -334,6 +335,15 @@ class Run:
     def _log_run_stop(self):
         """The measured time ends: before anything is saved."""
         self.mlperf_log.run_stop("success" if self.is_target_reached else "aborted", self.samples)
+
+    def _metrics_of(self, batches):
+        # Without padding, compiled layers see a number of tokens, and no number of examples.
+        needs_one_shape = self.flags.compile and not self.flags.unpad
+        with self.parallel.autocast():
+            return evaluate(
+                self.parallel.module, batches, self.device, self.parallel.data_group,
+                self.flags.eval_batch_size if needs_one_shape else 0,
+            )  # fmt: skip
 
     def save(self) -> None:
         """Writes a checkpoint, in the background."""

@@ -1,68 +1,122 @@
 """BERT's forward pass without padding, which is about half of MLPerf's positions.
 
-Shapes: B examples, S positions, P predictions per example, T tokens of all examples that are not
-padding, H hidden size.
+Shapes: B examples, S positions, T tokens of all examples that are not padding, H hidden size.
+`token_indices` and `token_offsets`: see bert/examples/batch.py.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import BertModel
+from transformers.models.bert.modeling_bert import BertLayer
 
 
 def encode(
-    bert: BertModel, input_ids: torch.Tensor, input_mask: torch.Tensor, segment_ids: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the last hidden states [T, H], and the place of each position in them, int64 [B, S].
+    bert: BertModel,
+    input_ids: torch.Tensor,
+    segment_ids: torch.Tensor,
+    token_indices: torch.Tensor,
+    token_offsets: torch.Tensor,
+    run_layer: Callable[..., torch.Tensor],
+) -> torch.Tensor:
+    """Returns the last hidden states [T, H].
 
-    input_ids, input_mask, segment_ids: int64 [B, S]. Places of padding have no meaning.
+    input_ids, segment_ids: int64 [B, S]; token_indices: int64 [T]; token_offsets: int32 [B + 1];
+    run_layer: the function below, perhaps compiled.
     """
-    places = (input_mask.flatten().cumsum(0) - 1).view_as(input_ids)
-    # int64 [T]; the only operation that waits for the GPU.
-    tokens = input_mask.flatten().nonzero().squeeze(1)
+    seq_length = input_ids.shape[1]
     hidden = bert.embeddings(
-        input_ids=input_ids.flatten()[tokens][None],
-        token_type_ids=segment_ids.flatten()[tokens][None],
-        position_ids=(tokens % input_ids.shape[1])[None],
+        input_ids=input_ids.flatten()[token_indices][None],
+        token_type_ids=segment_ids.flatten()[token_indices][None],
+        position_ids=(token_indices % seq_length)[None],
     )[0]
-    lengths = input_mask.sum(1)
+    attend = attention_on(hidden.device)
     for layer in bert.encoder.layer:
-        arguments = layer, hidden, lengths, input_ids.shape[1]
+        # No example has more than `seq_length` tokens. Only the GPU knows how many the longest has.
+        arguments = layer, hidden, token_offsets, seq_length, attend
         if bert.encoder.gradient_checkpointing and bert.training:
-            hidden = checkpoint(_run_layer, *arguments, use_reentrant=False)
+            hidden = checkpoint(run_layer, *arguments, use_reentrant=False)
         else:
-            hidden = _run_layer(*arguments)
-    return hidden, places
+            hidden = run_layer(*arguments)
+    return hidden
 
 
-def _run_layer(layer, hidden, lengths, max_length):
-    """Runs a `BertLayer` on all tokens. hidden and the result: [T, H]; lengths: int64 [B]."""
+def run_layer(
+    layer: BertLayer,
+    hidden: torch.Tensor,
+    token_offsets: torch.Tensor,
+    max_length: int,
+    attend: Callable[..., torch.Tensor],
+) -> torch.Tensor:
+    """Runs a layer on all tokens. hidden and the result: [T, H]; attend: of `attention_on`."""
     attention = layer.attention.self
     query, key, value = (
         projection(hidden).unflatten(-1, (-1, attention.attention_head_size))
         for projection in (attention.query, attention.key, attention.value)
     )
     dropout = attention.dropout.p if attention.training else 0.0
-    mixed = _attend(query, key, value, lengths, max_length, dropout).flatten(-2)
+    mixed = attend(query, key, value, token_offsets, max_length, dropout).flatten(-2)
     attended = layer.attention.output(mixed, hidden)
     return layer.output(layer.intermediate(attended), attended)
 
 
-def _attend(query, key, value, lengths, max_length, dropout):
-    """Attention within each example: [T, heads, head size] all; lengths: int64 [B], sum T."""
-    if query.is_cuda:
-        offsets = F.pad(lengths.cumsum(0), (1, 0))
-        q, k, v = (
-            torch.nested.nested_tensor_from_jagged(
-                tensor, offsets, min_seqlen=1, max_seqlen=max_length
-            ).transpose(1, 2)
-            for tensor in (query, key, value)
-        )
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).values()
-    # On the CPU, one example after the other is 7 times as fast as nested tensors.
-    examples = zip(*(x.transpose(0, 1).split(lengths.tolist(), dim=1) for x in (query, key, value)))
+# --------------------------------------------------------------------------------------------------
+# Attention within each example. query, key, value and the result: [T, heads, head size]
+
+
+def attention_on(device: torch.device) -> Callable[..., torch.Tensor]:
+    """Returns the function below that is the fastest on a device."""
+    if device.type != "cuda":
+        return _attend_by_example
+    return _flash if torch.cuda.get_device_capability(device) >= (8, 0) else _memory_efficient
+
+
+@torch.compiler.disable  # the lengths change with each batch
+def _attend_by_example(query, key, value, token_offsets, max_length, dropout):
+    """One example after the other."""
+    lengths = token_offsets.diff().tolist()
+    examples = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)))
     mixed = [
         F.scaled_dot_product_attention(q[None], k[None], v[None], dropout_p=dropout)[0]
         for q, k, v in examples
     ]
     return torch.cat(mixed, dim=1).transpose(0, 1)
+
+
+# Both call the operators that scaled_dot_product_attention calls for nested tensors, but without
+# nested tensors. These take the host longer than the GPU needs for a layer, and new ones, made in
+# a recomputation, do not match the first ones. torch 2.10 has a public function for the same,
+# torch.nn.attention.varlen.varlen_attn, but without dropout.
+
+
+def _flash(query, key, value, token_offsets, max_length, dropout):
+    """On GPUs from A100 on, in bf16 and fp16; in float32 as `_memory_efficient`."""
+    if query.dtype == torch.float32:
+        return _memory_efficient(query, key, value, token_offsets, max_length, dropout)
+    is_causal = return_debug_mask = False
+    return torch.ops.aten._flash_attention_forward(
+        *_align_heads(query, key, value), token_offsets, token_offsets, max_length, max_length,
+        dropout, is_causal, return_debug_mask,
+    )[0][..., : query.shape[-1]]  # fmt: skip
+
+
+def _memory_efficient(query, key, value, token_offsets, max_length, dropout):
+    bias, no_mask, keeps_for_backward = None, 0, query.requires_grad
+    return torch.ops.aten._efficient_attention_forward(
+        *(x[None] for x in _align_heads(query, key, value)), bias, token_offsets, token_offsets,
+        max_length, max_length, dropout, no_mask, keeps_for_backward,
+    )[0][0, ..., : query.shape[-1]]  # fmt: skip
+
+
+def _align_heads(query, key, value):
+    """Adds zeros up to a head size that is a multiple of 8, which the kernels need."""
+    size = query.shape[-1]
+    aligned = size + -size % 8
+    if aligned == size:
+        return query, key, value
+    # The kernels divide by the root of the size that they see. (To give them a `scale` would break
+    # torch.compile: in torch 2.5 _efficient_attention_backward does not take it there.)
+    query = query * (aligned / size) ** 0.5
+    return (F.pad(x, (0, aligned - size)) for x in (query, key, value))

@@ -92,6 +92,21 @@ def test_batch_of_a_rank_without_records(tfrecord_folder):
     assert len(batch["input_ids"]) == 0 and len(other["input_ids"]) == 1
 
 
+def test_indices_of_what_is_not_padding(tfrecord_folder):
+    """Also of the batch of a rank without records."""
+    for shard in loaders(*tfrecord_folder([3]), 4, batch_size=2, training=False, indices=True):
+        (batch,) = shard
+        rows = len(batch["input_ids"])
+        tokens = batch["input_mask"].flatten().nonzero().squeeze(1)
+        assert torch.equal(batch["token_indices"], tokens)
+        lengths = batch["input_mask"].sum(1)
+        assert batch["token_offsets"].dtype == torch.int32 and batch["token_offsets"][0] == 0
+        assert batch["token_offsets"].diff().tolist() == lengths.tolist() and len(lengths) == rows
+        predictions = batch["masked_lm_weights"].flatten().nonzero().squeeze(1)
+        assert torch.equal(batch["prediction_indices"], predictions)
+        assert (len(tokens) > 0) == (rows > 0)
+
+
 @pytest.mark.parametrize(
     "sizes, num_shards", [(SIZES[0], 1), (SIZES[0], 4), (SIZES[1], 2), ((300, 1, 99), 64)]
 )

@@ -2,8 +2,11 @@
 MLPerf's reference.
 """
 
+import collections
 import contextlib
 import copy
+import functools
+import itertools
 import json
 import math
 import os
@@ -15,16 +18,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import MLPERF, ROOT, synthetic_example
+from torch._functorch.aot_autograd import aot_module_simplified
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import bert.training.model
 import train
 from bert.common.files import DataError
-from bert.training import optimization
+from bert.examples.batch import INDICES
+from bert.training import optimization, unpadded
 from bert.training.flops import peak_flops, training_flops
 from bert.training.metrics import evaluate
 from bert.training.model import (
     build_model,
+    compile_layers,
     correct_counts,
     count_correct_or_tied,
     leave_out_padding,
@@ -35,6 +42,7 @@ from bert.training.model import (
     missing_model,
     predict,
     save_model,
+    with_indices,
 )
 from bert.training.optimization import (
     AdamWeightDecay,
@@ -60,21 +68,21 @@ def batch():
     columns = {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
     columns["input_mask"][1, 10:] = 0
     columns["masked_lm_weights"][2, 1:] = 0.0
-    return columns
+    return with_indices(columns)
 
 
 def test_masked_positions_get_hugging_faces_logits(tiny_model, batch):
     masked_lm_logits, next_sentence_logits = predict(tiny_model, batch)
-    assert masked_lm_logits.shape == (3, 3, 1000) and next_sentence_logits.shape == (3, 2)
+    assert masked_lm_logits.shape == (7, 1000) and next_sentence_logits.shape == (3, 2)
     del tiny_model.forward  # back to the class's own
     full = tiny_model(
         input_ids=batch["input_ids"],
         attention_mask=batch["input_mask"],
         token_type_ids=batch["segment_ids"],
     )
-    for row in range(3):
-        positions = batch["masked_lm_positions"][row]
-        torch.testing.assert_close(masked_lm_logits[row], full.prediction_logits[row, positions])
+    for row, count, found in zip(range(3), (3, 3, 1), masked_lm_logits.split((3, 3, 1))):
+        positions = batch["masked_lm_positions"][row, :count]
+        torch.testing.assert_close(found, full.prediction_logits[row, positions])
     torch.testing.assert_close(next_sentence_logits, full.seq_relationship_logits)
 
 
@@ -93,17 +101,16 @@ def test_loss_sums_and_counts(batch):
         next_sentence -= (
             logits[1][row].log_softmax(-1)[batch["next_sentence_labels"][row, 0]].item()
         )
-    found = loss_sums(logits, batch)
+    computed = logits[0].flatten(0, 1)[[0, 1, 2, 3, 4, 5, 6]]  # the others have weight 0
+    found = loss_sums((computed, logits[1]), batch)
     assert found[0].item() == pytest.approx(masked_lm, rel=1e-5) and found[
         1
     ].item() == pytest.approx(next_sentence, rel=1e-5)
-    logits[0][0, 0, batch["masked_lm_ids"][0, 0]] = logits[0][
-        2, 2, batch["masked_lm_ids"][2, 2]
-    ] = 99.0
-    assert correct_counts(logits, batch)[0].item() == right + 1  # the second has weight 0
-    assert count_correct_or_tied(logits[0], batch).item() == right + 1
+    computed[0, batch["masked_lm_ids"][0, 0]] = 99.0
+    assert correct_counts((computed, logits[1]), batch)[0].item() == right + 1
+    assert count_correct_or_tied(computed, batch).item() == right + 1
     assert (
-        correct_counts((logits[0], torch.tensor([[0.0, 1], [1, 0], [1, 0]])), batch)[1].item() == 2
+        correct_counts((computed, torch.tensor([[0.0, 1], [1, 0], [1, 0]])), batch)[1].item() == 2
     )
 
 
@@ -453,6 +460,139 @@ def test_gradient_checkpointing_keeps_less(tiny_model, batch, unpad):
 
 
 # --------------------------------------------------------------------------------------------------
+# Attention on a GPU: there is none here
+
+
+def attention_by_offsets(query, key, value, offsets, max_length):
+    """What the kernels compute, by their documentation."""
+    assert offsets.dtype == torch.int32 and offsets.diff().max() <= max_length
+    assert query.shape[-1] % 8 == 0
+    mixed = []
+    for start, end in itertools.pairwise(offsets.tolist()):
+        q, k, v = (x[start:end].transpose(0, 1) for x in (query, key, value))
+        mixed.append(((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v).transpose(0, 1))
+    return torch.cat(mixed)
+
+
+def flash_on_the_cpu(q, k, v, offsets, offsets_k, longest, longest_k, dropout, is_causal, debug):
+    assert offsets is offsets_k and longest == longest_k and (is_causal, debug) == (False, False)
+    return attention_by_offsets(q, k, v, offsets, longest), None
+
+
+def efficient_on_the_cpu(
+    q, k, v, bias, offsets, offsets_k, longest, longest_k, dropout, mask_type, logsumexp
+):
+    assert offsets is offsets_k and longest == longest_k and (bias, mask_type) == (None, 0)
+    assert logsumexp == q.requires_grad
+    return attention_by_offsets(q[0], k[0], v[0], offsets, longest)[None], None
+
+
+@pytest.mark.parametrize("head_size", [16, 26])
+@pytest.mark.parametrize("attend", [unpadded._flash, unpadded._memory_efficient])
+def test_kernels_compute_attention(monkeypatch, attend, head_size):
+    """Also with heads of a size that the kernels do not take."""
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash_on_the_cpu)
+    monkeypatch.setattr(torch.ops.aten, "_efficient_attention_forward", efficient_on_the_cpu)
+    torch.manual_seed(0)
+    offsets = torch.tensor([0, 3, 4, 11], dtype=torch.int32)
+    for dtype in (torch.float64, torch.float32):  # flash leaves float32 to the other kernel
+        tensors = torch.randn(3, 11, 2, head_size, dtype=dtype, requires_grad=True)
+        expected = unpadded._attend_by_example(*tensors, offsets, 32, 0.0)
+        found = attend(*tensors, offsets, 32, 0.0)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        gradients = (
+            torch.autograd.grad(mixed.square().sum(), tensors)[0] for mixed in (found, expected)
+        )
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "device, capability, attend",
+    [
+        ("cpu", None, unpadded._attend_by_example),
+        ("cuda", (9, 0), unpadded._flash),
+        ("cuda", (8, 0), unpadded._flash),
+        ("cuda", (7, 0), unpadded._memory_efficient),
+    ],
+)
+def test_choice_of_attention(monkeypatch, device, capability, attend):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert unpadded.attention_on(torch.device(device)) is attend
+
+
+class OperatorRecorder(TorchDispatchMode):
+    """Counts attention kernels; refuses what would wait for a GPU, and nested tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = collections.Counter()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = function.overloadpacket.__name__
+        assert "nested" not in name and name not in ("nonzero", "_local_scalar_dense")
+        if "attention" in name:
+            self.kernels[name] += 1
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    "attend, dtype, kernel",
+    [
+        (unpadded._flash, torch.bfloat16, "_flash"),
+        (unpadded._flash, torch.float32, "_efficient"),
+        (unpadded._memory_efficient, torch.float16, "_efficient"),
+    ],
+)
+def test_unpadded_step_by_kernels(
+    tiny_model, batch, monkeypatch, attend, dtype, kernel, checkpointing
+):
+    """Forward and backward over tensors of shapes and no contents: the operators exist, take these
+    arguments and are differentiable; nothing waits for a GPU; a recomputation matches.
+    """
+    monkeypatch.setattr(unpadded, "attention_on", lambda device: attend)
+    # Checkpointing looks for the random state of the device; this one has none.
+    monkeypatch.setattr(torch, "meta", torch.cpu, raising=False)
+    without_random_state = functools.partial(unpadded.checkpoint, preserve_rng_state=False)
+    monkeypatch.setattr(unpadded, "checkpoint", without_random_state)
+    config = copy.deepcopy(tiny_model.config)
+    config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.1
+    with torch.device("meta"):
+        model = build_model(config).to(dtype)
+    on_gpu = {name: column.to("meta") for name, column in batch.items()}
+    leave_out_padding(model)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    with OperatorRecorder() as recorder:
+        sum(loss_sums(predict(model, on_gpu), on_gpu)).backward()
+    assert all(weight.grad.dtype == dtype for weight in model.parameters())
+    assert recorder.kernels == {
+        f"{kernel}_attention_forward": config.num_hidden_layers * (1 + checkpointing),
+        f"{kernel}_attention_backward": config.num_hidden_layers,
+    }
+
+
+@pytest.mark.parametrize("attend", [unpadded._flash, unpadded._memory_efficient])
+def test_compiled_layer_with_kernels_is_one_graph(tiny_model, attend):
+    """Whatever the number of tokens; backward too. Traced, over tensors of no contents."""
+    tiny_model.to("meta", torch.bfloat16).train()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return aot_module_simplified(graph, inputs, fw_compiler=lambda graph, inputs: graph)
+
+    run_layer = torch.compile(unpadded.run_layer, backend=count, dynamic=True, fullgraph=True)
+    for num_tokens in (11, 29):
+        for layer in tiny_model.bert.encoder.layer:
+            hidden = torch.empty(num_tokens, 128, device="meta", dtype=torch.bfloat16)
+            offsets = torch.empty(4, device="meta", dtype=torch.int32)
+            run_layer(layer, hidden.requires_grad_(), offsets, 16, attend).sum().backward()
+            assert hidden.grad.shape == hidden.shape
+    assert len(graphs) == 1
+
+
+# --------------------------------------------------------------------------------------------------
 # Weights from TensorFlow
 
 
@@ -590,8 +730,10 @@ def test_evaluation_pools_over_batches(process_group, tiny_model, batch, unpad):
     if unpad:
         leave_out_padding(tiny_model)
     # A rank's last, where no example is left for it.
-    empty = {name: column[:0] for name, column in batch.items()}
-    rows = [{name: column[i : i + 1] for name, column in batch.items()} for i in range(3)]
+    *rows, empty = (
+        with_indices({name: batch[name][i : i + 1] for name in batch if name not in INDICES})
+        for i in range(4)
+    )
     together, apart = (
         evaluate(tiny_model, [batch], torch.device("cpu")),
         evaluate(tiny_model, [*rows, empty], torch.device("cpu")),
@@ -604,10 +746,83 @@ def test_evaluation_pools_over_batches(process_group, tiny_model, batch, unpad):
     )
 
 
+@pytest.mark.parametrize("num_rows", [4, 64])
+def test_padded_evaluation_is_the_same(process_group, tiny_model, batch, num_rows):
+    """Batches of one shape, for compiled layers; made of a batch with fewer examples."""
+    seen, forward = [], tiny_model.forward
+    tiny_model.forward = lambda **inputs: (
+        seen.append(inputs["input_ids"].shape) or forward(**inputs)
+    )
+    plain = evaluate(tiny_model, [batch], torch.device("cpu"))
+    padded = evaluate(tiny_model, [batch], torch.device("cpu"), num_rows=num_rows)
+    assert padded == pytest.approx(plain, rel=1e-6) and padded["examples"] == 3
+    assert seen == [(3, 16), (num_rows, 16)]
+
+
+@pytest.mark.parametrize("unpad", [False, True])
+def test_rows_added_to_the_decoder_change_nothing(tiny_model, batch, monkeypatch, unpad):
+    """The vocabulary of a multiple of 64, which a GPU gets; 1,000 is none."""
+    if unpad:
+        leave_out_padding(tiny_model)
+
+    def run():
+        tiny_model.zero_grad()
+        logits = predict(tiny_model, batch)
+        sum(loss_sums(logits, batch)).backward()
+        return logits[0], [weight.grad.clone() for weight in tiny_model.parameters()]
+
+    expected, gradients = run()
+    multiples = {"cuda": bert.training.model._row_multiple(torch.device("cuda"))}
+    monkeypatch.setattr(bert.training.model, "_row_multiple", lambda device: multiples["cuda"])
+    sizes, linear = set(), torch.nn.functional.linear
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "linear",
+        lambda hidden, weight, bias: sizes.add(len(weight)) or linear(hidden, weight, bias),
+    )
+    for is_training in (False, True):
+        found, other_gradients = tiny_model.train(is_training) and run()
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        for one, other in zip(other_gradients, gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert 1024 in sizes and 1000 not in sizes
+    assert {len(weight) for weight in tiny_model.state_dict().values()}.isdisjoint({1024})
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["ddp", "zero1"])
+@pytest.mark.parametrize("unpad", [False, True])
+def test_evaluation_has_logits_in_float32(tiny_model, batch, unpad, autocast):
+    """Rounded to bf16, the largest logit is often one of several. Training has them in bf16."""
+    if unpad:
+        leave_out_padding(tiny_model)
+    if not autocast:
+        tiny_model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.no_grad():
+        found = predict(tiny_model, batch)
+        expected = predict(tiny_model.train(), batch)
+    for one, other in zip(found, expected):
+        assert (one.dtype, other.dtype) == (torch.float32, torch.bfloat16)
+        assert (one.bfloat16() != one).float().mean() > 0.9
+        torch.testing.assert_close(one, other.float(), rtol=0.01, atol=0.01)
+
+
 @pytest.mark.parametrize("micro_batches", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("run", ["startwarm-2", "x8_lr2e-2"])
-def test_recorded_run(process_group, run, micro_batches):
-    compare_with_recording(run, micro_batches)
+@pytest.mark.parametrize("unpad", [False, True])
+def test_recorded_run(process_group, run, micro_batches, unpad):
+    compare_with_recording(run, micro_batches, prepare=leave_out_padding if unpad else None)
+
+
+@pytest.mark.slow
+def test_recorded_run_as_on_a_gpu(process_group, monkeypatch):
+    """Without padding, compiled, and with rows added to the decoder."""
+    monkeypatch.setattr(bert.training.model, "_row_multiple", lambda device: 64)
+
+    def prepare(model):
+        leave_out_padding(model)
+        compile_layers(model)
+
+    compare_with_recording("startwarm-2", 4, prepare=prepare)
 
 
 def erf_gelu(monkeypatch):
@@ -657,13 +872,12 @@ def mean_of_means(monkeypatch):
 
     def loss_sums_by_sequence(logits, batch):
         _, next_sentence = loss_sums(logits, batch)
-        cross_entropy = torch.nn.functional.cross_entropy(
-            logits[0].transpose(1, 2), batch["masked_lm_ids"], reduction="none"
-        )
+        labels = batch["masked_lm_ids"].flatten()[batch["prediction_indices"]]
+        cross_entropy = torch.nn.functional.cross_entropy(logits[0], labels, reduction="none")
         weights = batch["masked_lm_weights"]
-        return (
-            (cross_entropy * weights).sum(1) / weights.sum(1)
-        ).mean() * weights.sum(), next_sentence
+        sequences = batch["prediction_indices"] // weights.shape[1]
+        sums = torch.zeros(len(weights)).index_add(0, sequences, cross_entropy)
+        return (sums / weights.sum(1)).mean() * weights.sum(), next_sentence
 
     monkeypatch.setattr(train, "loss_sums", loss_sums_by_sequence)
 
@@ -701,7 +915,7 @@ def differs(run, options):
     return False
 
 
-def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0):
+def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0, prepare=None):
     folder = MLPERF / "training"
     golden = json.loads((folder / f"golden_{run}.json").read_text())
     hyper = golden["hparams"]
@@ -722,6 +936,8 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0)
         start[name] = as_parameter(name, array) * (8 if is_scaled else 1)
         parameters[parameter_name(name)].data.copy_(start[name])
     assert len(start) == len(parameters)
+    if prepare:
+        prepare(model)
 
     optimizer = Lamb(
         parameter_groups(model, hyper["lamb_weight_decay_rate"]),
@@ -740,7 +956,7 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0)
         )
         optimizer.zero_grad()
         parts = [
-            dict(zip(batch, columns))
+            with_indices(dict(zip(batch, columns)))
             for columns in zip(*(column.chunk(micro_batches) for column in batch.values()))
         ]
         masked_lm, next_sentence, _ = train.accumulate_gradients(NoParallelism(model), parts)
@@ -756,7 +972,7 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0)
         assert math.isclose(
             optimizer.gradient_norm.item(), expected["global_grad_norm"], rel_tol=3e-5
         )
-    after = evaluate(model, batches, torch.device("cpu"))
+    after = evaluate(model, map(with_indices, batches), torch.device("cpu"))
     for name in ("masked_lm_loss", "next_sentence_loss"):
         assert math.isclose(after[name], golden["eval_after"][name], rel_tol=1e-5)
     assert math.isclose(

@@ -230,7 +230,6 @@ def test_everything_wrong_is_reported_at_once(training_data, plain_run, tmp_path
         "--max_predictions_per_seq=20": "examples of 5 predictions, but",
         "--plugin=zero1": "CUDA GPUs only",
         "--tp_size=2": "num_attention_heads 3 is not divisible by --tp_size=2",
-        "--compile": "--compile cannot be combined with --unpad", "--unpad": "--unpad",
         "--expected_curve=absent.csv": "absent.csv: no such file",
         f"--bert_config_file={tmp_path}/config.json":
             "vocab.txt has 30522 tokens, the configuration has vocab_size 1000",
@@ -245,13 +244,17 @@ def test_everything_wrong_is_reported_at_once(training_data, plain_run, tmp_path
         "--tp_size=2 is tensor parallelism",
     )
     assert "--tp_size=2 does not divide the 1 processes" in process.stderr
-    other = ("--bert_config_file=absent", "--train_batch_size=10", "--steps_per_update=4")
+    other = (
+        "--bert_config_file=absent", "--train_batch_size=10", "--steps_per_update=4",
+        "--compile", "--plugin=hybrid",
+    )  # fmt: skip
     process = train_here(training_data, plain_run[0], *other, check=False)
     assert_refused(
         process,
         "--bert_config_file",
         "absent",
         "not divisible by 1 processes x --steps_per_update=4",
+        "--compile cannot be combined with --plugin=hybrid",
     )
 
 
