@@ -23,8 +23,8 @@ import triton.language as tl
 
 Tensors = list[torch.Tensor]
 
-BLOCK = 4096
-_OPTIONS = {"BLOCK": BLOCK, "num_warps": 8}  # 16 elements per thread
+BLOCK, NUM_WARPS = 4096, 8  # 16 elements per thread
+SUM_BLOCK = 1024
 
 
 def compute_directions(
@@ -43,10 +43,11 @@ def compute_directions(
     squares = torch.empty(2, len(weights), device=scalars.device)
     _directions_kernel[(table.num_blocks,)](
         *table.tensors, len(weights), scalars, squares_of_blocks, table.num_blocks, betas[0],
-        1 - betas[0], betas[1], 1 - betas[1], eps, weight_decay, table.is_aligned, **_OPTIONS,
+        1 - betas[0], betas[1], 1 - betas[1], eps, weight_decay, table.is_aligned, BLOCK,
+        num_warps=NUM_WARPS,
     )  # fmt: skip
     _sum_kernel[(len(weights), 2)](
-        squares_of_blocks, table.tensors[2], squares, table.num_blocks, len(weights), BLOCK=1024
+        squares_of_blocks, table.tensors[2], squares, table.num_blocks, len(weights), SUM_BLOCK
     )
     return squares
 
@@ -55,7 +56,7 @@ def subtract(weights: Tensors, directions: Tensors, scales: torch.Tensor) -> Non
     """weights -= scales * directions; scales: float32 [T]. Where a scale is 0, nothing changes."""
     table = _table(weights, directions)
     _subtract_kernel[(table.num_blocks,)](
-        *table.tensors, len(weights), scales, table.is_aligned, **_OPTIONS
+        *table.tensors, len(weights), scales, table.is_aligned, BLOCK, num_warps=NUM_WARPS
     )
 
 
@@ -180,11 +181,13 @@ def _sum_kernel(
     tensor, which = tl.program_id(0), tl.program_id(1)
     last = tl.load(first_blocks + tensor + 1)
     total = tl.zeros([BLOCK], tl.float32)
-    for first in range(tl.load(first_blocks + tensor), last, BLOCK):
+    first = tl.load(first_blocks + tensor)
+    while first < last:
         blocks = first + tl.arange(0, BLOCK)
         total += tl.load(
             squares_of_blocks + which * num_blocks + blocks, mask=blocks < last, other=0.0
         )
+        first += BLOCK
     tl.store(squares + which * num_tensors + tensor, tl.sum(total, 0))
 
 
