@@ -7,9 +7,10 @@ python3 create_pretraining_data.py --input_file=results/part-00000-of-00500 \\
     --random_seed=12345 --dupe_factor=10
 
 Input: UTF-8 text, one sentence a line, an empty line after each document. All input files of a call
-form one corpus. Files may lie in an object store (s3://, gs://). The same input, flags and seed give the same bytes on every machine. Takes 2
-seconds for a part of 27 MB; the first call on a machine also compiles, for 10 seconds.
-tests/reference/create_pretraining_data.py is the same, readably.
+form one corpus. Files may lie in an object store (s3://, gs://). The same input, flags and seed
+give the same bytes on every machine. Takes 2 seconds for a part of 27 MB; the first call on a
+machine also compiles, for 10 seconds. tests/reference/create_pretraining_data.py is the same,
+readably.
 
 --output_format=instances writes the same examples before they are padded and spelled out, an eighth
 of the size: bert_dali_dataloader.py and train.py read both. instances_to_tfrecord.py makes the

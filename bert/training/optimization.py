@@ -6,6 +6,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from bert.training import update_cpu
+
 # Tensors with one of these in their name are neither decayed nor scaled by a trust ratio (MLPerf's
 # BERT reference).
 EXCEPTED = ("LayerNorm", "layer_norm", "bias")
@@ -75,16 +77,13 @@ class AdamWeightDecay(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # takes no closure
-        """Updates all weights; changes their gradients. Never waits for a GPU."""
+        """Updates all weights; their gradients are undefined afterwards. Never waits for a GPU."""
         self._average_copies()
-        is_finite = self._clip_gradients()
+        factor, is_finite = self._measure_gradients()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if weights:
-                updates = self._updates(weights, group, is_finite)
-                torch._foreach_mul_(updates, is_finite.to(updates[0].dtype))
-                self._adapt(updates, weights, group)
-                torch._foreach_add_(weights, updates, alpha=-group["lr"])
+                self._update(weights, group, factor, is_finite)
 
     def _average_copies(self):
         for group, parameters in self._copies:
@@ -98,76 +97,67 @@ class AdamWeightDecay(torch.optim.Optimizer):
                 gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients)]
             )
 
-    def _clip_gradients(self):
-        """Clips all gradients, or zeroes them if one is not finite; returns whether all were."""
+    def _measure_gradients(self):
+        """Returns the factor that clips all gradients, and whether all are finite, [] each."""
         weights = [
             weight
             for group in self.param_groups
             for weight in group["params"]
             if weight.grad is not None
         ]
-        gradients = [weight.grad for weight in weights]
+        squares = _passes(weights).squared_norms([weight.grad for weight in weights])
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
-        self.gradient_norm = self._squared_norms(weights, gradients).sum().sqrt() / scale
+        self.gradient_norm = self._sum_parts(weights, squares).sum().sqrt() / scale
         is_finite = self.gradient_norm.isfinite()
         factor = torch.ones_like(self.gradient_norm)
         if self.max_grad_norm > 0:
             factor *= (self.max_grad_norm / self.gradient_norm).clamp(max=1.0)
-        torch._foreach_mul_(gradients, factor / scale)
-        is_skipped = is_finite.logical_not()
-        for gradient in gradients:
-            gradient.masked_fill_(is_skipped, 0.0)  # 0 * infinity would not be 0
+        factor /= scale
         if self.loss_scale is not None:
             self.loss_scale.update(is_finite)
-        return is_finite
+        return factor, is_finite
 
-    def _updates(self, weights, group, is_finite):
-        """Updates m, v and t; returns the direction of each weight's update."""
+    def _update(self, weights, group, factor, is_finite):
+        """Updates the weights of one group, and their m, v and t, unless the update is skipped."""
         for weight in weights:
             if not self.state[weight]:
                 zeros = {name: torch.zeros_like(weight) for name in "mv"}
                 self.state[weight] |= zeros | {"t": weight.new_zeros(())}
-        gradients = [weight.grad for weight in weights]
         m, v, t = ([self.state[weight][name] for weight in weights] for name in "mvt")
         # As a list: torch would read a single tensor as a number, and wait for the GPU. Updates
         # with learning rate 0 count too.
         torch._foreach_add_(t, [is_finite.to(t[0].dtype)] * len(t))
-        for moments, beta in zip((m, v), group["betas"]):
-            torch._foreach_mul_(moments, torch.where(is_finite, beta, 1.0))
-        torch._foreach_add_(m, gradients, alpha=1 - group["betas"][0])
-        torch._foreach_addcmul_(v, gradients, gradients, value=1 - group["betas"][1])
-        corrections = [1.0, 1.0]
+        corrections = [torch.ones_like(factor)] * 2
         if group["bias_correction"]:
             # At least 1 even if the first update is skipped. In float64, because 1 - 0.999 has only
             # four digits in float32.
             count = t[0].double().clamp(min=1)
-            corrections = [(1 - beta**count).to(m[0].dtype) for beta in group["betas"]]
-        # Only two lists as large as the weights: here a step needs the most memory.
-        updates, denominators = (
-            torch._foreach_div(moments, by) for moments, by in zip((m, v), corrections)
+            corrections = [(1 - beta**count).to(factor.dtype) for beta in group["betas"]]
+        scalars = torch.stack([factor, is_finite.to(factor.dtype), *corrections])
+
+        passes = _passes(weights)
+        directions = [weight.grad.contiguous() for weight in weights]
+        squares = passes.compute_directions(
+            weights, directions, m, v, scalars, group["betas"], group["eps"], group["weight_decay"]
         )
-        torch._foreach_sqrt_(denominators)
-        torch._foreach_add_(denominators, group["eps"])
-        torch._foreach_div_(updates, denominators)
-        torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
-        return updates
+        ratios = self._trust_ratios(weights, squares, group)
+        passes.subtract(weights, directions, ratios * is_finite * group["lr"])
 
-    def _adapt(self, updates, weights, group):
-        """Scales each weight's update in place."""
+    def _trust_ratios(self, weights, squares, group):
+        """Returns float32 [T]. squares: of the weights and of their directions, float32 [2, T]."""
+        return torch.ones_like(squares[0])
 
-    def _squared_norms(self, weights, *lists):
-        """Returns squared norms of whole tensors, float32 [lists * T]; lists are like `weights`."""
-        squares = torch.cat([squared_norms(tensors) for tensors in lists])
+    def _sum_parts(self, weights, squares):
+        """Returns the sums of squares of whole tensors. squares: of this rank, float32 [..., T]."""
         for group, ids, masks in self._splits:
-            key = tuple(map(id, weights)), len(lists)
+            key = tuple(map(id, weights))
             if key not in masks:  # the same few lists at each step
                 masks[key] = torch.tensor(
-                    [id(weight) in ids for weight in weights] * len(lists), device=squares.device
+                    [id(weight) in ids for weight in weights], device=squares.device
                 )
-            is_part = masks[key]
-            sums = squares * is_part
+            sums = squares * masks[key]
             dist.all_reduce(sums, group=group)
-            squares = torch.where(is_part, sums, squares)
+            squares = torch.where(masks[key], sums, squares)
         return squares
 
 
@@ -181,21 +171,21 @@ class Lamb(AdamWeightDecay):
     def __init__(self, groups: list[dict[str, Any]], **options: Any):
         super().__init__(groups, bias_correction=True, **options)
 
-    def _adapt(self, updates, weights, group):
-        if group["layer_adaptation"]:
-            norms = self._squared_norms(weights, weights, updates).sqrt()
-            weight_norms, update_norms = norms.chunk(2)
-            is_usable = (weight_norms > 0) & (update_norms > 0)
-            ratios = torch.where(is_usable, weight_norms / update_norms, 1.0)
-            torch._foreach_mul_(updates, ratios.unbind())
+    def _trust_ratios(self, weights, squares, group):
+        if not group["layer_adaptation"]:
+            return super()._trust_ratios(weights, squares, group)
+        weight_norms, direction_norms = self._sum_parts(weights, squares).sqrt()
+        is_usable = (weight_norms > 0) & (direction_norms > 0)
+        return torch.where(is_usable, weight_norms / direction_norms, 1.0)
 
 
-def squared_norms(tensors: Tensors) -> torch.Tensor:
-    """Returns the squared Euclidean norm of each tensor, float32 [T]."""
-    if tensors[0].is_cuda:
-        return torch.stack(torch._foreach_norm(tensors)).float().square()
-    # torch's own CPU norms of large float32 tensors are off by up to 1e-3.
-    return torch.stack([tensor.float().pow(2).sum() for tensor in tensors])
+def _passes(weights):
+    """Returns the module that works through lists of tensors on the weights' device."""
+    if weights[0].is_cuda:
+        from bert.training import update_triton  # triton comes with torch's packages for CUDA only
+
+        return update_triton
+    return update_cpu
 
 
 class LossScale:

@@ -137,14 +137,14 @@ class DataParallel:
         return sum(part.whole_shape.numel() for part in self._parts)
 
     @property
-    def bytes_per_process(self) -> tuple[int, int]:
-        """(weights, gradients and optimizer state; what an update needs in addition)."""
+    def bytes_per_process(self) -> int:
+        """Weights, gradients and optimizer state; an update needs next to nothing in addition."""
         weights = sum(part.weight.numel() for part in self._parts)
         masters = sum(part.master.numel() for part in self._parts)
         with_gradients = 2 * weights * self._parts[0].weight.element_size()
         if self._parts[0].weight is not self._parts[0].master:
             with_gradients += 2 * 4 * masters
-        return with_gradients + 2 * 4 * masters, 2 * 4 * masters
+        return with_gradients + 2 * 4 * masters
 
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

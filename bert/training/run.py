@@ -261,11 +261,10 @@ class Run:
         flags, train_examples = self.flags, self.train_loader.num_records
         flops = training_flops(self.config, self.seq_length, self._num_predictions)
         shares = "processes" if flags.tp_size == 1 else f"groups of {flags.tp_size} processes"
-        lasting, in_update = (size / 1e9 for size in self.parallel.bytes_per_process)
         return (
             f"{self.parallel.num_parameters:,} parameters, "
-            f"{lasting:.1f} GB per process with gradients and optimizer, plus the larger of "
-            f"activations and {in_update:.1f} GB for the update | "
+            f"{self.parallel.bytes_per_process / 1e9:.1f} GB per process with gradients and "
+            "optimizer, plus activations | "
             f"{flags.train_batch_size * flops / 1e12:,.3g} TFLOPs per step | "
             f"{dist.get_world_size()} x {self.device.type}, {flags.plugin}, {self.precision} | "
             f"batch {flags.train_batch_size} = {self._num_shards} {shares} x "

@@ -211,19 +211,17 @@ def test_memory_that_is_reported(process_group, training_data):
     module = build_model(load_config(training_data / "config.json"))
     optimizer = Lamb(parameter_groups(module, 0.01))
     parallel = parallelize("ddp", module, optimizer, torch.device("cpu"), "fp32", tp_size=1)
-    lasting, in_update = parallel.bytes_per_process
     parameters = list(module.parameters())
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     with torch.profiler.profile(profile_memory=True) as profile:
         parallel.optimizer.step()
     moments = [tensor for state in optimizer.state.values() for tensor in (state["m"], state["v"])]
-    assert lasting == sum(
+    assert parallel.bytes_per_process == sum(
         tensor.nbytes for tensor in [*parameters, *(p.grad for p in parameters), *moments]
     )
-    assert in_update == pytest.approx(
-        peak_bytes(profile) - sum(tensor.nbytes for tensor in moments), rel=0.1
-    )
+    in_update = peak_bytes(profile) - sum(tensor.nbytes for tensor in moments)
+    assert in_update < 2**20 < parameters[0].nbytes
 
 
 def test_compiled_layers_compute_the_same(training_data, tmp_path):
