@@ -50,6 +50,7 @@ from bert.training.model import (  # noqa: E402
     load_config,
     loss_sums,
     predict,
+    with_indices,
 )
 from bert.training.optimization import Lamb, parameter_groups  # noqa: E402
 
@@ -113,7 +114,7 @@ def _make_example(length, seq_length, config, generator):
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """Returns the batch as our programs take it."""
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return with_indices({name: tensor.to(device) for name, tensor in batch.items()})
 
 
 # --------------------------------------------------------------------------------------------------

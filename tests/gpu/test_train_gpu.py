@@ -61,10 +61,10 @@ def test_low_precision_is_close(training_data, fp32_run, tmp_path, plugin, preci
 @pytest.mark.parametrize(
     "more",
     [
-        ("--unpad",),
+        ("--unpad=False",),
         ("--compile",),
         ("--gradient_checkpointing",),
-        ("--gradient_checkpointing", "--unpad"),
+        ("--gradient_checkpointing", "--unpad=False"),
     ],
 )
 def test_ways_to_save_time_and_memory(training_data, fp32_run, tmp_path, more):
