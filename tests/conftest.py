@@ -14,8 +14,6 @@ import pytest
 
 from bert.common import quiet_imports  # noqa: F401  before the frameworks
 from bert.examples.example import FEATURES
-from bert.examples.tfrecord import frame, write_index
-from tests.reference.example import encode_example
 from tests.script_server import script_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,6 +136,8 @@ def tfrecord_folder(tmp_path):
 
     tfrecord_folder([3, 5]) -> (paths, index paths)
     """
+    from bert.examples.tfrecord import frame, write_index
+    from tests.reference.example import encode_example
 
     def make(sizes, **shape):
         paths, number = [], 0

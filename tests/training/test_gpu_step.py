@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -19,12 +20,15 @@ ABSENT = (
 )  # fmt: skip
 
 
-def run_without_packages(*flags):
-    code = (
-        f"import runpy, sys; sys.modules.update(dict.fromkeys({ABSENT})); sys.argv[0] = 'gpu_step';"
-        f"runpy.run_path({str(ROOT / 'benchmarks/gpu_step.py')!r}, run_name='__main__')"
+def run_without_packages(what, *arguments):
+    code = f"import runpy, sys; sys.modules.update(dict.fromkeys({ABSENT})); {what}"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
     )
-    return subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
+
+
+SCRIPT = "runpy.run_path('benchmarks/gpu_step.py', run_name='__main__')"
+TESTS = "runpy.run_module('pytest', run_name='__main__')"
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def tiny_config():
 def test_runs_without_other_packages(tmp_path):
     report = tmp_path / "report.json"
     process = run_without_packages(
-        "--device=cpu", "--sizes=tiny", "--batch_size=2", "--seq_length=32", "--steps=1",
+        SCRIPT, "--device=cpu", "--sizes=tiny", "--batch_size=2", "--seq_length=32", "--steps=1",
         "--compile=False", f"--output={report}",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -65,7 +69,7 @@ def test_runs_without_other_packages(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_without_a_gpu():
-    process = run_without_packages()
+    process = run_without_packages(SCRIPT)
     assert process.returncode == 1
     assert process.stderr.startswith("error: --device=cuda: torch finds no GPU")
 
@@ -116,3 +120,16 @@ def test_a_wrong_update_is_noticed(gpu_step, tiny_config, monkeypatch):
     monkeypatch.setattr(gpu_step, "build", build_with_another_rate)
     with pytest.raises(DataError, match=r"^unpadded, torch.float32: update differ"):
         gpu_step.check(tiny_config, ["unpadded"], batch, torch.device("cpu"))
+
+
+def test_tests_for_a_gpu_say_which_package_they_lack():
+    process = run_without_packages(
+        TESTS, "--disable-plugin-autoload", "-o", "addopts=", "-rs", "tests/gpu"
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    reasons = dict(re.findall(r"tests/gpu/(\w+)\.py:\d+: (.*)", process.stdout))
+    assert "could not import 'nvidia.dali'" in reasons["test_dataloader_gpu"]
+    assert "could not import 'colossalai'" in reasons["test_train_gpu"]
+    assert "could not import 'triton'" in reasons["test_update_gpu"]
+    if not torch.cuda.is_available():
+        assert reasons["test_gpu_step_gpu"] == "needs a CUDA GPU"
