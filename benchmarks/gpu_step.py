@@ -57,7 +57,7 @@ from bert.training.optimization import Lamb, parameter_groups  # noqa: E402
 PROGRAMS = ("Hugging Face", "dense", "unpadded", "dense, compiled", "unpadded, compiled")
 MINIMUM_VERSIONS = {"torch": (2, 5), "transformers": (4, 51)}
 NUM_BATCHES = 4  # different ones, so that the numbers of tokens differ
-WARM_UP_STEPS, HOST_STEPS = 5, 5
+UNTIMED_STEPS = 5  # at most: to warm up, and to measure the host's time
 # Largest relative differences from float32 on the CPU: of the loss and of all gradients together.
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 UPDATE_TOLERANCE = 1e-5  # of the weights' changes, from the same gradients
@@ -261,7 +261,7 @@ def measure(
     program = build(name, config, device)
     program.model.train()
     batches = [on_device(batch, device) for batch in batches]
-    for number in range(WARM_UP_STEPS):
+    for number in range(min(steps, UNTIMED_STEPS)):
         run_step(program, batches[number % len(batches)])
     synchronize(device)
     # Without a wait between steps, so that the host can run ahead of the GPU, as in training.
@@ -272,7 +272,7 @@ def measure(
         *([ms_between(*pair) for pair in zip(step_marks, step_marks[1:])] for step_marks in marks)
     )
     host = []
-    for number in range(HOST_STEPS):
+    for number in range(min(steps, UNTIMED_STEPS)):
         synchronize(device)
         started = time.perf_counter()
         run_step(program, batches[number % len(batches)])

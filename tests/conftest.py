@@ -2,6 +2,7 @@
 synthetic records.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,12 +12,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from bert.common import quiet_imports  # noqa: F401  before the frameworks
 from bert.examples.example import FEATURES
-from bert.examples.tfrecord import frame, write_index
-from tests.reference.example import encode_example
 from tests.script_server import script_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,9 +24,12 @@ MLPERF = DATA / "mlperf"  # recorded results of MLPerf's own programs
 WIKIPEDIA = ROOT.parent / "shared" / "golden" / "input"
 UNICODE_TEXT = DATA / "unicode.txt"
 
-# Imports and compilation come within a test's time.
-settings.register_profile("project", deadline=None)
-settings.load_profile("project")
+with contextlib.suppress(ImportError):  # tests/gpu runs without most packages
+    from hypothesis import settings
+
+    # Imports and compilation come within a test's time.
+    settings.register_profile("project", deadline=None)
+    settings.load_profile("project")
 # The tests start some hundred processes. Without files of bytecode each compiles torch's sources
 # again: an import of train.py takes 20 s of CPU instead of 9.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -141,6 +142,8 @@ def tfrecord_folder(tmp_path):
 
     tfrecord_folder([3, 5]) -> (paths, index paths)
     """
+    from bert.examples.tfrecord import frame, write_index
+    from tests.reference.example import encode_example
 
     def make(sizes, **shape):
         paths, number = [], 0

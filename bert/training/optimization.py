@@ -145,7 +145,7 @@ class AdamWeightDecay(torch.optim.Optimizer):
 
     def _trust_ratios(self, weights, squares, group):
         """Returns float32 [T]. squares: of the weights and of their directions, float32 [2, T]."""
-        return torch.ones_like(squares[0])
+        return squares.new_ones(len(weights))
 
     def _sum_parts(self, weights, squares):
         """Returns the sums of squares of whole tensors. squares: of this rank, float32 [..., T]."""

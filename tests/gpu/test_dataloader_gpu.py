@@ -1,4 +1,4 @@
-"""The loader on a GPU: the same batches as on the CPU.
+"""The loader on a GPU: the same batches as on the CPU. Needs DALI and numba.
 
 Skips without CUDA: ./run_tests.sh tests/gpu
 """
@@ -6,6 +6,10 @@ Skips without CUDA: ./run_tests.sh tests/gpu
 import pytest
 import torch
 
+for package in ("nvidia.dali", "numba", "google_crc32c"):
+    pytest.importorskip(package)
+
+# isort: split
 from bert_dali_dataloader import DaliDataloader
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -1,7 +1,18 @@
-"""train.py on a GPU, in bf16, fp16 and fp32. Skips without CUDA: ./run_tests.sh tests/gpu"""
+"""train.py on a GPU, in bf16, fp16 and fp32. Needs all packages of training.
+
+Skips without CUDA: ./run_tests.sh tests/gpu
+"""
 
 import pytest
 import torch
+
+for package in (
+    "transformers", "colossalai", "nvidia.dali", "numba", "google_crc32c", "tensorboard",
+    "matplotlib",
+):  # fmt: skip
+    pytest.importorskip(package)
+
+# isort: split
 from safetensors.torch import load_file
 from training_runs import copy_of_run_as_it_was, steps_of, train
 

@@ -1,10 +1,14 @@
-"""The Triton kernels of an optimizer's update, on a GPU. Needs torch only.
+"""The Triton kernels of an optimizer's update, on a GPU. Needs torch, with its triton, only.
 
 Skips without CUDA: ./run_tests.sh tests/gpu
 """
 
 import pytest
 import torch
+
+pytest.importorskip("triton")
+
+# isort: split
 from update_cases import CASES, differences
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
