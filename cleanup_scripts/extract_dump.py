@@ -93,7 +93,7 @@ def problems(args: argparse.Namespace) -> Iterable[str]:
             yield f"{flag} {text}: expected a size like 256K or 64M, at least {least}"
     names = os.listdir(args.out_dir) if os.path.isdir(args.out_dir) else []
     if names and MARK not in names:
-        yield f"--out_dir {args.out_dir}: holds other files; expected a new or empty folder: remove it"
+        yield f"--out_dir {args.out_dir}: holds other files; expected an empty folder: remove it"
     if args.num_workers < 1:
         yield f"--num_workers {args.num_workers}: expected at least 1"
 
