@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bert.common.files import DataError
 
-PATIENCE = 5.0  # seconds, for a WikiExtractor that closed its output to end too
+PATIENCE = 600.0  # seconds, for a WikiExtractor that closed its output to end too
 END_OF_ARTICLE = b"</doc>\n"
 MARK = """
 <page>
