@@ -825,7 +825,11 @@ def test_recorded_run_as_on_a_gpu(process_group, monkeypatch):
         leave_out_padding(model)
         compile_layers(model)
 
-    compare_with_recording("startwarm-2", 4, prepare=prepare)
+    try:
+        compare_with_recording("startwarm-2", 4, prepare=prepare)
+    finally:
+        # What inductor compiles is linked so that loading it rounds tiny numbers to 0 ever after.
+        torch.set_flush_denormal(False)
 
 
 def erf_gelu(monkeypatch):
