@@ -31,7 +31,6 @@ from bert.common.files import (
     is_remote,
     output_problems,
     raise_if_any,
-    read_bytes,
     size_of,
 )
 from bert.common.progress import ProgressLine
@@ -39,7 +38,7 @@ from bert.examples.display import example_words
 from bert.examples.example_file import open_examples
 from bert.generation import instances
 from bert.generation.part import FORMATS, Settings, generate
-from tokenization import FullTokenizer
+from tokenization import FullTokenizer, vocab_lines
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]", "[UNK]")
 MAX_16_BITS = (1 << 16) - 1  # token ids and positions are kept as 16-bit numbers
@@ -255,7 +254,7 @@ def vocabulary_problems(path: str, vocab: dict[str, int]) -> list[str]:
 
 def vocabulary_notes(flags: argparse.Namespace) -> list[str]:
     """Returns what is unusual about the vocabulary, though examples can be made with it."""
-    lines = [line.strip() for line in read_bytes(flags.vocab_file).decode().splitlines()]
+    lines = vocab_lines(flags.vocab_file)
     words = [token for token in lines if not token.startswith("[")]
     with_capitals = sum(token != token.lower() for token in words)
     notes = []

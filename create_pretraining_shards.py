@@ -194,17 +194,16 @@ def announce(plan: list[Shard], statuses: list[Status], overwrite: bool) -> None
             names[status.problem].append(shard.name)
     reasons = [f"{first_of(some)}: {problem}" for problem, some in names.items()]
     if any(status.replaces for status in statuses) and not overwrite:
-        raise DataError(
-            "--output_dir: finished parts differ from what this command makes:\n       "
-            + "\n       ".join(reasons)
-            + "\n       nothing was made; --overwrite makes them again, another --output_dir "
-            "keeps them"
-        )
+        raise_if_any([
+            "--output_dir: finished parts differ from what this command makes:",
+            *reasons,
+            "nothing was made; --overwrite makes them again, another --output_dir keeps them",
+        ])  # fmt: skip
     for reason in reasons:
         print(f"made again: {reason}", file=sys.stderr)
 
 
-def announce_strangers(output_dir: str, plan: list[Shard]) -> None:
+def announce_unexpected_files(output_dir: str, plan: list[Shard]) -> None:
     if names := shards.unexpected_files(output_dir, plan):
         print(
             (
@@ -333,7 +332,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     num_threads = flags.num_workers or len(os.sched_getaffinity(0))
     output_dir = absolute(flags.output_dir)
-    announce_strangers(output_dir, plan)
+    announce_unexpected_files(output_dir, plan)
     if flags.check:
         return check_outputs(plan, recipe, num_threads)
     with lock_output_dir(output_dir):

@@ -78,14 +78,14 @@ def plan(flags: argparse.Namespace) -> list[tuple[str, str]]:
                 "index them in two calls"
             )
         source[index_path] = path
+    data_folders = {os.path.realpath(os.path.dirname(path)) for path, _ in pairs}
     for folder in sorted({os.path.dirname(index_path) for _, index_path in pairs}):
         problems += [f"--output_idx: {problem}" for problem in folder_problems(folder)]
-        problems += [
-            f"--output_idx: {folder} is a folder of TFRecord files, which would then be read with "
-            "the indexes; give another"
-            for path, _ in pairs
-            if os.path.realpath(os.path.dirname(path)) == os.path.realpath(folder)
-        ][:1]
+        if os.path.realpath(folder) in data_folders:
+            problems.append(
+                f"--output_idx: {folder} is a folder of TFRecord files, which would then be read "
+                "with the indexes; give another"
+            )
     raise_if_any(problems, FlagError)
     return pairs
 

@@ -28,6 +28,7 @@ from bert.common.files import (
     atomic_writer,
     input_problem,
     make_parent_folder,
+    nearest_existing,
     output_problems,
     raise_if_any,
 )
@@ -95,7 +96,7 @@ def check_number(flags: argparse.Namespace, num_examples: int) -> None:
     number = flags.num_examples_to_pick
     mean_bytes = os.path.getsize(flags.input_tfrecord) / max(1, num_examples)
     folder = os.path.dirname(os.path.realpath(flags.output_tfrecord))
-    free = shutil.disk_usage(folder if os.path.isdir(folder) else os.path.dirname(folder)).free
+    free = shutil.disk_usage(nearest_existing(folder)).free
     if number * mean_bytes > free:
         raise DataError(
             f"--num_examples_to_pick={number}: about {number * mean_bytes / 1e9:,.1f} GB, but "

@@ -12,7 +12,11 @@ set -euo pipefail
 case ${1-} in
   "") ;;
   -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit ;;
-  *) echo "error: $1: no such argument: settings are given in front, as NUM_TRAIN_STEPS=5000 ./quickstart.sh; ./quickstart.sh --help" >&2; exit 2 ;;
+  *)
+    echo "error: $1: no such argument: settings are given in front, as" \
+      "NUM_TRAIN_STEPS=5000 ./quickstart.sh; ./quickstart.sh --help" >&2
+    exit 2
+    ;;
 esac
 num_train_steps=${NUM_TRAIN_STEPS:-1200}
 if [[ ! $num_train_steps =~ ^[1-9][0-9]{0,8}$ ]]; then

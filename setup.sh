@@ -9,7 +9,11 @@ set -euo pipefail
 case ${1-} in
   "") ;;
   -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit ;;
-  *) echo "error: $1: no such argument; another Python is given in front, as PYTHON=python3.12 ./setup.sh; ./setup.sh --help" >&2; exit 2 ;;
+  *)
+    echo "error: $1: no such argument; another Python is given in front, as" \
+      "PYTHON=python3.12 ./setup.sh; ./setup.sh --help" >&2
+    exit 2
+    ;;
 esac
 if [[ ${PYTHON:-} == */* ]]; then PYTHON=$(realpath -s -- "$PYTHON"); fi  # before the next line
 cd "$(dirname "$0")"

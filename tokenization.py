@@ -96,6 +96,14 @@ def load_vocab(vocab_file: str) -> dict[str, int]:
 
     Raises OSError if the file cannot be read, ValueError if it is not UTF-8.
     """
+    vocab: dict[str, int] = {}
+    for token in vocab_lines(vocab_file):
+        vocab.setdefault(token, len(vocab))
+    return vocab
+
+
+def vocab_lines(vocab_file: str) -> list[str]:
+    """Returns the token of each line of a vocabulary. Raises what `load_vocab` raises."""
     data = read_bytes(vocab_file).replace(b"\r", b"")
     try:
         lines = data.decode("utf-8").removesuffix("\n").split("\n")
@@ -103,10 +111,7 @@ def load_vocab(vocab_file: str) -> dict[str, int]:
         raise ValueError(
             f"{vocab_file}: not a vocabulary: byte {error.start} is not UTF-8"
         ) from None
-    vocab: dict[str, int] = {}
-    for line in lines:
-        vocab.setdefault(line.strip(), len(vocab))
-    return vocab
+    return [line.strip() for line in lines]
 
 
 def convert_by_vocab(vocab: Mapping[Key, Value], items: Iterable[Key]) -> list[Value]:

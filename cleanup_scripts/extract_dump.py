@@ -93,7 +93,7 @@ def problems(args: argparse.Namespace) -> Iterable[str]:
             yield f"{flag} {text}: expected a size like 256K or 64M, at least {least}"
     names = os.listdir(args.out_dir) if os.path.isdir(args.out_dir) else []
     if names and MARK not in names:
-        yield f"--out_dir {args.out_dir}: holds other files; expected an empty folder: remove it"
+        yield f"--out_dir {args.out_dir}: holds other files; give a new or an empty folder"
     if args.num_workers < 1:
         yield f"--num_workers {args.num_workers}: expected at least 1"
 
@@ -163,8 +163,9 @@ def extract_slices(
          byte_count(args.file_size))
         for number, borders in enumerate(slices)
     ]  # fmt: skip
+    own = {task[0] for task in tasks}
     for folder in glob.glob(f"{glob.escape(args.out_dir)}/slice_*"):
-        if folder not in [task[0] for task in tasks]:  # of another --slice_size
+        if folder not in own:  # of another --slice_size
             shutil.rmtree(folder)
     extract = functools.partial(dump_slices.extract_slice, command, header)
     results = run(args, "extract_slices", extract, tasks, num_extractors, inputs)

@@ -12,14 +12,12 @@ writes  <output folder>/extracted/slice_00000/wiki_00000 ...  \
 extracted text, and the steps' files .1 to .4 beside it
         <output folder>/results/part-00000-of-00500 ...       training text, one sentence per line
         <output folder>/results/eval.txt, eval.md5            held-out articles and their MD5s
-A dump that is no multistream dump gives extracted/AA/wiki_00 ... An extracted folder \
-(of an earlier extraction) is used where it is.
+A dump that is no multistream dump gives extracted/AA/wiki_00 ... An extracted folder (of an earlier
+extraction) is used where it is.
 
-The same command again resumes where the last one stopped: finished slices of a multistream dump \
-are kept
-(the extraction of another dump restarts), and each step makes only what is missing or no longer \
-belongs to
-its input or settings. To start from scratch: rm -r <output folder>
+The same command again resumes where the last one stopped: finished slices of a multistream dump
+are kept (the extraction of another dump restarts), and each step makes only what is missing or no
+longer belongs to its input or settings. To start from scratch: rm -r <output folder>
 
 settings (environment variables), with MLPerf's values as defaults:
   EXTRACTED_SIZE=1M         size of an extracted file; for an excerpt 256K, \

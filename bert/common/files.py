@@ -219,29 +219,33 @@ def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     it was. Data is synced to the disk before the rename, so the name is never half a file's. A link
     stays a link: what it points to is written. What a killed writer of `path` left is removed.
     """
-    folder, name = _split(path if is_remote(path) else os.path.realpath(path))
+    target = str(path) if is_remote(path) else os.path.realpath(path)
+    folder, name = _split(target)
     temporary = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
-    write = _write_remote if is_remote(path) else _write_local
     try:
-        with write(temporary, path) as file:
-            yield file
+        if is_remote(path):
+            with _write_remote(temporary, target) as file:
+                yield file
+        else:
+            _remove_dead_writers_files(folder, name)
+            with _write_local(temporary, target, path) as file:
+                yield file
     except BaseException:
         remove(temporary)
         raise
 
 
 @contextlib.contextmanager
-def _write_local(temporary, path):
-    folder, name = _split(os.path.realpath(path))
-    _remove_dead_writers_files(folder, name)
+def _write_local(temporary, target, path):
+    """path: of the target, as errors name it."""
     try:
         with open(temporary, "xb") as file:
             lock(file)  # while it lives
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(temporary, f"{folder}/{name}")
-        sync_folder(folder)
+            os.replace(temporary, target)
+        sync_folder(os.path.dirname(target))
     except OSError as error:
         if error.filename is None and error.errno is not None:  # a full disk, a quota
             raise OSError(error.errno, error.strerror, str(path)) from None
@@ -430,11 +434,17 @@ def _parent_problems(folder):
     return folder_problems(folder)
 
 
+def nearest_existing(folder: str) -> str:
+    """Returns a local folder if it is there, else the nearest one above it that is; absolute."""
+    folder = os.path.abspath(folder)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
 def folder_problems(folder: str) -> list[str]:
     """Returns messages why files cannot be written in a local folder, made if needed."""
-    existing = os.path.abspath(folder)
-    while not os.path.lexists(existing):
-        existing = os.path.dirname(existing)
+    existing = nearest_existing(folder)
     if not os.path.isdir(existing):
         return [f"{existing} is {_kind_of(existing) or 'a file'}, expected a folder"]
     if os.statvfs(existing).f_flag & os.ST_RDONLY:

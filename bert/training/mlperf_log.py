@@ -134,8 +134,6 @@ class MLPerfLog:
 
         Without the run's end: a run that is started again with a higher target trains on.
         """
-        if self._file is None:
-            return 0
         return self._size() if self._bytes_before_end is None else self._bytes_before_end
 
     def _size(self):
