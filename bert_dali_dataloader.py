@@ -393,7 +393,7 @@ class _Copies:
 
     DALI reuses the memory of a tensor that Python has dropped, and does not know of torch's queue,
     in which kernels may still have to read it. So a tensor is kept until its copy is made, which an
-    event behind the copy in the queue tells. A copy takes microseconds.
+    event behind the copy in the queue tells.
     """
 
     def __init__(self, event_behind_queue: Callable[[torch.device], Any] = _event_behind_queue):

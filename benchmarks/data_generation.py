@@ -109,10 +109,7 @@ def measure(command: Sequence[str], **environment: str) -> Costs:
 
 def print_table(rows: Sequence[tuple[str, Costs]]) -> None:
     """rows: [(name, costs)]; ratios are to the first."""
-    print(
-        "| program | CPU seconds | wall seconds | peak MB | "
-        "CPU, first / this |\n|---|---|---|---|---|"
-    )
+    print("| program | CPU seconds | wall seconds | peak MB | speed-up |\n|---|---|---|---|---|")
     for name, (cpu, wall, megabytes) in rows:
         print(f"| {name} | {cpu:.2f} | {wall:.2f} | {megabytes:,.0f} | {rows[0][1][0] / cpu:.0f} |")
 

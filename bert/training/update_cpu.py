@@ -1,6 +1,6 @@
 """The optimizers' update in two passes over memory, on the CPU.
 
-The reference implementation of bert/training/update_triton.py, which has the same two functions.
+The reference implementation of bert/training/update_triton.py, which has the same three functions.
 Each works on one chunk of a tensor after another: small enough to stay in the cache while the
 chunk's dozen operations run, and the only additional memory.
 
