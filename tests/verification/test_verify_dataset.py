@@ -22,6 +22,7 @@ from bert.verification import dataset_checks, published
 from bert.verification.check_table import print_table
 from bert.verification.example_check import Totals, check_block, make_rules
 from bert.verification.file_report import (
+    SKETCH_SIZE,
     TFRecordReport,
     eval_digest,
     inspect_text,
@@ -345,10 +346,12 @@ def test_shared_part_of_two_files():
     hashes = rng.integers(1, 1 << 63, 30_000).astype(np.uint64)
 
     def sketch(values):
-        return np.unique(values)[:256]
+        return np.unique(values)[:SKETCH_SIZE]
 
     a, b = sketch(hashes[:20_000]), sketch(hashes[10_000:])
-    assert 0.35 < shared_part(a, b) < 0.65
+    assert 0.45 < shared_part(a, b) < 0.55
+    a, b = sketch(hashes[:15_000]), sketch(hashes[14_550:29_550])  # 3 %
+    assert 0.02 < shared_part(a, b) < 0.04
     assert shared_part(sketch(hashes[:4000]), sketch(hashes)) == 1.0
     assert shared_part(sketch(hashes[:1000]), sketch(hashes[1000:2000])) == 0.0
     assert shared_part(sketch(hashes[:3]), sketch(hashes[:3])) == 0.0  # too few to tell
@@ -589,6 +592,30 @@ def test_eval_txt_and_eval_md5_belong_together(results, capsys, text):
         and failed(rows) == {"eval.md5"}
         and "eval.txt" in rows["results", "eval.md5"]["found"]
     )
+
+
+@pytest.mark.parametrize(
+    "articles",
+    [
+        ["\nOne.", "\n", "\nTwo."],  # as separate_test_set.py takes them of "...\n\n\n"
+        ["\n", "\n", "", "\n", "Two.", "\n"],
+        ["One.\n", "\nTwo.", "", "\nThree."],
+        ["", "", ""],
+    ],
+)
+def test_articles_that_begin_or_end_with_a_line_end(results, capsys, articles):
+    def write(articles):
+        (results / "eval.txt").write_text("".join(article + "\n\n" for article in articles))
+
+    write(articles)
+    (results / "eval.md5").write_text(
+        "".join(hashlib.md5(article.rstrip().encode()).hexdigest() + "\n" for article in articles)
+    )
+    assert verify(capsys, f"--results={results}", "--own_data")[0] == 0
+    for others in ([*articles, "More."], articles[:-1], ["Else.", *articles[1:]]):
+        write(others)
+        code, _, rows = verify(capsys, f"--results={results}", "--own_data")
+        assert code == 1 and failed(rows) == {"eval.md5"}
 
 
 def test_a_character_across_blocks_is_no_error(tmp_path):
