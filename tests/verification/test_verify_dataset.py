@@ -455,8 +455,14 @@ def test_broken_sets(tfrecords, capsys, corrupt, check, text):
 def test_a_last_part_that_is_missing(tfrecords, capsys):
     (tfrecords / "part-00003-of-00004").unlink()
     assert verify(capsys, f"--tfrecord={tfrecords}", *FLAGS)[0] == 1
-    # do_gather.py's --num_outputs is no more than a name, so of one's own data nobody knows.
-    assert verify(capsys, f"--tfrecord={tfrecords}", *FLAGS, "--own_data")[0] == 0
+    code, _, rows = verify(capsys, f"--tfrecord={tfrecords}", *FLAGS, "--own_data")
+    assert code == 1 and "if there never were more, give the parts by a pattern" in notes(rows)
+    assert verify(capsys, f"--tfrecord={tfrecords}/part-*", *FLAGS, "--own_data")[0] == 0
+    # 500 is the default of do_gather.py, however many parts it makes.
+    for path in tfrecords.iterdir():
+        path.rename(f"{str(path)[:-5]}00500")
+    code, result, _ = verify(capsys, f"--tfrecord={tfrecords}", *FLAGS, "--own_data")
+    assert code == 0 and "last files are missing" in "".join(result["not_checked"])
 
 
 def test_files_that_the_user_chose_may_have_gaps(tfrecords, capsys):
@@ -654,10 +660,11 @@ def set_of(num_bytes, tokens=10**12, unknown=0, masked=10**11, shown=0.8, larges
         0,
         largest,
     ]
-    return [
-        TFRecordReport(f"part-{n:05d}-of-00500", num_bytes // parts, totals=totals)
-        for n in range(parts)
-    ]
+    names = [f"part-{n:05d}-of-00500" for n in range(parts)]
+    share, sizes = num_bytes / published.TFRECORD_BYTES, published.TFRECORD_PART_BYTES
+    known = {name: int(share * sizes[name]) for name in names if name in sizes}
+    rest = (num_bytes - sum(known.values())) // (parts - len(known))
+    return [TFRecordReport(name, known.get(name, rest), totals=totals) for name in names]
 
 
 @pytest.mark.parametrize(
