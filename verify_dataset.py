@@ -23,6 +23,7 @@ import concurrent.futures
 import functools
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import time
@@ -228,7 +229,9 @@ def verify_results(
     eval_problem = (
         eval_articles_problem(flags.results) if has_eval else "eval.txt or eval.md5 is missing"
     )
-    checks.rows.extend(dataset_checks.results_rows(reports, flags.own_data, eval_problem))
+    checks.rows.extend(
+        dataset_checks.results_rows(reports, flags.own_data, eval_problem, never_made(paths))
+    )
     if not flags.own_data:
         checks.rows.extend(dataset_checks.published_results_rows(reports))
     if md5s:
@@ -236,6 +239,18 @@ def verify_results(
     if flags.own_data and dataset_checks.may_lack_the_last(list(texts), ()):
         checks.not_checked.append("--results: whether its last parts are missing: no name says")
     return texts
+
+
+def never_made(paths: Sequence[str]) -> set[int]:
+    """Returns the numbers below 100,000 of the parts that do_gather.py did not make, by the journal
+    that it leaves beside its parts; none where there is no journal.
+    """
+    path = os.path.join(os.path.dirname(paths[0]), ".do_gather.journal")
+    if not os.path.isfile(path):
+        return set()
+    with open(path, encoding="utf-8", errors="replace") as file:
+        made = {int(number) for number in re.findall(r"part-(\d{5})-of-\d{5}", file.read())}
+    return set(range(100_000)) - made
 
 
 def unknown_texts(
@@ -272,10 +287,11 @@ def verify_tfrecord(
         os.path.join(os.path.dirname(paths[0]), MANIFEST_FOLDER)
     )
     if os.path.isdir(flags.tfrecord):
-        row = dataset_checks.names_row("tfrecord", names, flags.own_data, written=manifests)
-        if flags.own_data and dataset_checks.may_lack_the_last(names, manifests):
+        expected = manifests.keys() | {name for name in texts if name.startswith("part-")}
+        row = dataset_checks.names_row("tfrecord", names, flags.own_data, written=expected)
+        if flags.own_data and dataset_checks.may_lack_the_last(names, expected):
             checks.not_checked.append(
-                "--tfrecord: whether its last files are missing: no name and no manifest says"
+                "--tfrecord: whether its last files are missing: no name, manifest or text says"
             )
     else:
         row = dataset_checks.chosen_files_row("tfrecord", paths)

@@ -35,7 +35,7 @@ def names_row(
     may_lack: Collection[str] = (),
 ) -> Row:
     """Whether no part-XXXXX-of-YYYYY is missing. others: names that may be there too; written:
-    those that manifests say were; may_lack: numbers of parts that were never made.
+    those that have a manifest or a text; may_lack: numbers of parts that were never made.
 
     Of data of one's own, YYYYY = 500 says nothing: it is the default of do_gather.py.
     """
@@ -43,7 +43,7 @@ def names_row(
     parts = [(int(match[1]), int(match[2])) for match in matches if match]
     if not parts and section != "results":
         notes = [
-            f"{name}: it was written, by its manifest, and is missing; make it again"
+            f"{name}: missing, its manifest or its text is there; make it again"
             for name in sorted(set(written) - set(names))
         ]
         expected = "not named part-XXXXX-of-YYYYY"
@@ -70,7 +70,7 @@ def names_row(
         notes.insert(0, f"missing: {ranges(missing, total)}; {hint}")
     notes += [f"{name}: missing" for name in others if name not in names]
     notes += [
-        f"{name}: it was written, by its manifest, and is missing; make it again"
+        f"{name}: missing, its manifest or its text is there; make it again"
         for name in sorted(written)
         if name not in names and not (_PART.match(name) and int(name[5:10]) in missing)
     ]
@@ -160,9 +160,10 @@ def _shared_articles(parts):
         smaller = min(int(kept[number]["bytes"].sum()) for number in pair)
         if len(shared) > _SHARED_BY_CHANCE and sum(shared) > _SHARED_TOO_MUCH * smaller:
             names = " and ".join(os.path.basename(parts[number].path) for number in pair)
+            percent = f"{100 * sum(shared) / smaller:.0f} %"
             notes.append(
-                f"{names} have {len(shared):,} articles in common, {100 * sum(shared) / smaller:.0f}"
-                " % of the smaller one; make or fetch them again"
+                f"{names} have {len(shared):,} articles in common, {percent} of the smaller one; "
+                "make or fetch them again"
             )
     return notes
 
