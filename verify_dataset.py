@@ -38,7 +38,7 @@ from bert.common.md5_list import md5_lines
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
 from bert.examples.records import find_payloads, have_checksums
-from bert.generation import part
+from bert.generation import instances, part
 from bert.generation.part import Settings, generate
 from bert.generation.shards import MANIFEST_FOLDER
 from bert.loader.instance_source import are_instance_files
@@ -54,6 +54,7 @@ from bert.verification.file_report import (
     inspect_text,
     inspect_tfrecord,
 )
+from bert.verification.remaking import Remade
 from tokenization import FullTokenizer, load_vocab
 
 Report = TypeVar("Report")
@@ -286,6 +287,7 @@ def verify_tfrecord(
     manifests, problems = origin.read_manifests(
         os.path.join(os.path.dirname(paths[0]), MANIFEST_FOLDER)
     )
+    row: Row | None
     if os.path.isdir(flags.tfrecord):
         expected = manifests.keys() | {name for name in texts if name.startswith("part-")}
         row = dataset_checks.names_row("tfrecord", names, flags.own_data, written=expected)
@@ -305,7 +307,9 @@ def verify_tfrecord(
         "tfrecord", {name: texts[name] for name in names if name in texts}, origins
     )
     checks.add(row)
-    remake_parts(flags, reports, texts, origins, written & right_texts, written, rules, checks)
+    right_texts |= remake_parts(
+        flags, reports, texts, origins, written & right_texts, written, rules, checks
+    )
     if any(len(report.sketch) == SKETCH_SIZE for report in reports):
         checks.not_checked.append(
             "--tfrecord: examples in two files are found from 1 % of a file on, by a sample of "
@@ -354,37 +358,39 @@ def remake_parts(
     written: set[str],
     rules: Rules,
     checks: Checks,
-) -> None:
-    """Compares parts with what their texts give, but for those that manifests vouch for.
+) -> set[str]:
+    """Compares parts with what their texts give, but for those that manifests vouch for. Returns
+    the names of those that are equal.
 
     proven: names of files of which manifests say so, of text and examples; written: of examples.
     """
     by_name = {os.path.basename(report.path): report for report in reports}
-    possible = [name for name in by_name if name in texts and name not in proven]
+    possible = [
+        name for name in by_name if name not in proven and name in texts and not texts[name].problem
+    ]
     wanted = len(possible) if flags.remake_parts is None else flags.remake_parts
     count = min(wanted, len(possible))
     chosen = [possible[i * len(possible) // count] for i in range(count)]
-    left = by_name.keys() - written - set(chosen)
-    if chosen:
-        settings = {name: flags_of_part(flags, origins.get(name)) for name in chosen}
-        work = functools.partial(
-            remake, found=by_name, texts=texts, settings=settings, vocab_file=flags.vocab_file,
-            rules=rules,
-        )  # fmt: skip
-        compile_generator(flags)
-        with process_pool(flags.num_workers, count) as pool:
-            remade = list(pool.map(work, chosen))
+    jobs = [
+        Job(by_name[name], texts[name].path, flags_of_part(flags, origins.get(name)))
+        for name in chosen
+    ]
+    remade = remake_all(jobs, flags, rules) if jobs else []
+    if remade:
         row, causes, not_checked = remaking.remade_row(
-            "tfrecord", remade, settings[chosen[0]]._asdict(), chosen[0] in origins, flags.own_data
-        )
+            "tfrecord", remade, jobs[0].settings._asdict(), set(chosen) <= origins.keys(),
+            flags.own_data,
+        )  # fmt: skip
         checks.add(row)
         checks.likely_causes.extend(causes)
         checks.not_checked.extend(f"--tfrecord: {text}" for text in not_checked)
+    left = by_name.keys() - written - {one.name for one in remade}
     if left:
         checks.not_checked.append(
             f"--tfrecord: {len(left):,} of {len(by_name):,} files: swapped, cut between records, "
             "or records in another order; a manifest, or --results with the text, would tell"
         )
+    return {one.name for one in remade if one.is_equal}
 
 
 def flags_of_part(flags: argparse.Namespace, made: origin.Origin | None) -> Settings:
@@ -395,31 +401,44 @@ def flags_of_part(flags: argparse.Namespace, made: origin.Origin | None) -> Sett
     return given._replace(**{n: v for n, v in made.settings.items() if n in Settings._fields})
 
 
-def compile_generator(flags: argparse.Namespace) -> None:
+class Job(NamedTuple):
+    """A part to make again."""
+
+    found: TFRecordReport
+    text: str  # path
+    settings: Settings
+
+
+def remake_all(jobs: Sequence[Job], flags: argparse.Namespace, rules: Rules) -> list[Remade]:
+    """Makes parts again; returns them beside those found, but for texts that give none."""
+    if not kernels.is_compiled(instances.instances_of_documents):
+        print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
     part.compile_kernels(
-        FullTokenizer(flags.vocab_file, flags.do_lower_case), flags_of_part(flags, None),
-        "instances",
-    )  # fmt: skip
+        FullTokenizer(flags.vocab_file, flags.do_lower_case), jobs[0].settings, "instances"
+    )
+    work = functools.partial(remake, vocab_file=flags.vocab_file, rules=rules)
+    remade, started = [], time.monotonic()
+    with ProgressLine() as progress, process_pool(flags.num_workers, len(jobs)) as pool:
+        for done, one in enumerate(pool.map(work, jobs), start=1):
+            left = time_left(done, len(jobs), time.monotonic() - started)
+            progress.show(f"making parts again: {done:,} of {len(jobs):,}, {left}")
+            remade += [one] if one else []
+    return remade
 
 
-def remake(
-    name: str,
-    found: Mapping[str, TFRecordReport],
-    texts: Mapping[str, TextReport],
-    settings: Mapping[str, Settings],
-    vocab_file: str,
-    rules: Rules,
-) -> remaking.Remade:
-    """Makes the part of that name again."""
-    own = settings[name]
+def remake(job: Job, vocab_file: str, rules: Rules) -> Remade | None:
+    """Makes a part again; None if its text gives no examples."""
+    found, text, settings = job
     tokenizer = FullTokenizer(
-        vocab_file, own.do_lower_case, preserve_unused_tokens=own.preserve_unused_tokens
+        vocab_file, settings.do_lower_case, preserve_unused_tokens=settings.preserve_unused_tokens
     )
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, name)
-        generate([texts[name].path], [path], tokenizer, own, output_format="instances")
-        made = inspect_tfrecord(path, rules, keeps_hashes=True)
-    return remaking.compared_with(found[name], made)
+        path = os.path.join(folder, "part")
+        try:
+            generate([text], [path], tokenizer, settings, output_format="instances")
+        except DataError:
+            return None
+        return remaking.compared_with(found, inspect_tfrecord(path, rules, keeps_hashes=True))
 
 
 # --- the evaluation set ---

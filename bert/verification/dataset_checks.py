@@ -32,7 +32,7 @@ def names_row(
     own_data: bool,
     others: Collection[str] = (),
     written: Collection[str] = (),
-    may_lack: Collection[str] = (),
+    may_lack: Collection[int] = (),
 ) -> Row:
     """Whether no part-XXXXX-of-YYYYY is missing. others: names that may be there too; written:
     those that have a manifest or a text; may_lack: numbers of parts that were never made.
@@ -335,7 +335,6 @@ def _spread_copies(sketches):
 
 def held_out_row(reports: Sequence[TFRecordReport], evaluation: TFRecordReport) -> Row:
     """Whether the examples of the evaluation set are not among the training examples."""
-    assert evaluation.hashes is not None
     total = len(np.unique(evaluation.hashes))
     found = {os.path.basename(report.path): report.num_in_eval for report in reports}
     count = sum(found.values())

@@ -114,7 +114,8 @@ class TFRecordReport:
     # The smallest distinct hashes of the examples, sorted: the same in any order of the file.
     sketch: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     order: str = ""  # `digest_of_order`
-    hashes: np.ndarray | None = None  # of the examples, in order, if they were asked for
+    # of the examples, in order, if they were asked for
+    hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     num_in_eval: int = 0  # hashes of the evaluation set that are among this file's
 
 
@@ -142,7 +143,7 @@ def inspect_tfrecord(
         report.hashes = in_order
     if eval_hashes is not None and len(distinct):
         places = np.searchsorted(distinct, eval_hashes).clip(max=len(distinct) - 1)
-        report.num_in_eval = np.count_nonzero(distinct[places] == eval_hashes)
+        report.num_in_eval = int(np.count_nonzero(distinct[places] == eval_hashes))
     return report
 
 

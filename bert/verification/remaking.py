@@ -28,10 +28,13 @@ class Remade(NamedTuple):
     def name(self) -> str:
         return os.path.basename(self.found.path)
 
+    @property
+    def is_equal(self) -> bool:
+        return self.found.order == self.order
+
 
 def compared_with(found: TFRecordReport, made: TFRecordReport) -> Remade:
     """made: with its `hashes`."""
-    assert made.hashes is not None
     first = digest_of_order(made.hashes[: found.num_examples])
     return Remade(found, made.num_examples, made.order, first, made.sketch)
 
@@ -64,7 +67,7 @@ def remade_row(
 def _kind(one, owners):
     """Returns one of the words above, "" for a part that has other examples."""
     found = one.found
-    if found.order == one.order:
+    if one.is_equal:
         return _SAME
     if found.order in owners:
         return _SWAPPED
