@@ -47,8 +47,12 @@ def has_colours(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def print_table(rows: Sequence[Row], stream: TextIO | None = None) -> None:
-    """Prints a line for each row, under the name of its section; its notes follow it."""
+def print_table(
+    rows: Sequence[Row], stream: TextIO | None = None, not_checked: Sequence[str] = ()
+) -> None:
+    """Prints a line for each row, under the name of its section; its notes follow it. Then what was
+    not checked.
+    """
     stream = stream or sys.stdout
     is_coloured = has_colours(stream)
     widths = [max(len(getattr(row, column)) for row in rows) for column in ("check", "found")]
@@ -68,6 +72,10 @@ def print_table(rows: Sequence[Row], stream: TextIO | None = None) -> None:
             notes.append(f"and {len(row.notes) - _MAX_NOTES:,} more; --json shows all")
         for note in notes:
             print(f"           {note}", file=stream)
+    if not_checked:
+        print("\nnot checked", file=stream)
+    for text in not_checked:
+        print(f"  -        {text}", file=stream)
 
 
 def as_json(rows: Iterable[Row], **more: Any) -> str:

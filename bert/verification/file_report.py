@@ -7,23 +7,29 @@ return a small report.
 import codecs
 import hashlib
 import os
+import zlib
 from dataclasses import dataclass, field
 
+import google_crc32c
 import numpy as np
 
+from bert.common import files
 from bert.common.file_formats import detect_other_format
 from bert.common.files import DataError
 from bert.examples.encoding import encode_records
 from bert.examples.example_file import open_examples
 from bert.examples.instance_file import InstanceFile, is_instance_file
 from bert.examples.records import Block, find_payloads, have_checksums, read_blocks
-from bert.examples.tfrecord import HEADER_BYTES, TFRecordFile
+from bert.examples.tfrecord import CHECKSUM_BYTES, HEADER_BYTES, TFRecordFile
 from bert.verification.example_check import Problem, Rules, Totals, check_block
 
-# hashes kept of a file: two files that share a tenth of their examples share some 26 of them
-SKETCH_SIZE = 256
+# hashes kept of a file: two files that share a hundredth of their examples share some 41 of them
+SKETCH_SIZE = 4096
 _SMALLEST_SKETCH = 16
 _MAX_PROBLEMS = 100  # of examples, after which further blocks of the file are not judged
+_MAX_ARTICLE_BYTES = 1 << 24  # a longer one is taken for several: text without empty lines
+# An article of text: the hash of what is in it, the white space at both ends aside, and its size.
+ARTICLE = np.dtype([("hash", "u8"), ("bytes", "i8")])
 
 
 @dataclass
@@ -31,22 +37,32 @@ class TextReport:
     path: str
     num_bytes: int
     md5: str
+    crc32c: str  # 8 hexadecimal digits
     problem: str | None  # what is wrong with it, None if nothing is
+    articles: np.ndarray  # ARTICLE [number of articles that are not empty]
 
 
 def inspect_text(path: str) -> TextReport:
     """Returns the TextReport of a file that should be UTF-8 text."""
     digest, decoder = hashlib.md5(), codecs.getincrementaldecoder("utf-8")()
-    num_bytes, problem, block = 0, None, b"\n"
+    num_bytes, checksum, problem, block = 0, 0, None, b"\n"
+    articles: list[tuple[int, int]] = []
+    begun = b""  # of an article
     with open(path, "rb") as file:
         while more := file.read(1 << 20):
             block = more
             digest.update(block)
+            checksum = google_crc32c.extend(checksum, block)
             if num_bytes == 0 and (found := detect_other_format(block)):
                 problem = f"{path}: {found}"
             if problem is None:
                 problem = _utf8_problem(decoder, block, path, num_bytes)
             num_bytes += len(block)
+            *ended, begun = (begun + block).split(b"\n\n")
+            if len(begun) > _MAX_ARTICLE_BYTES:
+                ended, begun = [*ended, begun], b""
+            _add_articles(articles, ended)
+    _add_articles(articles, [begun])
     if num_bytes == 0:
         problem = f"{path}: 0 bytes; make it again"
     elif problem is None and not block.endswith(b"\n"):
@@ -54,7 +70,18 @@ def inspect_text(path: str) -> TextReport:
             f"{path}: the last line has no line end, the file is cut off at byte {num_bytes:,}; "
             "make or fetch it again"
         )
-    return TextReport(path, num_bytes, digest.hexdigest(), problem)
+    return TextReport(
+        path, num_bytes, digest.hexdigest(), f"{checksum:08x}", problem,
+        np.array(articles, ARTICLE),
+    )  # fmt: skip
+
+
+def _add_articles(articles, texts):
+    """Appends hash and size of each text (bytes) that is not empty."""
+    for text in texts:
+        if text := text.strip():
+            # Two CRCs of 32 bits with different polynomials: the fastest 64 bits there are here.
+            articles.append((google_crc32c.value(text) << 32 | zlib.crc32(text), len(text)))
 
 
 def _utf8_problem(decoder, block, path, offset):
@@ -73,6 +100,8 @@ def _utf8_problem(decoder, block, path, offset):
 class TFRecordReport:
     path: str
     num_bytes: int  # of an instance file: of the TFRecord file that it stands for
+    fingerprint: dict = field(default_factory=dict)  # of the file: files.fingerprint
+    made_of: str = ""  # JSON, of an instance file: texts and flags
     num_records: int = 0  # whole, or with corrupt data
     broken_at: str | None = None  # why reading stopped before the end
     num_corrupt: int = 0  # records whose data do not have their checksum
@@ -84,11 +113,19 @@ class TFRecordReport:
     num_repeated: int = 0  # of these, those that are in the file before
     # The smallest distinct hashes of the examples, sorted: the same in any order of the file.
     sketch: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    order: str = ""  # `digest_of_order`
+    # of the examples, in order, if they were asked for
+    hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    num_in_eval: int = 0  # hashes of the evaluation set that are among this file's
 
 
-def inspect_tfrecord(path: str, rules: Rules) -> TFRecordReport:
+def inspect_tfrecord(
+    path: str, rules: Rules, eval_hashes: np.ndarray | None = None, keeps_hashes: bool = False
+) -> TFRecordReport:
     """Returns the TFRecordReport of a TFRecord file, or of an instance file as the TFRecord file
-    that it stands for. rules: of its examples, from `make_rules`."""
+    that it stands for. rules: of its examples, from `make_rules`. eval_hashes: uint64 [K], distinct
+    hashes of the evaluation set's examples, None if there is none.
+    """
     report = TFRecordReport(path, os.path.getsize(path))
     hashes = [np.empty(0, np.uint64)]  # 8 bytes an example, a three hundredth of the file
     try:
@@ -96,22 +133,41 @@ def inspect_tfrecord(path: str, rules: Rules) -> TFRecordReport:
             _add_block(report, block, rules, hashes)
     except DataError as error:
         report.broken_at = str(error)
-    distinct, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    report.num_examples = int(counts.sum())
+    in_order = np.concatenate(hashes)
+    distinct = np.unique(in_order)
+    report.num_examples = len(in_order)
     report.num_repeated = report.num_examples - len(distinct)
     report.sketch = distinct[:SKETCH_SIZE].copy()
+    report.order = digest_of_order(in_order)
+    if keeps_hashes:
+        report.hashes = in_order
+    if eval_hashes is not None and len(distinct):
+        places = np.searchsorted(distinct, eval_hashes).clip(max=len(distinct) - 1)
+        report.num_in_eval = int(np.count_nonzero(distinct[places] == eval_hashes))
     return report
+
+
+def digest_of_order(hashes: np.ndarray) -> str:
+    """The MD5 of the hashes of examples (uint64 [K]): equal for the same examples in one order."""
+    return hashlib.md5(hashes.tobytes()).hexdigest()
 
 
 def _blocks_of(path, report):
     """Yields the Blocks of a TFRecord file, or of the records that an instance file stands for."""
     if not is_instance_file(path):
+        size, checksum = 0, 0
         with TFRecordFile(path) as file:
-            yield from read_blocks(file)
+            for block in read_blocks(file):
+                whole = block.data[: block.ends[-1] + CHECKSUM_BYTES]
+                size, checksum = size + len(whole), google_crc32c.extend(checksum, whole)
+                yield block
+        report.fingerprint = {"bytes": size, "crc32c": f"{checksum:08x}"}
         return
     instances = InstanceFile(path)
     instances.check_contents()
+    report.fingerprint = files.fingerprint(files.read_blocks(path))
     header = instances.header
+    report.made_of = header.made_of
     report.num_bytes = header.tfrecord_bytes
     for records, _ in encode_records(
         instances.instances, header.special_ids, header.max_seq_length,
@@ -176,20 +232,37 @@ def shared_part(a: np.ndarray, b: np.ndarray) -> float:
 def eval_articles_problem(folder: str) -> str | None:
     """Returns what is wrong if eval.md5 does not have the MD5 of each article of eval.txt."""
     with (
-        open(os.path.join(folder, "eval.txt"), "rb") as text,
+        open(os.path.join(folder, "eval.txt"), "rb") as text_file,
         open(os.path.join(folder, "eval.md5")) as md5s,
     ):
-        expected = md5s.read().split()
-        articles = text.read().removesuffix(b"\n\n").split(b"\n\n")
-    if len(articles) != len(expected):
-        return f"eval.txt has {len(articles):,} articles, eval.md5 has {len(expected):,} lines"
-    for number, (article, md5) in enumerate(zip(articles, expected)):
-        if hashlib.md5(article.rstrip()).hexdigest() != md5:
+        expected, text = md5s.read().split(), text_file.read()
+    begins = [0]  # where the next article may begin
+    for number, md5 in enumerate(expected):
+        ends = {end for begin in begins for end in _ends_of_article(text, begin, md5)}
+        if not ends and max(begins) >= len(text):
+            return f"eval.txt has {number:,} articles, eval.md5 has {len(expected):,} lines"
+        if not ends:
             return (
                 f"eval.txt: article {number:,} does not have the MD5 "
                 f"of line {number + 1:,} of eval.md5"
             )
+        begins = sorted(ends)
+    if begins[-1] != len(text):
+        return f"eval.txt has more articles than eval.md5 has lines, {len(expected):,}"
     return None
+
+
+def _ends_of_article(text: bytes, begin: int, md5: str) -> list[int]:
+    """Returns where the article that begins there, of that MD5, may end, with its empty line.
+
+    Articles hold no empty line, but one may begin with a line end, or be one ("\\n", where a text
+    of articles ended): among three line ends, nothing but the next article's MD5 tells where it
+    begins.
+    """
+    end = text.find(b"\n\n", begin)
+    if end < 0 or hashlib.md5(text[begin:end].rstrip()).hexdigest() != md5:
+        return []
+    return [end + 2, end + 3] if text[end + 2 : end + 3] == b"\n" else [end + 2]
 
 
 def eval_digest(path: str) -> str:

@@ -21,6 +21,11 @@ RESULTS = {
 
 VOCAB_MD5 = "64800d5d8528ce344256daf115d4965e"
 MAX_SEQ_LENGTH, MAX_PREDICTIONS_PER_SEQ, DUPE_FACTOR = 512, 76, 10
+SETTINGS = {  # flags of create_pretraining_data.py
+    "max_seq_length": MAX_SEQ_LENGTH, "max_predictions_per_seq": MAX_PREDICTIONS_PER_SEQ,
+    "masked_lm_prob": 0.15, "short_seq_prob": 0.1, "dupe_factor": DUPE_FACTOR,
+    "random_seed": 12345, "do_lower_case": True, "preserve_unused_tokens": False,
+}  # fmt: skip
 
 TFRECORD_BYTES = 391_434_110_129  # of the 500 training files together
 TFRECORD_PART_BYTES = {"part-00000-of-00500": 514_241_279, "part-00499-of-00500": 898_392_312}

@@ -22,6 +22,7 @@ from bert.verification import dataset_checks, published
 from bert.verification.check_table import print_table
 from bert.verification.example_check import Totals, check_block, make_rules
 from bert.verification.file_report import (
+    SKETCH_SIZE,
     TFRecordReport,
     eval_digest,
     inspect_text,
@@ -345,10 +346,12 @@ def test_shared_part_of_two_files():
     hashes = rng.integers(1, 1 << 63, 30_000).astype(np.uint64)
 
     def sketch(values):
-        return np.unique(values)[:256]
+        return np.unique(values)[:SKETCH_SIZE]
 
     a, b = sketch(hashes[:20_000]), sketch(hashes[10_000:])
-    assert 0.35 < shared_part(a, b) < 0.65
+    assert 0.45 < shared_part(a, b) < 0.55
+    a, b = sketch(hashes[:15_000]), sketch(hashes[14_550:29_550])  # 3 %
+    assert 0.02 < shared_part(a, b) < 0.04
     assert shared_part(sketch(hashes[:4000]), sketch(hashes)) == 1.0
     assert shared_part(sketch(hashes[:1000]), sketch(hashes[1000:2000])) == 0.0
     assert shared_part(sketch(hashes[:3]), sketch(hashes[:3])) == 0.0  # too few to tell
@@ -452,8 +455,14 @@ def test_broken_sets(tfrecords, capsys, corrupt, check, text):
 def test_a_last_part_that_is_missing(tfrecords, capsys):
     (tfrecords / "part-00003-of-00004").unlink()
     assert verify(capsys, f"--tfrecord={tfrecords}", *FLAGS)[0] == 1
-    # do_gather.py's --num_outputs is no more than a name, so of one's own data nobody knows.
-    assert verify(capsys, f"--tfrecord={tfrecords}", *FLAGS, "--own_data")[0] == 0
+    code, _, rows = verify(capsys, f"--tfrecord={tfrecords}", *FLAGS, "--own_data")
+    assert code == 1 and "if there never were more, give the parts by a pattern" in notes(rows)
+    assert verify(capsys, f"--tfrecord={tfrecords}/part-*", *FLAGS, "--own_data")[0] == 0
+    # 500 is the default of do_gather.py, however many parts it makes.
+    for path in tfrecords.iterdir():
+        path.rename(f"{str(path)[:-5]}00500")
+    code, result, _ = verify(capsys, f"--tfrecord={tfrecords}", *FLAGS, "--own_data")
+    assert code == 0 and "last files are missing" in "".join(result["not_checked"])
 
 
 def test_files_that_the_user_chose_may_have_gaps(tfrecords, capsys):
@@ -591,6 +600,30 @@ def test_eval_txt_and_eval_md5_belong_together(results, capsys, text):
     )
 
 
+@pytest.mark.parametrize(
+    "articles",
+    [
+        ["\nOne.", "\n", "\nTwo."],  # as separate_test_set.py takes them of "...\n\n\n"
+        ["\n", "\n", "", "\n", "Two.", "\n"],
+        ["One.\n", "\nTwo.", "", "\nThree."],
+        ["", "", ""],
+    ],
+)
+def test_articles_that_begin_or_end_with_a_line_end(results, capsys, articles):
+    def write(articles):
+        (results / "eval.txt").write_text("".join(article + "\n\n" for article in articles))
+
+    write(articles)
+    (results / "eval.md5").write_text(
+        "".join(hashlib.md5(article.rstrip().encode()).hexdigest() + "\n" for article in articles)
+    )
+    assert verify(capsys, f"--results={results}", "--own_data")[0] == 0
+    for others in ([*articles, "More."], articles[:-1], ["Else.", *articles[1:]]):
+        write(others)
+        code, _, rows = verify(capsys, f"--results={results}", "--own_data")
+        assert code == 1 and failed(rows) == {"eval.md5"}
+
+
 def test_a_character_across_blocks_is_no_error(tmp_path):
     path = tmp_path / "text"
     path.write_bytes(b"x" * ((1 << 20) - 1) + "\u2026".encode() + b"\xff\n")
@@ -627,10 +660,11 @@ def set_of(num_bytes, tokens=10**12, unknown=0, masked=10**11, shown=0.8, larges
         0,
         largest,
     ]
-    return [
-        TFRecordReport(f"part-{n:05d}-of-00500", num_bytes // parts, totals=totals)
-        for n in range(parts)
-    ]
+    names = [f"part-{n:05d}-of-00500" for n in range(parts)]
+    share, sizes = num_bytes / published.TFRECORD_BYTES, published.TFRECORD_PART_BYTES
+    known = {name: int(share * sizes[name]) for name in names if name in sizes}
+    rest = (num_bytes - sum(known.values())) // (parts - len(known))
+    return [TFRecordReport(name, known.get(name, rest), totals=totals) for name in names]
 
 
 @pytest.mark.parametrize(
