@@ -10,6 +10,7 @@ import argparse
 import concurrent.futures
 import functools
 import glob
+import importlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -137,11 +138,17 @@ def transform_files(
     input_suffix: str,
     output_suffix: str,
     universal_newlines: bool = False,
+    slow_imports: Sequence[str] = (),
 ) -> None:
-    """A whole step that makes one text of each text: flags, checks, work, result."""
+    """A whole step that makes one text of each text: flags, checks, work, result.
+
+    slow_imports: modules that `transform` imports; here once, and not in each process.
+    """
     args = step_parser(docstring, input_suffix, output_suffix).parse_args()
     files, problems = check_inputs(args)
     raise_if_any(problems, FlagError)
+    for module in slow_imports:
+        importlib.import_module(module)
     step = functools.partial(
         transform_file, transform, args.input_suffix, args.output_suffix, universal_newlines
     )

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -36,6 +37,13 @@ class _Parser(argparse.ArgumentParser):
         return shlex.split(line, comments=True)
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """The terminal's width, but no more than 100 columns."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, width=min(100, shutil.get_terminal_size().columns) - 2)
+
+
 def parser_from_docstring(docstring: str) -> argparse.ArgumentParser:
     """A parser whose --help is the script's docstring; flags cannot be abbreviated.
 
@@ -43,7 +51,7 @@ def parser_from_docstring(docstring: str) -> argparse.ArgumentParser:
     """
     return _Parser(
         description=docstring,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
         fromfile_prefix_chars="@",
     )

@@ -141,3 +141,35 @@ def test_scripts_run_by_themselves(script, tmp_path):
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 2 and process.stdout == ""
     assert process.stderr.startswith("error: --unknown: no such flag; all flags: python3 ")
+
+
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in (ROOT, ROOT / "cleanup_scripts")
+    for path in folder.glob("*.py")
+    if 'if __name__ == "__main__"' in path.read_text()
+)
+SLOW_TO_IMPORT = {
+    "colossalai", "fsspec", "matplotlib", "nltk", "nvidia", "ray", "regex", "tensorboard",
+    "tensorflow", "torch", "transformers", "triton",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_narrow_and_waits_for_no_framework(script):
+    program = f"""
+import runpy, sys
+sys.argv = [{script!r}, "--help"]
+sys.path[0] = {os.path.dirname(script)!r}
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+finally:
+    print(*sorted({SLOW_TO_IMPORT} & sys.modules.keys()), file=sys.stderr)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    assert process.returncode == 0 and process.stderr == "\n"
+    assert "--help" in process.stdout
+    assert max(map(len, process.stdout.splitlines())) <= 100
