@@ -8,6 +8,7 @@ import contextlib
 import glob
 import json
 import os
+import pickle
 import re
 import shutil
 import types
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
 from bert.common.files import DataError
@@ -146,6 +147,20 @@ def _load_folder(folder, config):
         )
     except OSError as error:
         raise DataError(f"{folder}: no Hugging Face model: {error}") from None
+    except DataError:
+        raise
+    except (SafetensorError, RuntimeError, ValueError, pickle.UnpicklingError, EOFError) as error:
+        raise DataError(f"{_corrupt_weights(folder) or folder}: {error}; copy it again") from None
+
+
+def _corrupt_weights(folder):
+    """Returns the weights file of a Hugging Face folder that cannot be opened, "" if all can."""
+    for path in sorted(glob.glob(f"{glob.escape(folder)}/*.safetensors")):
+        try:
+            safe_open(path, "pt").__enter__()
+        except SafetensorError:
+            return path
+    return next(glob.iglob(f"{glob.escape(folder)}/pytorch_model*.bin"), "")
 
 
 def missing_model(where: str) -> str | None:
