@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 import cleanup_io
 from journal import Journal
 
-from bert.common import cli
 from bert.common.files import FlagError, atomic_writer, folder_problems, raise_if_any
 
 
@@ -117,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cleanup_io.run(main)

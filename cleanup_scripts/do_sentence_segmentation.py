@@ -11,8 +11,6 @@ import io
 
 import cleanup_io
 
-from bert.common import cli
-
 
 def segment(text: str) -> str:
     """The text with each sentence on a line of its own, and an empty line after the last."""
@@ -36,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cleanup_io.run(main)

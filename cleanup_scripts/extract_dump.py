@@ -290,4 +290,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cleanup_io.run(main)

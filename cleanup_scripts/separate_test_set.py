@@ -20,7 +20,6 @@ from collections.abc import Iterable
 import cleanup_io
 from journal import Journal, fixed_folder
 
-from bert.common import cli
 from bert.common.files import (
     DataError,
     FlagError,
@@ -157,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cleanup_io.run(main)

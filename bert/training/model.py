@@ -8,7 +8,6 @@ import contextlib
 import glob
 import json
 import os
-import pickle
 import re
 import shutil
 import types
@@ -147,20 +146,21 @@ def _load_folder(folder, config):
         )
     except OSError as error:
         raise DataError(f"{folder}: no Hugging Face model: {error}") from None
-    except DataError:
-        raise
-    except (SafetensorError, RuntimeError, ValueError, pickle.UnpicklingError, EOFError) as error:
-        raise DataError(f"{_corrupt_weights(folder) or folder}: {error}; copy it again") from None
+    except (SafetensorError, TypeError) as error:  # TypeError: config.json is no dict
+        raise DataError(
+            f"{_corrupt_file(folder)}: corrupt or truncated: {error}; copy it again"
+        ) from None
 
 
-def _corrupt_weights(folder):
-    """Returns the weights file of a Hugging Face folder that cannot be opened, "" if all can."""
+def _corrupt_file(folder):
+    """Returns the weights of a Hugging Face folder that cannot be opened, else its config.json."""
     for path in sorted(glob.glob(f"{glob.escape(folder)}/*.safetensors")):
         try:
-            safe_open(path, "pt").__enter__()
+            with safe_open(path, "pt"):
+                pass
         except SafetensorError:
             return path
-    return next(glob.iglob(f"{glob.escape(folder)}/pytorch_model*.bin"), "")
+    return os.path.join(folder, "config.json")
 
 
 def missing_model(where: str) -> str | None:

@@ -173,3 +173,25 @@ finally:
     assert process.returncode == 0 and process.stderr == "\n"
     assert "--help" in process.stdout
     assert max(map(len, process.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "command, package",
+    [
+        ("train.py --bert_config_file=x --output_dir=x --tfrecord_train=x --tfrecord_eval=x "
+         "--train_batch_size=1 --learning_rate=1 --num_train_steps=1", "torch"),
+        ("make_idx.py --help", "google_crc32c"),
+        ("cleanup_scripts/cleanup_file.py --help", "bert"),
+        ("cleanup_scripts/extract_dump.py --help", "bert"),
+    ],
+)  # fmt: skip
+def test_python_without_the_packages_is_explained(command, package, tmp_path):
+    script, *flags = command.split()
+    # -S: without installed packages; -E: nor PYTHONPATH.
+    process = subprocess.run(
+        [sys.executable, "-E", "-S", str(ROOT / script), *flags],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
+    assert f"No module named '{package}'" in process.stderr
+    assert "`source .venv/bin/activate`" in process.stderr
