@@ -214,6 +214,8 @@ ROWS = {
         ("--idx_train=dangling --tfrecord_train=tfrecord", 2, "dangling"),
         ("--tfrecord_train=fifo", 2, "--tfrecord_train: fifo is a FIFO"),
         ("--tfrecord_train=s3://bucket/train", 2, "--tfrecord_train: ", "local files only"),
+        ("--output_dir=s3://bucket/run", 2, "--output_dir: ", "local files only"),
+        ("--idx_train=s3://bucket/idx", 2, "--idx_train: ", "local files only"),
         ("--tfrecord_train=text", 1, "--tfrecord_train: text: "),
         ("--tfrecord_eval=empty", 1, "--tfrecord_eval: empty: "),
         ("--tfrecord_train=tfrecord --idx_train=tfrecord", 2, "--idx_train: tfrecord is among the"),

@@ -16,6 +16,7 @@ from bert.common.files import (
     DataError,
     FlagError,
     folder_problems,
+    is_remote,
     list_folder_or_pattern,
     new_folder_problems,
     raise_if_any,
@@ -23,7 +24,13 @@ from bert.common.files import (
 from bert.examples.example_file import open_examples
 from bert.examples.instance_file import InstanceFile, is_instance_file, vocabulary_checksum
 from bert.training.expected_curve import ExpectedCurve
-from bert.training.model import config_values, load_config, load_tokenizer, missing_model
+from bert.training.model import (
+    config_values,
+    corrupt_weights,
+    load_config,
+    load_tokenizer,
+    missing_model,
+)
 
 Result = TypeVar("Result")
 
@@ -189,12 +196,12 @@ def _wrong_files(flags, config):
         problems += _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0]
     for split in ("train", "eval"):
         flag, indexes = f"--tfrecord_{split}", getattr(flags, f"idx_{split}")
-        found, files = _attempt(flag, list_folder_or_pattern, getattr(flags, flag[2:]))
+        found, files = _attempt(flag, _local_files, getattr(flags, flag[2:]))
         problems += found
         if files and is_instance_file(files[0]):
             problems += _wrong_for_instances(flags, config, split, files[0])
         elif indexes and not is_folder_of_indexes(indexes):
-            problems += _attempt(f"--idx_{split}", list_folder_or_pattern, indexes)[0]
+            problems += _attempt(f"--idx_{split}", _local_files, indexes)[0]
         if files and split == "train" and flags.balance and not is_instance_file(files[0]):
             problems.append(
                 f"--balance: {files[0]} is a TFRecord file, which does not tell how long its "
@@ -207,7 +214,19 @@ def _wrong_files(flags, config):
 
 def _files(flags, split):
     """Returns the files of "train" or "eval"; [] if the flag means none."""
-    return _attempt("", list_folder_or_pattern, getattr(flags, f"tfrecord_{split}"))[1] or []
+    return _attempt("", _local_files, getattr(flags, f"tfrecord_{split}"))[1] or []
+
+
+def _local_files(where):
+    if is_remote(where):
+        raise DataError(_not_local(where))
+    return list_folder_or_pattern(where)
+
+
+def _not_local(where):
+    return (
+        f"{where}: training uses local files only; copy them to a disk, or mount them as a folder"
+    )
 
 
 def _lengths(flags, split):
@@ -218,7 +237,11 @@ def _lengths(flags, split):
 
 
 def _corrupt_files(flags):
-    return [
+    problems = []
+    if flags.init_checkpoint and not _checkpoints(flags):
+        if problem := corrupt_weights(flags.init_checkpoint):
+            problems.append(f"--init_checkpoint: {problem}")
+    return problems + [
         problem
         for split in ("train", "eval")
         for path in _files(flags, split)[:1]
@@ -268,12 +291,12 @@ _FILES_OF_A_RUN = ("curves.png", "flags.json", "metrics.jsonl", "mlperf.log")
 
 
 def _wrong_folders(flags):
-    problems = [f"--output_dir: {problem}" for problem in _output_problems(flags.output_dir)]
+    problems = _folder_problems("output_dir", flags.output_dir, folder_problems)
     new_files = {"output_dir": _FILES_OF_A_RUN}
     for split in ("train", "eval"):
         name, indexes = f"idx_{split}", getattr(flags, f"idx_{split}")
         if indexes and is_folder_of_indexes(indexes):
-            problems += [f"--{name}: {problem}" for problem in new_folder_problems(indexes)]
+            problems += _folder_problems(name, indexes, new_folder_problems)
             new_files[name] = _index_names(flags, split)
     if "idx_train" in new_files and "idx_eval" in new_files:
         is_one = os.path.realpath(flags.idx_train) == os.path.realpath(flags.idx_eval)
@@ -293,8 +316,12 @@ def _wrong_folders(flags):
     return problems
 
 
-def _output_problems(folder):
-    return folder_problems(folder) if folder else ["an empty name, expected a folder"]
+def _folder_problems(name, folder, problems_of):
+    if not folder:
+        problems = ["an empty name, expected a folder"]
+    else:
+        problems = [_not_local(folder)] if is_remote(folder) else problems_of(folder)
+    return [f"--{name}: {problem}" for problem in problems]
 
 
 def _index_names(flags, split):

@@ -146,21 +146,21 @@ def _load_folder(folder, config):
         )
     except OSError as error:
         raise DataError(f"{folder}: no Hugging Face model: {error}") from None
-    except (SafetensorError, TypeError) as error:  # TypeError: config.json is no dict
-        raise DataError(
-            f"{_corrupt_file(folder)}: corrupt or truncated: {error}; copy it again"
-        ) from None
+    except SafetensorError as error:
+        raise DataError(corrupt_weights(folder) or f"{folder}: {error}") from None
+    except TypeError as error:
+        raise DataError(f"{folder}/config.json: not a model's: {error}") from None
 
 
-def _corrupt_file(folder):
-    """Returns the weights of a Hugging Face folder that cannot be opened, else its config.json."""
+def corrupt_weights(folder: str) -> str | None:
+    """Returns what is wrong with a Hugging Face folder's safetensors; None if all can be opened."""
     for path in sorted(glob.glob(f"{glob.escape(folder)}/*.safetensors")):
         try:
             with safe_open(path, "pt"):
                 pass
-        except SafetensorError:
-            return path
-    return os.path.join(folder, "config.json")
+        except SafetensorError as error:
+            return f"{path}: corrupt or truncated: {error}; copy it again"
+    return None
 
 
 def missing_model(where: str) -> str | None:
