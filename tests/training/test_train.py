@@ -12,7 +12,7 @@ import sys
 import mlperf_logging.rcp_checker
 import pytest
 import torch
-from conftest import ROOT, assert_refused
+from conftest import ROOT, UNICODE_TEXT, assert_refused, create
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import (
     STEPS,
@@ -33,7 +33,7 @@ import bert.training.run
 from bert.common.files import DataError
 from bert.training import checkpoint
 from bert.training.checkpoint import load_shared
-from bert.training.flag_checks import check, is_folder_of_indexes
+from bert.training.flag_checks import check, is_folder_of_indexes, warnings
 from bert.training.mlperf_log import MLPerfLog
 from bert.training.optimization import Lamb
 from tests.training.test_mlperf_log import complaints
@@ -278,6 +278,50 @@ def test_folder_of_indexes_that_another_rank_makes_just_now(tmp_path, monkeypatc
         (tmp_path / "*.idx", False),
     ):
         assert is_folder_of_indexes(str(where)) == is_folder
+
+
+def test_what_is_allowed_but_rarely_meant_is_said(training_data, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "again").hardlink_to(training_data / "train/part-00001")
+    (data / "link").symlink_to(training_data / "train/part-00000")
+    shorter = tmp_path / "shorter"
+    create(UNICODE_TEXT, shorter, "--max_seq_length=24", "--max_predictions_per_seq=5")
+
+    def said(*more):
+        return warnings(parse_flags(flags(training_data, tmp_path / "run", *more)))
+
+    assert said() == []
+    (both,) = said(f"--tfrecord_eval={data}")
+    assert f"{data}/again and 1 more: both in --tfrecord_train and in --tfrecord_eval" in both
+    assert said(f"--tfrecord_eval={data}", "--num_train_steps=0") == []  # only evaluated
+    (lengths,) = said(f"--tfrecord_eval={shorter}")
+    assert lengths == "the evaluation examples have 24 tokens, the training examples 32"
+    assert said("--num_warmup_steps=5", "--start_warmup_step=-2") == []
+    (warmup,) = said("--num_warmup_steps=4")
+    assert "never reaches --learning_rate=0.01" in warmup
+
+
+def test_start_says_where_weights_come_from(training_data, tmp_path):
+    """The folder looks like a pattern; what a killed run left in it is removed."""
+    run = tmp_path / "run[1]"
+    own_indexes = ("--idx_train=", "--idx_eval=")
+    new = train_here(training_data, run, *own_indexes, "--num_train_steps=2")
+    assert "random weights, by --seed=12345; no --init_checkpoint" in new.stdout
+    assert f"{run}/idx/train: a new folder, for the indexes of the TFRecords" in new.stdout
+    assert "warning: --num_warmup_steps=2 is no shorter than --num_train_steps=2" in new.stdout
+    left_over = [run / name for name in ("checkpoints/.step-00000015.tmp", "model.tmp", "best.tmp")]
+    for folder in left_over:
+        folder.mkdir()
+        (folder / "shared.pt").touch()
+    resumed = train_here(training_data, run, *own_indexes, "--num_train_steps=2")
+    assert "resumes from" in resumed.stdout and "random weights" not in resumed.stdout
+    assert "new folder" not in resumed.stdout
+    assert not any(folder.exists() for folder in left_over)
+    loaded = train_here(
+        training_data, tmp_path / "other", f"--init_checkpoint={run}/model", "--num_train_steps=0"
+    )
+    assert f"weights from {run}/model" in loaded.stdout
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
