@@ -287,12 +287,12 @@ def dry_run(
         print(f"nothing to make: all {len(plan):,} parts are made already")
         return
     sizes = [size_of(shard.input) or 0 for shard in missing]
-    largest = missing[sizes.index(max(sizes))]
+    middle = missing[len(missing) // 2]
     announce_compilation()
     compile_kernels(tokenizer, recipe.settings, recipe.output_format)
     with ProgressLine() as progress:
-        progress.show(f"making {largest.name} as a sample")
-        sample = make_sample(largest, recipe)
+        progress.show(f"making {middle.name} as a sample")
+        sample = make_sample(middle, recipe)
     whole = estimate(sample, sizes, num_workers)
     free = None
     if not is_remote(flags.output_dir):

@@ -237,7 +237,7 @@ class TestDryRun:
         process = run_script("create_pretraining_shards.py", *run, environment=environment)
         assert os.listdir(tmp_path) == ["temporary"] and os.listdir(temporary) == []
         rows = self.rows(process)
-        assert rows["sample"].startswith("part-00003-of-00004: ")  # the largest
+        assert rows["sample"].startswith("part-00002-of-00004: ")  # in the middle
         assert rows["parts"] == "4 to make, 0 made already"
 
         made = self.rows(make(texts, output, *flags))["bytes"]
@@ -271,6 +271,7 @@ class TestDryRun:
         whole = estimate.estimate(sample, [100, 50, 50], 2)
         assert whole == (4000, 2, 265_000_000, 3.0)
         assert estimate.estimate(sample, [100] * 5, 2).seconds == 7.5
+        assert estimate.estimate(sample, [50, 200], 1).worker_bytes == 465_000_000
         whole = estimate.estimate(sample, [100, 50, 50], 8)
         assert (whole.num_workers, whole.seconds) == (3, 3.0)  # as long as its longest part
 
@@ -289,7 +290,7 @@ class TestDryRun:
         process = run_script(
             "create_pretraining_shards.py", *run, check=False, file_size_limit=200_000
         )
-        assert_refused(process, "part-00003-of-00004", "TMPDIR=<folder>")
+        assert_refused(process, "part-00002-of-00004", "TMPDIR=<folder>")
 
 
 class TestStatus:
