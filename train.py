@@ -11,7 +11,7 @@ checkpoints/, curves.png, and at the end model/, which Hugging Face's
 BertForPreTraining.from_pretrained loads; best/ is the model of the best evaluation. One process per
 GPU; without CUDA it trains on the CPU over gloo. The same command again resumes from the newest
 checkpoint, to the same losses. @configs/recipes/mlperf_256.args among the flags reads flags from
-that file.
+that file. --dry_run estimates what the run costs, from its flags and one file of examples.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from transformers import BertConfig
 
 from bert.common import cli
 from bert.common.files import DataError
-from bert.training import checkpoint
+from bert.training import checkpoint, dry_run
 from bert.training.distributed import StopRequest
-from bert.training.flag_checks import check
+from bert.training.flag_checks import check, check_dry_run
 from bert.training.launch import join_processes, lock_output_dir, readable_errors
 from bert.training.model import (
     Batch,
@@ -75,8 +75,15 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_boolean_flag(model, "do_lower_case", True, "False for a cased vocabulary")
     add(
         "--output_dir",
-        required=True,
-        help="folder of this run; the same command again resumes it",
+        help="folder of this run; the same command again resumes it; needed but for --dry_run",
+    )
+    add(
+        "--dry_run",
+        action="store_true",
+        help=(
+            "train nothing, write nothing, use no GPU: estimate memory, disk and hours; of the "
+            "data it needs --tfrecord_train alone, of which it opens the first file"
+        ),
     )
     data = parser.add_argument_group("data: folders, glob patterns or files")
     add = data.add_argument
@@ -88,7 +95,10 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
             "(default: <output_dir>/idx/train)"
         ),
     )
-    add("--tfrecord_eval", required=True, help="evaluation TFRecords, or instance files")
+    add(
+        "--tfrecord_eval",
+        help="evaluation TFRecords, or instance files; needed but for --dry_run",
+    )
     add("--idx_eval", help="their indexes, as --idx_train (default: <output_dir>/idx/eval)")
     cli.add_boolean_flag(data, "shuffle", True, "False: training examples in file order")
     add(
@@ -277,7 +287,11 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         help="stop at this masked LM accuracy, such as MLPerf's 0.720 (default: never)",
     )
-    return parser.parse_args(argv)
+    flags = parser.parse_args(argv)
+    missing = [f"--{name}" for name in ("output_dir", "tfrecord_eval") if not getattr(flags, name)]
+    if missing and not flags.dry_run:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    return flags
 
 
 def endless(loader: Iterable[Batch]) -> Iterator[Batch]:
@@ -379,6 +393,11 @@ def export(flags: argparse.Namespace, config: BertConfig) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
+    if flags.dry_run:
+        if int(os.environ.get("RANK", 0)) == 0:
+            check_dry_run(flags)
+            print("\n".join(dry_run.describe(flags, load_config(flags.bert_config_file))))
+        return
     if flags.export:
         if int(os.environ.get("RANK", 0)) == 0:
             export(flags, load_config(flags.bert_config_file))

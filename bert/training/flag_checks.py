@@ -33,7 +33,7 @@ CHANGEABLE_FLAGS = {
     "device", "precision", "plugin", "tp_size", "unpad", "compile", "gradient_checkpointing",
     "collective_timeout", "save_checkpoints_steps", "keep_checkpoint_max", "export",
     "balance", "eval_batch_size", "eval_every_samples", "eval_at_start", "target_accuracy",
-    "expected_curve",
+    "expected_curve", "dry_run",
 }  # fmt: skip
 
 # Flags that may differ between the ranks of a run: paths and capacities of a machine.
@@ -50,6 +50,17 @@ def check(flags: argparse.Namespace, world_size: int) -> None:
         *_wrong_numbers(flags), *_wrong_combinations(flags, world_size), *_wrong_devices(flags),
         *config_problems, *(_wrong_for_config(flags, config) if config else []),
         *_wrong_files(flags, config), *_wrong_for_resuming(flags, config),
+    ])  # fmt: skip
+
+
+def check_dry_run(flags: argparse.Namespace) -> None:
+    """The same for --dry_run, which needs one file of examples, and no GPU."""
+    config_problems, config = _attempt("--bert_config_file", load_config, flags.bert_config_file)
+    found, files = _attempt("--tfrecord_train", list_folder_or_pattern, flags.tfrecord_train)
+    raise_if_any([
+        *_wrong_numbers(flags), *_wrong_combinations(flags, max(1, flags.tp_size)),
+        *config_problems, *(_wrong_for_config(flags, config) if config else []), *found,
+        *(_wrong_examples(flags, config, "--tfrecord_train", files[0]) if files else []),
     ])  # fmt: skip
 
 
@@ -190,11 +201,13 @@ def _wrong_files(flags, config):
                 "examples are: make instance files (--output_format=instances), or leave it out"
             )
         if files:
-            found, file = _attempt(flag, open_examples, files[0])
-            problems += found
-            if file:
-                problems += _wrong_shape(flags, config, f"{flag}: {files[0]}", file.lengths)
+            problems += _wrong_examples(flags, config, flag, files[0])
     return problems
+
+
+def _wrong_examples(flags, config, flag, path):
+    problems, file = _attempt(flag, open_examples, path)
+    return problems + (_wrong_shape(flags, config, f"{flag}: {path}", file.lengths) if file else [])
 
 
 def _wrong_for_instances(flags, config, split, path):
