@@ -337,7 +337,8 @@ def raise_no_room(flags: argparse.Namespace, needed: int, free: int) -> NoReturn
 
 
 def gigabytes(size: float) -> str:
-    return f"{size / 1e9:,.3g} GB" if size >= 1e8 else f"{size / 1e6:,.3g} MB"
+    megabytes = f"{cli.three_digits(size / 1e6)} MB"
+    return f"{cli.three_digits(size / 1e9)} GB" if size >= 1e8 else megabytes
 
 
 # --------------------------------------------------------------------------------------------------

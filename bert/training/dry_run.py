@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import BertConfig
 
+from bert.common.cli import three_digits
 from bert.common.files import list_folder_or_pattern
 from bert.examples.example_file import open_examples
 from bert.training import cost
@@ -23,8 +24,8 @@ _SAMPLE_BATCHES = 16  # of 256 examples, at most
 
 class Examples(NamedTuple):
     num_files: int
-    first_count: int  # of the first file
-    count: int  # of all files, by their sizes if there are several
+    in_first_file: int
+    in_all_files: int  # by their sizes, if there are several
     seq_length: int
     mean_tokens: float  # without padding
     mean_predictions: float
@@ -65,7 +66,7 @@ def _run_lines(flags, config, examples):
     of_all = "; --tfrecord_train=<folder> counts all files" if examples.num_files == 1 else ""
     of_files = f"in {examples.num_files:,} file{'s' if examples.num_files > 1 else ''}"
     if examples.num_files > 1:
-        of_files += f", by their sizes and the {examples.first_count:,} of the first"
+        of_files += f", by their sizes and the {examples.in_first_file:,} of the first"
     disk = cost.disk_bytes(
         config, flags.num_train_steps, flags.save_checkpoints_steps, flags.keep_checkpoint_max
     )
@@ -77,10 +78,10 @@ def _run_lines(flags, config, examples):
         f"model        {cost.num_parameters(config):,} parameters, from {start}",
         f"steps        {flags.num_train_steps:,} x {flags.train_batch_size:,} examples = "
         f"{samples:,} samples{earlier}",
-        f"examples     {examples.count:,} {of_files}",
+        f"examples     {examples.in_all_files:,} {of_files}",
         f"             {examples.seq_length} tokens each, {examples.mean_tokens:.1f} of them not "
         f"padding; {examples.mean_predictions:.1f} predictions",
-        f"epochs       {samples / examples.count:,.2f} of these examples{of_all}",
+        f"epochs       {samples / examples.in_all_files:,.2f} of these examples{of_all}",
         f"disk         {_gb(disk.total)} GB: {disk.num_checkpoints:,} checkpoints of "
         f"{_gb(disk.checkpoint)}, best/ and model/ of {_gb(disk.model)} each;",
         f"             {_gb(disk.checkpoint)} GB more while a checkpoint is written",
@@ -110,6 +111,7 @@ def _cost_lines(flags, config, examples):
         *(_memory_row(flags, config, examples, layout) for layout in layouts),
         f"   ({fits}, {'unpadded' if flags.unpad else 'dense'})",
     ]
+    peaks = {gpu: peak for gpu in GPUS if (peak := peak_flops(gpu))}
     if precision == "fp32":
         return [*lines, "hours: not estimated for --precision=fp32"]
     return [
@@ -118,9 +120,9 @@ def _cost_lines(flags, config, examples):
         *(
             _row(
                 f"  {number} x {gpu}",
-                *(f"{cost.hours(each, number, peak_flops(gpu), MFU):,.3g}" for each in flops),
+                *(three_digits(cost.hours(each, number, peak, MFU)) for each in flops),
             )
-            for gpu in GPUS
+            for gpu, peak in peaks.items()
             for number in counts
         ),
     ]
@@ -133,20 +135,20 @@ def _memory_row(flags, config, examples, layout):
         return f"{name}: --train_batch_size={batch_size} is not divisible by {parts}"
     micro_batch_size = batch_size // parts
     lengths = examples.seq_length, examples.mean_tokens
-    gigabytes = [
+    dense, unpadded = (
         cost.state_bytes(config, layout)
         + cost.activation_bytes(
             config, layout, micro_batch_size * length, micro_batch_size * examples.mean_predictions
         )
         for length in lengths
-    ]
+    )
     example = lengths[flags.unpad], examples.mean_predictions
     smallest = [
         cost.smallest_steps_per_update(config, layout, batch_size, example, _USABLE * size * 1e9)
         for size in MEMORY_SIZES
     ]
     return _row(
-        f"{name} x {micro_batch_size:,} examples", *map(_gb, gigabytes),
+        f"{name} x {micro_batch_size:,} examples", _gb(dense), _gb(unpadded),
         ", ".join("no" if number is None else f"{number:,}" for number in smallest),
     )  # fmt: skip
 
@@ -156,4 +158,4 @@ def _row(name, dense, unpadded, more=""):
 
 
 def _gb(size):
-    return f"{size / 1e9:,.3g}" if size < 1e11 else f"{size / 1e9:,.0f}"
+    return three_digits(size / 1e9)

@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from bert.common import cli
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_in_a_finalizer_is_not_lost(number):
@@ -141,3 +143,11 @@ def test_scripts_run_by_themselves(script, tmp_path):
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 2 and process.stdout == ""
     assert process.stderr.startswith("error: --unknown: no such flag; all flags: python3 ")
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [(0.001234, "0.00123"), (1.234, "1.23"), (99.94, "99.9"), (99.96, "100"), (123456, "123,456")],
+)
+def test_three_digits(number, text):
+    assert cli.three_digits(number) == text
