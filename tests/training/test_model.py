@@ -55,6 +55,7 @@ from bert.training.tensorflow_checkpoint import as_parameter, parameter_name
 
 MASK = 103  # [MASK] of vocab.txt
 
+
 @pytest.fixture
 def tiny_model():
     torch.manual_seed(1)
