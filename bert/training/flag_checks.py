@@ -207,7 +207,7 @@ def _wrong_files(flags, config):
                 f"--balance: {files[0]} is a TFRecord file, which does not tell how long its "
                 "examples are: make instance files (--output_format=instances), or leave it out"
             )
-        if lengths := _lengths(flags, split):
+        if files and (lengths := _lengths(flags, split)):
             problems += _wrong_shape(flags, config, f"{flag}: {files[0]}", lengths)
     return problems
 
