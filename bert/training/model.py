@@ -317,14 +317,35 @@ def loss_sums(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]
     return masked_lm, next_sentence
 
 
-def correct_counts(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the correct masked LM (weighted) and next-sentence predictions, [] each."""
+def correct_counts(
+    logits: Logits, batch: Batch, mask_id: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns the correct predictions, [] each: masked LM (weighted), those of them whose position
+    shows [MASK], and next-sentence.
+    """
     masked_lm_logits, next_sentence_logits = logits
     labels, weights = _labels_and_weights(batch)
+    right = (masked_lm_logits.argmax(-1) == labels) * weights
     return (
-        ((masked_lm_logits.argmax(-1) == labels) * weights).sum(),
+        right.sum(),
+        (right * _shows_mask(batch, mask_id)).sum(),
         (next_sentence_logits.argmax(-1) == batch["next_sentence_labels"].flatten()).sum(),
     )
+
+
+def label_counts(batch: Batch, mask_id: int, vocab_size: int) -> torch.Tensor:
+    """Returns how often each token is to be predicted at a position that shows [MASK], [V]."""
+    labels, weights = _labels_and_weights(batch)
+    counts = torch.zeros(vocab_size, device=weights.device)
+    return counts.scatter_add_(0, labels, weights * _shows_mask(batch, mask_id))
+
+
+def _shows_mask(batch, mask_id):
+    """Returns bool [M]: 80 % of the predictions; the other tokens were kept or replaced."""
+    positions = _positions(
+        batch["masked_lm_positions"], batch["prediction_indices"], batch["input_ids"].shape[1]
+    )
+    return batch["input_ids"].flatten()[positions] == mask_id
 
 
 def count_correct_or_tied(masked_lm_logits: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -340,7 +340,8 @@ class Run:
         needs_one_shape = self.flags.compile and not self.flags.unpad
         with self.parallel.autocast():
             return evaluate(
-                self.parallel.module, batches, self.device, self.parallel.data_group,
+                self.parallel.module, batches, self.device, self.tokenizer.mask_token_id,
+                self.parallel.data_group,
                 self.flags.eval_batch_size if needs_one_shape else 0,
             )  # fmt: skip
 

@@ -35,6 +35,7 @@ from bert.training.model import (
     compile_layers,
     correct_counts,
     count_correct_or_tied,
+    label_counts,
     leave_out_padding,
     load_config,
     load_model,
@@ -55,6 +56,7 @@ from bert.training.optimization import (
 from bert.training.tensorflow_checkpoint import as_parameter, parameter_name
 from bert_dali_dataloader import huggingface_batch
 
+MASK = 103  # [MASK] of vocab.txt
 
 @pytest.fixture
 def tiny_model():
@@ -109,10 +111,11 @@ def test_loss_sums_and_counts(batch):
         1
     ].item() == pytest.approx(next_sentence, rel=1e-5)
     computed[0, batch["masked_lm_ids"][0, 0]] = 99.0
-    assert correct_counts((computed, logits[1]), batch)[0].item() == right + 1
+    assert correct_counts((computed, logits[1]), batch, MASK)[0].item() == right + 1
     assert count_correct_or_tied(computed, batch).item() == right + 1
     assert (
-        correct_counts((computed, torch.tensor([[0.0, 1], [1, 0], [1, 0]])), batch)[1].item() == 2
+        correct_counts((computed, torch.tensor([[0.0, 1], [1, 0], [1, 0]])), batch, MASK)[2].item()
+        == 2
     )
 
 
@@ -767,21 +770,50 @@ class NoParallelism:
 def test_evaluation_pools_over_batches(process_group, tiny_model, batch, unpad):
     if unpad:
         leave_out_padding(tiny_model)
+    batch["masked_lm_ids"][:, :2] = torch.tensor([[5, 5], [6, 7], [8, 9]])
+    batch["input_ids"][:, 1:3] = MASK
     # A rank's last, where no example is left for it.
     *rows, empty = (
         with_indices({name: batch[name][i : i + 1] for name in batch if name not in INDICES})
         for i in range(4)
     )
     together, apart = (
-        evaluate(tiny_model, [batch], torch.device("cpu")),
-        evaluate(tiny_model, [*rows, empty], torch.device("cpu")),
+        evaluate(tiny_model, [batch], torch.device("cpu"), MASK),
+        evaluate(tiny_model, [*rows, empty], torch.device("cpu"), MASK),
     )
     assert apart == pytest.approx(together, rel=1e-6)
     logits = predict(tiny_model.eval(), batch)
-    sums = [value.item() for value in (*correct_counts(logits, batch), *loss_sums(logits, batch))]
-    assert list(together.values()) == pytest.approx(
-        [sums[0] / 7, sums[2] / 7, sums[1] / 3, sums[3] / 3, 3]
-    )
+    right, at_mask, next_right = (n.item() for n in correct_counts(logits, batch, MASK))
+    masked_lm_loss, next_sentence_loss = (loss.item() for loss in loss_sums(logits, batch))
+    expected = {
+        "masked_lm_accuracy": right / 7, "masked_lm_loss": masked_lm_loss / 7,
+        "mask_accuracy": at_mask / 5, "mask_baseline": 2 / 5,
+        "next_sentence_accuracy": next_right / 3, "next_sentence_baseline": 2 / 3,
+        "next_sentence_loss": next_sentence_loss / 3, "examples": 3,
+    }  # fmt: skip
+    assert together == pytest.approx(expected)
+
+
+def test_positions_that_show_mask(tiny_model, batch):
+    """Two of three predictions count in the first example, with the labels 5, 5; in the second one
+    of 5 and one of 6 do; the third has one prediction, which was left unchanged.
+    """
+    batch["masked_lm_ids"][:2] = torch.tensor([[5, 5, 7], [5, 6, 8]])
+    batch["input_ids"][:2, 1:3] = MASK  # of positions 1, 2 and 3
+    logits = torch.zeros(7, 1000)
+    logits[:, 5] = 1.0
+    assert label_counts(batch, MASK, 1000).nonzero().flatten().tolist() == [5, 6]
+    assert label_counts(batch, MASK, 1000)[5] == 3
+    found = correct_counts((logits, torch.zeros(3, 2)), batch, MASK)
+    assert [count.item() for count in found] == [3, 3, 1]
+    batch["input_ids"][0, 1] = 5  # shown unchanged: right, but not counted at [MASK]
+    found = correct_counts((logits, torch.zeros(3, 2)), batch, MASK)
+    assert [count.item() for count in found][:2] == [3, 2]
+
+
+def test_examples_without_a_mask(process_group, tiny_model, batch):
+    found = evaluate(tiny_model, [batch], torch.device("cpu"), MASK)
+    assert math.isnan(found["mask_accuracy"]) and math.isnan(found["mask_baseline"])
 
 
 @pytest.mark.parametrize("num_rows", [4, 64])
@@ -791,9 +823,9 @@ def test_padded_evaluation_is_the_same(process_group, tiny_model, batch, num_row
     tiny_model.forward = lambda **inputs: (
         seen.append(inputs["input_ids"].shape) or forward(**inputs)
     )
-    plain = evaluate(tiny_model, [batch], torch.device("cpu"))
-    padded = evaluate(tiny_model, [batch], torch.device("cpu"), num_rows=num_rows)
-    assert padded == pytest.approx(plain, rel=1e-6) and padded["examples"] == 3
+    plain = evaluate(tiny_model, [batch], torch.device("cpu"), MASK)
+    padded = evaluate(tiny_model, [batch], torch.device("cpu"), MASK, num_rows=num_rows)
+    assert padded == pytest.approx(plain, rel=1e-6, nan_ok=True) and padded["examples"] == 3
     assert seen == [(3, 16), (num_rows, 16)]
 
 
@@ -1014,7 +1046,7 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0,
         assert math.isclose(
             optimizer.gradient_norm.item(), expected["global_grad_norm"], rel_tol=3e-5
         )
-    after = evaluate(model, map(with_indices, batches), torch.device("cpu"))
+    after = evaluate(model, map(with_indices, batches), torch.device("cpu"), MASK)
     for name in ("masked_lm_loss", "next_sentence_loss"):
         assert math.isclose(after[name], golden["eval_after"][name], rel_tol=1e-5)
     assert math.isclose(
