@@ -11,43 +11,14 @@ checkpoints/, curves.png, and at the end model/, which Hugging Face's
 BertForPreTraining.from_pretrained loads; best/ is the model of the best evaluation. One process per
 GPU; without CUDA it trains on the CPU over gloo. The same command again resumes from the newest
 checkpoint, to the same losses. @configs/recipes/mlperf_256.args among the flags reads flags from
-that file.
+that file. --dry_run estimates what the run costs, from its flags and one file of examples.
 """
 
 import argparse
-import gc
-import itertools
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-
-from bert.common import quiet_imports  # noqa: F401  before the frameworks
-
-# isort: split
-import torch
-import torch.distributed as dist
-from transformers import BertConfig
 
 from bert.common import cli
-from bert.common.files import DataError
-from bert.training import checkpoint
-from bert.training.distributed import StopRequest
-from bert.training.flag_checks import check
-from bert.training.launch import join_processes, lock_output_dir, readable_errors
-from bert.training.model import (
-    Batch,
-    count_correct_or_tied,
-    load_config,
-    load_model,
-    load_tokenizer,
-    loss_sums,
-    predict,
-    save_model,
-)
-from bert.training.model_card import write_card
-from bert.training.optimization import learning_rate
-from bert.training.plugins import DTYPES, PLUGINS, DataParallel
-from bert.training.run import Run
+from bert.training.choices import DTYPES, PLUGINS
 
 VOCAB_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt")
 
@@ -76,8 +47,15 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_boolean_flag(model, "do_lower_case", True, "False for a cased vocabulary")
     add(
         "--output_dir",
-        required=True,
-        help="folder of this run; the same command again resumes it",
+        help="folder of this run; the same command again resumes it; needed but for --dry_run",
+    )
+    add(
+        "--dry_run",
+        action="store_true",
+        help=(
+            "train nothing, write nothing, use no GPU: estimate memory, disk and hours; of the "
+            "data it needs --tfrecord_train alone, of which it opens the first file"
+        ),
     )
     data = parser.add_argument_group("data: folders, glob patterns or files")
     add = data.add_argument
@@ -89,7 +67,10 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
             "(default: <output_dir>/idx/train)"
         ),
     )
-    add("--tfrecord_eval", required=True, help="evaluation TFRecords, or instance files")
+    add(
+        "--tfrecord_eval",
+        help="evaluation TFRecords, or instance files; needed but for --dry_run",
+    )
     add("--idx_eval", help="their indexes, as --idx_train (default: <output_dir>/idx/eval)")
     cli.add_boolean_flag(data, "shuffle", True, "False: training examples in file order")
     add(
@@ -278,128 +259,20 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         help="stop at this masked LM accuracy, such as MLPerf's 0.720 (default: never)",
     )
-    return parser.parse_args(argv)
-
-
-def endless(loader: Iterable[Batch]) -> Iterator[Batch]:
-    while True:
-        yield from loader
-
-
-def denominators(batches: list[Batch], data_group: dist.ProcessGroup | None) -> torch.Tensor:
-    """Returns float32 [2]: sum of masked LM weights plus 1e-5, and number of examples, of one
-    update over all ranks.
-
-    Divided by these sums, a loss does not depend on the number of ranks and micro-batches.
-    """
-    weights = torch.stack([batch["masked_lm_weights"].sum() for batch in batches]).sum()
-    num_examples = sum(len(batch["input_ids"]) for batch in batches)
-    sums = torch.stack([weights, torch.full_like(weights, num_examples)])
-    dist.all_reduce(sums, group=data_group)
-    sums[0] += 1e-5
-    return sums
-
-
-def count_tokens(batches: list[Batch], data_group: dist.ProcessGroup | None) -> torch.Tensor:
-    """Returns the tokens of one update without padding, over all ranks, float32 []."""
-    tokens = torch.stack([batch["input_mask"].sum() for batch in batches]).sum().float()
-    dist.all_reduce(tokens, group=data_group)
-    return tokens
-
-
-def accumulate_gradients(parallel: DataParallel, batches: list[Batch]) -> torch.Tensor:
-    """Forward and backward over the micro-batches of one update.
-
-    Returns float32 [3], over all ranks: masked LM loss, next-sentence loss, masked LM accuracy.
-    """
-    divisors = denominators(batches, parallel.data_group)
-    totals = torch.zeros(3, device=divisors.device)
-    for number, batch in enumerate(batches, start=1):
-        is_last = number == len(batches)
-        with nullcontext() if is_last else parallel.no_sync():
-            with parallel.autocast():
-                logits = predict(parallel.model, batch)
-            losses = torch.stack(loss_sums(logits, batch)) / divisors
-            # The plugin averages gradients over ranks, but these losses are to be added.
-            parallel.backward(losses.sum() * dist.get_world_size(parallel.data_group))
-        with torch.no_grad():
-            accuracy = count_correct_or_tied(logits[0], batch) / divisors[0]
-            totals += torch.cat((losses.detach(), accuracy.reshape(1)))
-    dist.all_reduce(totals, group=parallel.data_group)
-    return totals
-
-
-def train(
-    flags: argparse.Namespace, config: BertConfig, device: torch.device, stop_request: StopRequest
-) -> None:
-    run = Run(flags, config, device)
-    with run.writer:  # waits at the end for what is being written
-        stopped_by = stop_request.signal_on_any_rank()  # during set-up
-        if run.step == 0 and (flags.eval_at_start or flags.num_train_steps == 0):
-            run.evaluate()
-        examples = endless(run.train_loader)
-        while not (run.is_complete or stopped_by):
-            rate = learning_rate(
-                run.step, flags.learning_rate, flags.num_warmup_steps, flags.num_train_steps,
-                flags.poly_power, flags.start_warmup_step,
-            )  # fmt: skip
-            run.begin_update(rate)
-            batches = list(itertools.islice(examples, flags.steps_per_update))
-            results = accumulate_gradients(run.parallel, batches)
-            run.optimizer.step()
-            run.step += 1
-            run.record(results, rate, count_tokens(batches, run.parallel.data_group))
-
-            if run.is_evaluation_due:
-                run.evaluate()
-            stopped_by = stop_request.signal_on_any_rank()
-            interval = flags.save_checkpoints_steps
-            is_save_due = interval > 0 and run.step % interval == 0
-            if is_save_due or run.is_complete or stopped_by:
-                run.save()
-        if run.is_complete:
-            run.finish()
-        else:
-            run.wait_until_written()
-            run.recorder.say(
-                f"stopped by {stopped_by} after step {run.step:,}; the same command resumes it"
-            )
-
-
-def export(flags: argparse.Namespace, config: BertConfig) -> None:
-    """Writes <output_dir>/export from the newest checkpoint, also while the run is training."""
-    newest = checkpoint.find_newest_valid(os.path.join(flags.output_dir, "checkpoints"))
-    if newest is None:
-        raise DataError(f"--export: {flags.output_dir} holds no checkpoint; train first")
-    folder = os.path.join(flags.output_dir, "export")
-    tokenizer = load_tokenizer(flags.vocab_file, flags.do_lower_case, config)
-    model = load_model(newest.path, config)
-    step = int(os.path.basename(newest.path).removeprefix("step-"))
-    save_model(
-        config, dict(model.named_parameters()), folder, tokenizer,
-        lambda folder: write_card(folder, flags.output_dir, config, vars(flags), step),
-    )  # fmt: skip
-    print(f"{folder}: the model of {newest.path}")
+    flags = parser.parse_args(argv)
+    missing = [f"--{name}" for name in ("output_dir", "tfrecord_eval") if not getattr(flags, name)]
+    if missing and not flags.dry_run:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    return flags
 
 
 def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
-    if flags.export:
-        if int(os.environ.get("RANK", 0)) == 0:
-            export(flags, load_config(flags.bert_config_file))
-        return
-    stop_request = StopRequest()
-    check(flags, int(os.environ.get("WORLD_SIZE", 1)))
-    config = load_config(flags.bert_config_file)
-    with readable_errors():
-        device = join_processes(flags.device, flags.seed, flags.collective_timeout)
-        with lock_output_dir(flags.output_dir):
-            train(flags, config, device, stop_request)
-    # The data-parallel model must be deleted before the process group. Otherwise its destructor
-    # ends the group while it holds the interpreter's lock, and waits for ever for gloo's threads,
-    # which need that lock too (seen in 3 of 8 runs). After an error the process ends at once.
-    gc.collect()
-    dist.destroy_process_group()
+    # The frameworks take 10 s of CPU: --help and a misspelt flag do not wait for them.
+    from bert.training import dry_run, loop
+
+    action = dry_run.run if flags.dry_run else loop.export if flags.export else loop.train
+    action(flags)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ With --results and --tfrecord, parts that no manifest vouches for are made again
 compared: about 3.5 seconds of one core for a part of 27 MB, 300 MB of memory and 60 MB of temporary
 files.
 
-Exit code: 0 all is well; 1 something failed; 3 whole, but not the published data; 2 a flag that
-does not exist.
+Exit code: 0 all is well; 1 something failed; 2 a wrong flag; 3 whole, but not the published data.
 """
 
 import argparse
@@ -33,7 +32,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from bert.common import cli, kernels
-from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
+from bert.common.files import DataError, FlagError, list_folder_or_pattern, raise_if_any
 from bert.common.md5_list import md5_lines
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
@@ -128,7 +127,7 @@ def check(
 ) -> tuple[dict[str, list[str]], dict[str, str], dict[str, int]]:
     """Returns ({"results" and "tfrecord": files}, {name: MD5} of --md5_list, vocabulary).
 
-    DataError with all that is wrong.
+    FlagError with all that is wrong.
     """
     problems: list[str] = []
     paths: dict[str, list[str]] = {}
@@ -159,7 +158,7 @@ def check(
         vocab = load_vocab(flags.vocab_file)
         missing = [token for token in ("[CLS]", "[SEP]", "[UNK]", "[MASK]") if token not in vocab]
         problems += [f"--vocab_file: {flags.vocab_file} lacks {token}" for token in missing]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         problems.append(f"--vocab_file: {error}")
     for name, least in (("max_seq_length", 5), ("max_predictions_per_seq", 1), ("num_workers", 1),
                         ("dupe_factor", 1), ("remake_parts", 0)):  # fmt: skip
@@ -169,7 +168,7 @@ def check(
         problems.append(f"--masked_lm_prob={flags.masked_lm_prob}: expected 0 to 1")
     if not 0 <= flags.short_seq_prob <= 1:
         problems.append(f"--short_seq_prob={flags.short_seq_prob}: expected 0 to 1")
-    raise_if_any(problems)
+    raise_if_any(problems, FlagError)
     return paths, md5s, vocab
 
 

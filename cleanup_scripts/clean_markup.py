@@ -11,8 +11,6 @@ import re
 
 import cleanup_io
 
-from bert.common import cli
-
 Rule = tuple[re.Pattern[str], str]
 
 DROPPED_LINE = re.compile(r"<doc [^>]*>\Z|.*\[\[Category:[^\]\[]*\]\]", re.DOTALL)
@@ -91,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cleanup_io.run(main)

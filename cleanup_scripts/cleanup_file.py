@@ -12,8 +12,6 @@ import io
 
 import cleanup_io
 
-from bert.common import cli
-
 
 def remove_tags_and_titles(text: str) -> str:
     """The lines without document tags and titles; an empty line begins each article."""
@@ -35,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cleanup_io.run(main)

@@ -6,11 +6,17 @@ File names: an extracted file is `<name>`; step n reads `<name><input_suffix>` a
 hidden files) are skipped, so that 'extracted/*/wiki_*' means the same before and after a run.
 """
 
+import environment  # noqa: F401  before bert
+
+# isort: split
 import argparse
 import concurrent.futures
 import functools
 import glob
+import importlib
 import os
+import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +33,21 @@ STEP_SUFFIXES = (".1", ".2", ".3", ".4")
 # separate_test_set.py: the test articles of one file are in <file><output_suffix>.test
 TEST_SUFFIX = ".test"
 BYTES_PER_MB = 1024 * 1024  # the unit of do_gather.py's --block_size, and of every figure printed
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """cli.run; errors name process_wiki.sh's settings instead of flags if it runs the script.
+
+    It gives them in SETTINGS_OF_FLAGS, as "num_workers=NUM_WORKERS ...".
+    """
+    pairs = [pair.split("=") for pair in os.environ.get("SETTINGS_OF_FLAGS", "").split()]
+    settings = {f"--{flag}": setting for flag, setting in pairs}
+
+    def report(text: str) -> None:
+        words = re.sub(r"--\w+", lambda flag: settings.get(flag[0], flag[0]), text)
+        print(words, file=sys.stderr)
+
+    cli.run(main, report)
 
 
 def step_parser(
@@ -137,11 +158,17 @@ def transform_files(
     input_suffix: str,
     output_suffix: str,
     universal_newlines: bool = False,
+    slow_imports: Sequence[str] = (),
 ) -> None:
-    """A whole step that makes one text of each text: flags, checks, work, result."""
+    """A whole step that makes one text of each text: flags, checks, work, result.
+
+    slow_imports: modules that `transform` imports; here once, and not in each process.
+    """
     args = step_parser(docstring, input_suffix, output_suffix).parse_args()
     files, problems = check_inputs(args)
     raise_if_any(problems, FlagError)
+    for module in slow_imports:
+        importlib.import_module(module)
     step = functools.partial(
         transform_file, transform, args.input_suffix, args.output_suffix, universal_newlines
     )

@@ -17,8 +17,7 @@ from collections.abc import Iterable, Sequence
 import cleanup_io
 from journal import Journal
 
-from bert.common import cli
-from bert.common.files import FlagError, atomic_writer, raise_if_any
+from bert.common.files import FlagError, atomic_writer, folder_problems, raise_if_any
 
 
 def parse_args() -> argparse.Namespace:
@@ -95,6 +94,7 @@ def check(args: argparse.Namespace) -> tuple[list[tuple], list[str]]:
         os.path.join(out_dir, f"part-{number:05d}-of-{args.num_outputs:05d}")
         for number in range(len(blocks))
     ]
+    problems += [f"--out_dir: {problem}" for problem in folder_problems(out_dir)]
     problems += leftover_problems(out_dir, parts)
     return [
         (part, tuple(path + args.input_suffix for path in block))
@@ -116,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cleanup_io.run(main)

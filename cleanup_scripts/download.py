@@ -52,7 +52,7 @@ from resumable_download import fetch, md5_of
 from unpack_text import unpack_archive_of, write_md5_list
 
 from bert.common import cli
-from bert.common.files import DataError, FlagError, raise_if_any, remove
+from bert.common.files import DataError, FlagError, folder_problems, raise_if_any, remove
 
 DEFAULT_BASE_URL = "https://dumps.wikimedia.org/{wiki}/{date}"
 SOURCES = ("mlcommons", "drive")
@@ -133,6 +133,7 @@ def check(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
     for name, md5 in md5s.items():
         if not re.fullmatch(r"[0-9a-fA-F]{32}|none", md5):
             problems.append(f"--md5 {name}={md5}: expected 32 hexadecimal digits, or none")
+    problems += [f"--out_dir: {problem}" for problem in folder_problems(args.out_dir)]
     # MLCommons' names are known only when its lists have been fetched.
     if args.source == "drive" or not wanted_groups(args):
         groups = [group for group in wanted_groups(args) if group in GROUPS]

@@ -42,7 +42,7 @@ import multistream
 from journal import Journal
 
 from bert.common import cli
-from bert.common.files import DataError, FlagError, raise_if_any
+from bert.common.files import DataError, FlagError, folder_problems, raise_if_any
 
 PROCESSES_PER_EXTRACTOR = 4  # one process decompresses for them, fast enough for about 6
 SMALLEST_SLICE = "64K"
@@ -91,6 +91,7 @@ def problems(args: argparse.Namespace) -> Iterable[str]:
     ):
         if not SIZE.fullmatch(text) or byte_count(text) < byte_count(least):
             yield f"{flag} {text}: expected a size like 256K or 64M, at least {least}"
+    yield from (f"--out_dir: {problem}" for problem in folder_problems(args.out_dir))
     names = os.listdir(args.out_dir) if os.path.isdir(args.out_dir) else []
     if names and MARK not in names:
         yield f"--out_dir {args.out_dir}: holds other files; give a new or an empty folder"
@@ -289,4 +290,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cleanup_io.run(main)

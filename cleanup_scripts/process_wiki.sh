@@ -88,12 +88,19 @@ extract() {  # extract <dump> <folder>
   rm -rf "$2/.templates"
 }
 
+# In the errors of the steps, a setting's name instead of the flag's.
+export SETTINGS_OF_FLAGS="file_size=EXTRACTED_SIZE slice_size=SLICE_SIZE \
+wikiextractor=WIKIEXTRACTOR wikiextractor_python=WIKIEXTRACTOR_PYTHON num_workers=NUM_WORKERS \
+num_test_articles=NUM_TEST_ARTICLES seed=SEED block_size=BLOCK_SIZE num_outputs=NUM_OUTPUTS"
+
 run_step() {
-  run_echoed "$@" && return
+  local code=0
+  run_echoed "$@" || code=$?
+  (( code )) || return 0
   printf 'error: %s\n' "stopped at this step: $(basename "$2"). \
 Repair or remove the files above, then run the same command again: \
 finished work is kept" >&2
-  exit 1
+  exit "$code"
 }
 
 mkdir -p "$output"

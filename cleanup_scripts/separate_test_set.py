@@ -20,11 +20,11 @@ from collections.abc import Iterable
 import cleanup_io
 from journal import Journal, fixed_folder
 
-from bert.common import cli
 from bert.common.files import (
     DataError,
     FlagError,
     atomic_writer,
+    folder_problems,
     make_parent_folder,
     raise_if_any,
     read_bytes,
@@ -122,6 +122,9 @@ def main() -> None:
     files, problems = cleanup_io.check_inputs(args)
     if args.num_test_articles < 0:
         problems.append(f"--num_test_articles {args.num_test_articles}: expected 0 or more")
+    test_output = os.path.expanduser(args.test_output)
+    folder = os.path.dirname(os.path.abspath(test_output))
+    problems += [f"--test_output: {problem}" for problem in folder_problems(folder)]
     raise_if_any(problems, FlagError)
 
     tasks = [
@@ -134,11 +137,9 @@ def main() -> None:
     ]
     step = functools.partial(separate_file, args.input_suffix, args.output_suffix)
     files_of_task = functools.partial(files_of, args)
-    folder = fixed_folder(args.data)
-    journal = Journal("separate_test_set", folder, files_of_task, args.restart)
+    journal = Journal("separate_test_set", fixed_folder(args.data), files_of_task, args.restart)
     results, errors = cleanup_io.run_on_files(step, tasks, args.num_workers, journal)
 
-    test_output = os.path.expanduser(args.test_output)
     if errors:
         # What an earlier call wrote could be mistaken for these articles.
         remove(test_output + ".txt")
@@ -155,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cleanup_io.run(main)

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 import bert.training.launch  # noqa: E402
 import train  # noqa: E402
 from bert.common import cli
-from bert.training import flag_checks  # noqa: E402
+from bert.training import flag_checks, loop  # noqa: E402
 from bert.training.optimization import AdamWeightDecay  # noqa: E402
 from bert.training.plugins import SlicePart  # noqa: E402
 from bert.training.run import Run  # noqa: E402
@@ -91,7 +91,7 @@ def main(runs):
                 for owner, name, replacement in MODES[mode]():
                     changes.enter_context(mock.patch.object(owner, name, replacement))
             train.main(flags)
-        train.join_processes = join_again
+        loop.join_processes = join_again
     leave()
 
 

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -22,18 +23,25 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """One line, with the flag that a misspelt one may have meant; exit code 2."""
+        """FlagError, with the flag that a misspelt one may have meant."""
         names = (word.split("=")[0] for word in self._typed if word.startswith("--"))
         for name in names:
             if name not in self._option_string_actions:
                 close = difflib.get_close_matches(name, self._option_string_actions, n=1)
                 message = f"{name}: no such flag" + (f"; did you mean {close[0]}?" if close else "")
                 break
-        self.exit(2, f"error: {message}; all flags: python3 {self.prog} --help\n")
+        raise FlagError(f"{message}; all flags: python3 {self.prog} --help")
 
     def convert_arg_line_to_args(self, line: str) -> list[str]:
         """What a line of a flag file means: flags, or nothing where it is empty or a comment."""
         return shlex.split(line, comments=True)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """The terminal's width, but no more than 100 columns."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, width=min(100, shutil.get_terminal_size().columns) - 2)
 
 
 def parser_from_docstring(docstring: str) -> argparse.ArgumentParser:
@@ -43,7 +51,7 @@ def parser_from_docstring(docstring: str) -> argparse.ArgumentParser:
     """
     return _Parser(
         description=docstring,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
         fromfile_prefix_chars="@",
     )
@@ -77,7 +85,16 @@ def _boolean(text):
     return words[text.lower()]
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
+def _print_error(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def three_digits(number: float) -> str:
+    """Returns a positive number as text with three digits that count: 0.123, 12.3, 123,456."""
+    return f"{number:,.0f}" if number >= 99.95 else f"{number:.3g}"
+
+
+def run(main: Callable[[], int | None], report: Callable[[str], None] = _print_error) -> NoReturn:
     """Runs `main()` as a command: problems on stderr in words, exit code 1, or 2 for a FlagError.
 
     Ctrl-C, SIGTERM and a reader of its output that ends first (`| head`) end it without a stack
@@ -93,25 +110,38 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except FlagError as error:
-        print(f"error: {error}", file=sys.stderr)
+        report(f"error: {error}")
         sys.exit(2)
     except (DataError, OSError) as error:
         rank = int(os.environ.get("RANK", 0))
-        sys.exit(f"error on rank {rank}: {error}" if rank else f"error: {error}")
+        report(f"error on rank {rank}: {error}" if rank else f"error: {error}")
     except MemoryError as error:
-        sys.exit(f"error: not enough memory{f': {error}' if str(error) else ''}")
+        report(f"error: not enough memory{f': {error}' if str(error) else ''}")
+    except ModuleNotFoundError as error:
+        if not _is_of_a_package(error):
+            raise
+        report(_missing_package(error))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    sys.exit(1)
+
+
+def _is_of_a_package(error):
+    """Whether what is missing is no module of this project."""
+    return bool(error.name) and error.name.split(".")[0] != "bert"
+
+
+def _missing_package(error):
+    return (
+        f"error: {error}: {sys.executable} does not have this project's packages; type "
+        "`source .venv/bin/activate`, or first ./setup.sh, which makes .venv"
+    )
 
 
 def _explain_missing_package(kind, error, trace):
     """The scripts import this module first, so that it can say what to do without the packages."""
-    if kind is ModuleNotFoundError and error.name and not error.name.startswith("bert"):
-        print(
-            f"error: {error}: {sys.executable} does not have this project's packages; type "
-            "`source .venv/bin/activate`, or first ./setup.sh, which makes .venv",
-            file=sys.stderr,
-        )
+    if kind is ModuleNotFoundError and _is_of_a_package(error):
+        _print_error(_missing_package(error))
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -125,20 +155,25 @@ def run_as_rank(main: Callable[[], int | None]) -> None:
     The interpreter's own shutdown could wait for a collective that the other ranks never enter.
     """
     try:
-        run(main)
+        run(main, _report_of_first)
     except SystemExit as end:
         if not end.code:
             raise
-        report, code = (end.code, 1) if isinstance(end.code, str) else (None, end.code)
+        code = end.code if isinstance(end.code, int) else 1
     except Exception:
-        report, code = traceback.format_exc(), 1
-    # When one rank has ended, torchrun sends SIGTERM to the others: not while this one reports.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    if report and _is_first_to_report():
-        print(report, file=sys.stderr)
+        _report_of_first(traceback.format_exc())
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _report_of_first(text):
+    """Prints an error unless another rank has printed one."""
+    # When one rank has ended, torchrun sends SIGTERM to the others: not while this one reports.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if _is_first_to_report():
+        _print_error(text)
 
 
 def _is_first_to_report():

@@ -413,7 +413,7 @@ def output_problems(path: str, *inputs: str | os.PathLike) -> list[str]:
         return []
     if kind := _kind_of(path):
         return [f"{path} is {kind}, expected a regular file or a new name"]
-    return _parent_problems(os.path.dirname(os.path.realpath(path)))
+    return new_folder_problems(os.path.dirname(os.path.realpath(path)))
 
 
 def _is_same_file(path, other):
@@ -425,9 +425,10 @@ def _is_same_file(path, other):
     return os.path.realpath(path) == os.path.realpath(other)
 
 
-def _parent_problems(folder):
-    """Returns what is wrong with a folder that may be made, but not more than one level."""
-    if not os.path.lexists(folder) and not os.path.lexists(os.path.dirname(folder)):
+def new_folder_problems(folder: str) -> list[str]:
+    """Returns messages why a local folder cannot be written in, or made, one level at most."""
+    parent = os.path.dirname(os.path.abspath(folder))
+    if not os.path.lexists(folder) and not os.path.lexists(parent):
         return [
             f"{folder}: neither it nor its parent folder exists; make it with: mkdir -p {folder}"
         ]

@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import TypeVar
 
 Line = TypeVar("Line", bound="ProgressLine")  # not typing.Self: download.py runs on Python 3.10
@@ -51,6 +52,20 @@ class ByteProgress(ProgressLine):
             left = f", {time_left(done_now, self._total - self._start, seconds)}"
         rate = f"{done_now / seconds / 1e6:,.1f} MB/s"
         self.show(f"{self._what} {done / 1e6:,.1f}{of_total} MB, {rate}{left}")
+
+
+def fitted(parts: Sequence[tuple[int, str]], columns: int) -> str:
+    """Returns the texts of (rank, text) joined by " | ", without as many of the last rank as a line
+    of so many columns has no room for.
+    """
+    kept = list(parts)
+    while len(kept) > 1 and len(_joined(kept)) > columns:
+        kept.remove(max(kept))
+    return _joined(kept)[:columns]
+
+
+def _joined(parts):
+    return " | ".join(text for _, text in parts)
 
 
 def time_left(done: float, total: float, seconds: float) -> str:

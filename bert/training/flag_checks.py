@@ -1,6 +1,7 @@
 """Checks of train.py's flags, data and earlier run; all problems are reported at once."""
 
 import argparse
+import fnmatch
 import glob
 import json
 import math
@@ -11,11 +12,25 @@ from typing import Any, TypeVar
 import torch
 from transformers import BertConfig
 
-from bert.common.files import DataError, list_folder_or_pattern, raise_if_any
+from bert.common.files import (
+    DataError,
+    FlagError,
+    folder_problems,
+    is_remote,
+    list_folder_or_pattern,
+    new_folder_problems,
+    raise_if_any,
+)
 from bert.examples.example_file import open_examples
 from bert.examples.instance_file import InstanceFile, is_instance_file, vocabulary_checksum
 from bert.training.expected_curve import ExpectedCurve
-from bert.training.model import config_values, load_config, load_tokenizer, missing_model
+from bert.training.model import (
+    config_values,
+    corrupt_weights,
+    load_config,
+    load_tokenizer,
+    missing_model,
+)
 
 Result = TypeVar("Result")
 
@@ -33,7 +48,7 @@ CHANGEABLE_FLAGS = {
     "device", "precision", "plugin", "tp_size", "unpad", "compile", "gradient_checkpointing",
     "collective_timeout", "save_checkpoints_steps", "keep_checkpoint_max", "export",
     "balance", "eval_batch_size", "eval_every_samples", "eval_at_start", "target_accuracy",
-    "expected_curve",
+    "expected_curve", "dry_run",
 }  # fmt: skip
 
 # Flags that may differ between the ranks of a run: paths and capacities of a machine.
@@ -44,13 +59,28 @@ FLAGS_OF_A_RANK = {
 
 
 def check(flags: argparse.Namespace, world_size: int) -> None:
-    """Raises DataError with all problems. `world_size`: processes of the run."""
+    """Raises FlagError with all problems, DataError if only the data are wrong. `world_size`:
+    processes of the run.
+    """
     config_problems, config = _attempt("--bert_config_file", load_config, flags.bert_config_file)
-    raise_if_any([
+    wrong = [
         *_wrong_numbers(flags), *_wrong_combinations(flags, world_size), *_wrong_devices(flags),
         *config_problems, *(_wrong_for_config(flags, config) if config else []),
-        *_wrong_files(flags, config), *_wrong_for_resuming(flags, config),
-    ])  # fmt: skip
+        *_wrong_files(flags, config), *_wrong_folders(flags), *_wrong_for_resuming(flags, config),
+    ]  # fmt: skip
+    raise_if_any([*wrong, *_corrupt_files(flags)], FlagError if wrong else DataError)
+
+
+def check_dry_run(flags: argparse.Namespace) -> None:
+    """The same for --dry_run, which needs one file of examples, and no GPU."""
+    config_problems, config = _attempt("--bert_config_file", load_config, flags.bert_config_file)
+    wrong = [
+        *_wrong_numbers(flags), *_wrong_combinations(flags, max(1, flags.tp_size)),
+        *config_problems, *(_wrong_for_config(flags, config) if config else []),
+        *_attempt("--tfrecord_train", _local_files, flags.tfrecord_train)[0],
+        *_wrong_examples(flags, config, "train"),
+    ]  # fmt: skip
+    raise_if_any([*wrong, *_corrupt_examples(flags, "train")], FlagError if wrong else DataError)
 
 
 def _attempt(
@@ -178,23 +208,67 @@ def _wrong_files(flags, config):
         problems += _attempt("--expected_curve", ExpectedCurve.read, flags.expected_curve)[0]
     for split in ("train", "eval"):
         flag, indexes = f"--tfrecord_{split}", getattr(flags, f"idx_{split}")
-        found, files = _attempt(flag, list_folder_or_pattern, getattr(flags, flag[2:]))
+        found, files = _attempt(flag, _local_files, getattr(flags, flag[2:]))
         problems += found
         if files and is_instance_file(files[0]):
             problems += _wrong_for_instances(flags, config, split, files[0])
         elif indexes and not is_folder_of_indexes(indexes):
-            problems += _attempt(f"--idx_{split}", list_folder_or_pattern, indexes)[0]
+            problems += _attempt(f"--idx_{split}", _local_files, indexes)[0]
         if files and split == "train" and flags.balance and not is_instance_file(files[0]):
             problems.append(
                 f"--balance: {files[0]} is a TFRecord file, which does not tell how long its "
                 "examples are: make instance files (--output_format=instances), or leave it out"
             )
-        if files:
-            found, file = _attempt(flag, open_examples, files[0])
-            problems += found
-            if file:
-                problems += _wrong_shape(flags, config, f"{flag}: {files[0]}", file.lengths)
+        problems += _wrong_examples(flags, config, split)
     return problems
+
+
+def _wrong_examples(flags, config, split):
+    lengths = _lengths(flags, split)
+    if not lengths:
+        return []
+    place = f"--tfrecord_{split}: {_files(flags, split)[0]}"
+    return _wrong_shape(flags, config, place, lengths)
+
+
+def _files(flags, split):
+    """Returns the files of "train" or "eval"; [] if the flag means none."""
+    return _attempt("", _local_files, getattr(flags, f"tfrecord_{split}"))[1] or []
+
+
+def _local_files(where):
+    if is_remote(where):
+        raise DataError(_not_local(where))
+    return list_folder_or_pattern(where)
+
+
+def _not_local(where):
+    return (
+        f"{where}: training uses local files only; copy them to a disk, or mount them as a folder"
+    )
+
+
+def _lengths(flags, split):
+    """Returns {feature: values} of the first example of "train" or "eval"; {} if there is none."""
+    files = _files(flags, split)
+    file = _attempt("", open_examples, files[0])[1] if files else None
+    return file.lengths if file else {}
+
+
+def _corrupt_files(flags):
+    problems = []
+    if flags.init_checkpoint and not _checkpoints(flags):
+        if problem := corrupt_weights(flags.init_checkpoint):
+            problems.append(f"--init_checkpoint: {problem}")
+    return [*problems, *_corrupt_examples(flags, "train"), *_corrupt_examples(flags, "eval")]
+
+
+def _corrupt_examples(flags, split):
+    return [
+        problem
+        for path in _files(flags, split)[:1]
+        for problem in _attempt(f"--tfrecord_{split}", open_examples, path)[0]
+    ]
 
 
 def _wrong_for_instances(flags, config, split, path):
@@ -230,6 +304,98 @@ def _wrong_shape(flags, config, place, lengths):
             "make shorter examples or use another configuration"
         )
     return problems
+
+
+# --------------------------------------------------------------------------------------------------
+# Folders that are written in
+
+_FILES_OF_A_RUN = ("curves.png", "flags.json", "metrics.jsonl", "mlperf.log")
+
+
+def _wrong_folders(flags):
+    problems = _folder_problems("output_dir", flags.output_dir, folder_problems)
+    new_files = {"output_dir": _FILES_OF_A_RUN}
+    for split in ("train", "eval"):
+        name, indexes = f"idx_{split}", getattr(flags, f"idx_{split}")
+        if indexes and is_folder_of_indexes(indexes):
+            problems += _folder_problems(name, indexes, new_folder_problems)
+            new_files[name] = _index_names(flags, split)
+    if "idx_train" in new_files and "idx_eval" in new_files:
+        is_one = os.path.realpath(flags.idx_train) == os.path.realpath(flags.idx_eval)
+        if is_one and new_files["idx_train"] != new_files["idx_eval"]:
+            problems.append(
+                f"--idx_eval: {flags.idx_eval} is --idx_train too; give each a folder of its own, "
+                "which holds the indexes of its files only"
+            )
+    for name, names in new_files.items():
+        for data_flag in ("tfrecord_train", "tfrecord_eval"):
+            where, data = getattr(flags, name), getattr(flags, data_flag)
+            if _takes_for_data(data, where, names):
+                problems.append(
+                    f"--{name}: {where} is among the data of --{data_flag}={data}, and its new "
+                    "files would be taken for examples; choose a folder outside"
+                )
+    return problems
+
+
+def _folder_problems(name, folder, problems_of):
+    if not folder:
+        problems = ["an empty name, expected a folder"]
+    else:
+        problems = [_not_local(folder)] if is_remote(folder) else problems_of(folder)
+    return [f"--{name}: {problem}" for problem in problems]
+
+
+def _index_names(flags, split):
+    return [f"{os.path.basename(path)}.idx" for path in _files(flags, split)]
+
+
+def _takes_for_data(data, folder, names):
+    """Whether `data`, a folder or patterns, would mean files of these names in a folder too."""
+    folder = os.path.realpath(folder)
+    if os.path.isdir(data):
+        return os.path.commonpath([folder, os.path.realpath(data)]) == os.path.realpath(data)
+    return any(
+        os.path.realpath(os.path.dirname(pattern)) == folder
+        and fnmatch.filter(names, os.path.basename(pattern))
+        for pattern in data.split(",")
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# What is allowed, but rarely meant
+
+
+def warnings(flags: argparse.Namespace) -> list[str]:
+    """Returns what to say of flags that `check` has found right."""
+    found = []
+    last_warmup_step = flags.num_warmup_steps + flags.start_warmup_step
+    if 0 < flags.num_train_steps <= last_warmup_step:
+        found.append(
+            f"--num_warmup_steps={flags.num_warmup_steps} is no shorter than "
+            f"--num_train_steps={flags.num_train_steps}: the learning rate never reaches "
+            f"--learning_rate={flags.learning_rate:g}"
+        )
+    trained = {_identity(path) for path in _files(flags, "train")}
+    both = [path for path in _files(flags, "eval") if _identity(path) in trained]
+    if both and flags.num_train_steps:
+        found.append(
+            f"{both[0]}{f' and {len(both) - 1} more' if len(both) > 1 else ''}: both in "
+            "--tfrecord_train and in --tfrecord_eval: the accuracy is that of examples which the "
+            "model has seen; evaluate on others (pick_eval_samples.py)"
+        )
+    lengths = [_lengths(flags, split)["input_ids"] for split in ("train", "eval")]
+    if lengths[0] != lengths[1]:
+        found.append(
+            f"the evaluation examples have {lengths[1]} tokens, the training examples {lengths[0]}"
+        )
+    return found
+
+
+def _identity(path):
+    """The same for all names of a file: links, hard links."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 # --------------------------------------------------------------------------------------------------
@@ -311,6 +477,6 @@ def indexes_of(flags: argparse.Namespace, split: str) -> str:
 
 
 def is_folder_of_indexes(where: str) -> bool:
-    """Whether it is a folder, which may not exist yet, and not a pattern or a file."""
+    """Whether --idx_* is a folder, which may not exist yet, and not a pattern or a file."""
     # isfile, not exists: another rank may be creating the folder at this moment.
     return os.path.isdir(where) or not (os.path.isfile(where) or glob.has_magic(where))

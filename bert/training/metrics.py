@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from bert.common.files import DataError, atomic_writer
-from bert.common.progress import time_left
+from bert.common.progress import fitted, time_left
 from bert.training.expected_curve import ExpectedCurve
 from bert.training.model import Batch, correct_counts, label_counts, loss_sums, predict
 from bert.training.tensorboard_log import TensorboardLog
@@ -298,17 +299,28 @@ class Recorder:
         self._last_line_at, self._last_line_step = now, number
         self._pauses_at_last_line, self._tokens_since_last_line = self._pauses, 0.0
         evaluated = "" if self._last_accuracy is None else f" (evaluated {self._last_accuracy:.4f})"
-        self.say(
-            f"step {number:,}/{self.num_steps:,} | {number * self.samples_per_step:,} samples | "
-            f"loss {values['mlm_loss'] + values['nsp_loss']:.4f} "
-            f"(mlm {values['mlm_loss']:.4f}, nsp {values['nsp_loss']:.4f}) | "
-            f"accuracy {values['mlm_accuracy']:.4f}{evaluated} | "
-            f"lr {step.learning_rate:.3e} | grad norm {values['grad_norm']:.2f} | "
-            f"{sequences / seconds:,.1f} seq/s, {tokens / seconds:,.0f} tokens/s, "
-            f"padding {1 - tokens / sequences / self.seq_length:.0%} | "
-            f"{'' if utilisation is None else f'MFU {utilisation:.1%} | '}{left}",
-            end="" if self._is_terminal and number < self.num_steps else "\n",
-        )
+        parts = [  # in a narrow terminal the highest numbers are left out
+            (0, f"step {number:,}/{self.num_steps:,}"),
+            (6, f"{number * self.samples_per_step:,} samples"),
+            (
+                1,
+                f"loss {values['mlm_loss'] + values['nsp_loss']:.4f} "
+                f"(mlm {values['mlm_loss']:.4f}, nsp {values['nsp_loss']:.4f})",
+            ),
+            (3, f"accuracy {values['mlm_accuracy']:.4f}{evaluated}"),
+            (7, f"lr {step.learning_rate:.3e}"),
+            (5, f"grad norm {values['grad_norm']:.2f}"),
+            (
+                4,
+                f"{sequences / seconds:,.1f} seq/s, {tokens / seconds:,.0f} tokens/s, "
+                f"padding {1 - tokens / sequences / self.seq_length:.0%}",
+            ),
+            *([] if utilisation is None else [(8, f"MFU {utilisation:.1%}")]),
+            (2, left),
+        ]
+        is_rewritten = self._is_terminal and number < self.num_steps
+        columns = shutil.get_terminal_size().columns - 1 if is_rewritten else sys.maxsize
+        self.say(fitted(parts, columns), end="" if is_rewritten else "\n")
 
 
 def _finite(values: dict[str, float]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
 from bert.common.files import DataError
@@ -147,6 +147,21 @@ def _load_folder(folder, config):
         )
     except OSError as error:
         raise DataError(f"{folder}: no Hugging Face model: {error}") from None
+    except SafetensorError as error:
+        raise DataError(corrupt_weights(folder) or f"{folder}: {error}") from None
+    except TypeError as error:
+        raise DataError(f"{folder}/config.json: not a model's: {error}") from None
+
+
+def corrupt_weights(folder: str) -> str | None:
+    """Returns what is wrong with a Hugging Face folder's safetensors; None if all can be opened."""
+    for path in sorted(glob.glob(f"{glob.escape(folder)}/*.safetensors")):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError as error:
+            return f"{path}: corrupt or truncated: {error}; copy it again"
+    return None
 
 
 def missing_model(where: str) -> str | None:

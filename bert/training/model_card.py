@@ -16,7 +16,7 @@ from bert.training.flag_checks import FLAGS_OF_A_RANK
 from bert.training.metrics import plot_curves, read_metrics
 
 CARD, CURVES = "README.md", "curves.png"
-_LAST_SECTION = "## Limits"
+_AFTER_ADDED_SECTIONS = "## Data"  # so these stand behind the accuracies
 
 # Of an evaluation: name, its accuracy, and what the same answer everywhere gives.
 _ACCURACIES = (
@@ -57,7 +57,7 @@ def _read_flags(output_dir):
 
 
 def add_section(folder: str, title: str, text: str) -> None:
-    """Adds a section to the card of a model, before the last one, or replaces that of this title.
+    """Adds a section to the card of a model, behind its accuracies, or replaces that of this title.
 
     text: Markdown without headings. DataError if there is no such card.
     """
@@ -68,11 +68,13 @@ def add_section(folder: str, title: str, text: str) -> None:
     except OSError as error:
         raise DataError(f"{path}: no model card: {error}") from None
     card = re.sub(rf"^## {re.escape(title)}\n.*?(?=^## )", "", card, flags=re.M | re.S)
-    before, heading, after = card.rpartition(f"{_LAST_SECTION}\n")
+    before, heading, after = card.partition(f"\n{_AFTER_ADDED_SECTIONS}\n")
     if not heading:
-        raise DataError(f"{path}: no model card of train.py: it has no line {_LAST_SECTION!r}")
+        raise DataError(
+            f"{path}: no model card of train.py: it has no line {_AFTER_ADDED_SECTIONS!r}"
+        )
     with atomic_writer(path) as file:
-        file.write(f"{before}## {title}\n\n{text.strip()}\n\n{heading}{after}".encode())
+        file.write(f"{before}\n## {title}\n\n{text.strip()}\n{heading}{after}".encode())
 
 
 def card_text(
@@ -110,7 +112,7 @@ to fine-tune.
 
 ![Losses and accuracies of the run]({CURVES})
 
-## Data
+{_AFTER_ADDED_SECTIONS}
 
 {_data(data)}
 
@@ -118,7 +120,7 @@ to fine-tune.
 
 {_training(flags, step)}
 
-The flags of `train.py`, without paths and the machine's:
+The flags of `train.py`, without paths:
 
 ```text
 {_flag_lines(flags)}
@@ -134,7 +136,7 @@ hf upload YOUR_NAME/{name} path/to/this/folder
 Before that, choose a licence (`license:` in the first lines of this file), correct `datasets:` if \
 the text was another one, and delete this section.
 
-{_LAST_SECTION}
+## Limits
 
 It knows written English as its training text has it, with that text's errors and prejudices, and \
 nothing since. What it fills in sounds right or frequent; it is no source of facts. Neither task \
@@ -211,9 +213,9 @@ Masked LM loss: {"not finite" if loss is None else f"{loss:.4f} nats"}."""
 
 def _data(data):
     how = (
-        "Examples as MLPerf's BERT benchmark makes them of English Wikipedia: sentence pairs, half "
-        "of them with a random second part, and 15 % of the tokens to be predicted "
-        "(`create_pretraining_data.py`)."
+        "Examples as MLPerf's BERT benchmark makes them of English Wikipedia "
+        "(`create_pretraining_data.py`): sentence pairs, half of them with a random second part, "
+        "and hidden tokens to be predicted."
     )
     if not data:
         return how
@@ -235,7 +237,7 @@ def _training(flags, step):
 
 def _flag_lines(flags):
     """The flags that shape a run, as a user types them."""
-    left_out = FLAGS_OF_A_RANK | {"export"}
+    left_out = FLAGS_OF_A_RANK | {"export", "dry_run"}
     return "\n".join(
         f"--{name}={value}"
         for name, value in flags.items()

@@ -19,12 +19,11 @@ from colossalai.booster import Booster
 from colossalai.booster.plugin import HybridParallelPlugin, LowLevelZeroPlugin, TorchDDPPlugin
 from colossalai.shardformer.layer import DropoutForParallelInput, DropoutForReplicatedInput
 
+from bert.training.choices import DTYPES
 from bert.training.optimization import AdamWeightDecay
 
-PLUGINS = ("ddp", "zero1", "hybrid")
 # No second copy of the gradients; BERT's buffers are constants.
 _DDP_OPTIONS = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -116,7 +115,7 @@ class DataParallel:
     ):
         """module, optimizer: on the CPU, the same on every process. precision: a key of DTYPES."""
         self.module, self.inner_optimizer = module, optimizer
-        self.device, self.dtype = device, DTYPES[precision]
+        self.device, self.dtype = device, getattr(torch, DTYPES[precision])
         self.data_group = dist.group.WORLD
         self._booster = Booster(plugin=self._plugin(precision, tp_size))
         self.model, self.optimizer, *_ = self._booster.boost(module, optimizer)
@@ -297,7 +296,7 @@ def parallelize(
     precision: str,
     tp_size: int,
 ) -> DataParallel:
-    """Returns the model and optimizer under a plugin of PLUGINS."""
+    """Returns the model and optimizer under a plugin of choices.PLUGINS."""
     return {"ddp": DataParallel, "zero1": Zero1, "hybrid": Hybrid}[plugin](
         module, optimizer, device, precision, tp_size
     )

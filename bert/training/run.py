@@ -1,8 +1,10 @@
 """A training run: its data, model, optimizer, logs and state."""
 
 import argparse
+import glob
 import math
 import os
+import shutil
 import time
 from typing import Any
 
@@ -23,6 +25,7 @@ from bert.training.flag_checks import (
     flags_path,
     indexes_of,
     is_folder_of_indexes,
+    warnings,
 )
 from bert.training.flops import peak_flops, training_flops
 from bert.training.metrics import Recorder, evaluate, plot_curves, read_metrics
@@ -59,6 +62,8 @@ class Run:
         self._shard_id = dist.get_rank() // flags.tp_size
         self._num_shards = dist.get_world_size() // flags.tp_size
         self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
+        if dist.get_rank() == 0:
+            self._remove_leftovers()
         found = checkpoint.newest_valid(self.checkpoints)
         self.train_loader, self.eval_loader = self._build_loaders()
         self._check_ranks()
@@ -97,8 +102,10 @@ class Run:
             files, indexes = getattr(flags, f"tfrecord_{split}"), indexes_of(flags, split)
             if is_instance_file(list_folder_or_pattern(files)[0]):
                 return build_dali(files, **options, **common)
-            if is_folder := is_folder_of_indexes(indexes):
-                os.makedirs(indexes, exist_ok=True)
+            # The default is a folder, also where --output_dir looks like a pattern.
+            is_own = not getattr(flags, f"idx_{split}")
+            if is_folder := is_own or is_folder_of_indexes(indexes):
+                self._make_folder_of_indexes(indexes)
             return build_dali(files, indexes, build_missing_indexes=is_folder, **options, **common)
 
         return (
@@ -111,6 +118,20 @@ class Run:
             ),  # fmt: skip
             build(build_dali_eval, "eval", batch_size=flags.eval_batch_size),
         )
+
+    def _remove_leftovers(self):
+        """Removes what a killed run left unfinished: the folder is locked, so no run is at work."""
+        folder = glob.escape(self.flags.output_dir)
+        for name in ("checkpoints/.step-*.tmp", "best.tmp", "model.tmp"):
+            for path in glob.glob(os.path.join(folder, name)):
+                shutil.rmtree(path, ignore_errors=True)
+        for path in glob.glob(os.path.join(folder, ".seen-by-all-*")):
+            os.unlink(path)
+
+    def _make_folder_of_indexes(self, folder):
+        if not os.path.isdir(folder) and dist.get_rank() == 0:
+            print(f"{folder}: a new folder, for the indexes of the TFRecords", flush=True)
+        os.makedirs(folder, exist_ok=True)
 
     def _check_ranks(self):
         """DataError if the ranks have different flags or data: they would hang or train wrongly."""
@@ -154,7 +175,7 @@ class Run:
         """Resumes from a checkpoint if one was found; opens the logs."""
         random_state = checkpoint.random_state(self.device)
         log_bytes: dict[str, int] = {}
-        messages = []
+        messages = [f"warning: {warning}" for warning in warnings(self.flags)]
         self._settle_buckets()
         if self.flags.compile:  # evaluation too, which has code of its own, before the run's clock
             self._metrics_of([self._made_up_batch(self.flags.eval_batch_size)])
@@ -174,6 +195,10 @@ class Run:
             is_same_layout = shared["flags"]["tp_size"] == self.flags.tp_size
             if is_same_layout and found.num_ranks == dist.get_world_size():
                 random_state = checkpoint.load_own(found.path)["random"]
+        elif self.flags.init_checkpoint:
+            messages.append(f"weights from {self.flags.init_checkpoint}")
+        else:
+            messages.append(f"random weights, by --seed={self.flags.seed}; no --init_checkpoint")
         checkpoint.restore_random_state(random_state, self.device)
         with shared_errors():
             if dist.get_rank() == 0:

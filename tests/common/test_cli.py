@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from bert.common import cli
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_in_a_finalizer_is_not_lost(number):
@@ -141,3 +143,65 @@ def test_scripts_run_by_themselves(script, tmp_path):
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 2 and process.stdout == ""
     assert process.stderr.startswith("error: --unknown: no such flag; all flags: python3 ")
+
+
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in (ROOT, ROOT / "cleanup_scripts")
+    for path in folder.glob("*.py")
+    if 'if __name__ == "__main__"' in path.read_text()
+)
+SLOW_TO_IMPORT = {
+    "colossalai", "fsspec", "matplotlib", "nltk", "nvidia", "ray", "regex", "tensorboard",
+    "tensorflow", "torch", "transformers", "triton",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_narrow_and_waits_for_no_framework(script):
+    program = f"""
+import runpy, sys
+sys.argv = [{script!r}, "--help"]
+sys.path[0] = {os.path.dirname(script)!r}
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+finally:
+    print(*sorted({SLOW_TO_IMPORT} & sys.modules.keys()), file=sys.stderr)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    assert process.returncode == 0 and process.stderr == "\n"
+    assert "--help" in process.stdout
+    assert max(map(len, process.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "command, package",
+    [
+        ("train.py --bert_config_file=x --output_dir=x --tfrecord_train=x --tfrecord_eval=x "
+         "--train_batch_size=1 --learning_rate=1 --num_train_steps=1", "torch"),
+        ("make_idx.py --help", "google_crc32c"),
+        ("cleanup_scripts/cleanup_file.py --help", "bert"),
+        ("cleanup_scripts/extract_dump.py --help", "bert"),
+    ],
+)  # fmt: skip
+def test_python_without_the_packages_is_explained(command, package, tmp_path):
+    script, *flags = command.split()
+    # -S: without installed packages; -E: nor PYTHONPATH.
+    process = subprocess.run(
+        [sys.executable, "-E", "-S", str(ROOT / script), *flags],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
+    assert f"No module named '{package}'" in process.stderr
+    assert "`source .venv/bin/activate`" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [(0.001234, "0.00123"), (1.234, "1.23"), (99.94, "99.9"), (99.96, "100"), (123456, "123,456")],
+)
+def test_three_digits(number, text):
+    assert cli.three_digits(number) == text

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, UNICODE_TEXT, create, run_script
 
 from bert.common import progress
-from bert.common.progress import ByteProgress, time_left
+from bert.common.progress import ByteProgress, fitted, time_left
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,14 @@ from bert.common.progress import ByteProgress, time_left
 )
 def test_time_left(done, total, seconds, expected):
     assert time_left(done, total, seconds) == expected
+
+
+def test_a_narrow_line_keeps_what_matters():
+    parts = [(0, "step 1/9"), (3, "lr 1"), (1, "loss 2.5"), (2, "3 s left")]
+    whole = "step 1/9 | lr 1 | loss 2.5 | 3 s left"
+    assert [fitted(parts, columns) for columns in (len(whole), len(whole) - 1, 29, 18, 5)] == [
+        whole, "step 1/9 | loss 2.5 | 3 s left"[:30], "step 1/9 | loss 2.5", "step 1/9", "step ",
+    ]  # fmt: skip
 
 
 def test_bytes_twice_a_second(monkeypatch, capsys):

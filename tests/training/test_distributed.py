@@ -28,9 +28,8 @@ import bert.common.quiet_imports  # noqa: F401  before the frameworks
 import torch
 import torch.distributed as dist
 
-import train
 from bert.common.files import DataError
-from bert.training import distributed
+from bert.training import distributed, loop
 from bert.training.flag_checks import check
 from bert.training.launch import lock_output_dir, readable_errors
 from tests.script_server import PATIENCE
@@ -88,7 +87,7 @@ def test_signals_before_the_first_step_stop_too(training_data, tmp_path, monkeyp
         os.kill(os.getpid(), signal.SIGUSR1)
         return lock_output_dir(folder)
 
-    monkeypatch.setattr(train, "lock_output_dir", lock_and_send_signal)
+    monkeypatch.setattr(loop, "lock_output_dir", lock_and_send_signal)
     process = train_here(training_data, tmp_path / "run", "--num_train_steps=100000")
     assert "stopped by SIGUSR1 after step 0; the same command resumes it" in process.stdout
     assert metrics(tmp_path / "run") == ""
@@ -201,7 +200,7 @@ def test_rank_that_loses_the_other_says_so_in_a_line(two_ranks, rank):
 def test_two_runs_in_one_folder_are_refused(training_data, tmp_path, monkeypatch):
     first = start(training_data, tmp_path / "run", "--num_train_steps=100000")
     wait_for((tmp_path / "run/metrics.jsonl").exists, first)
-    monkeypatch.setattr(train, "train", lambda *arguments: pytest.fail("trains there too"))
+    monkeypatch.setattr(loop, "_run_steps", lambda *arguments: pytest.fail("trains there too"))
     process = train_here(training_data, tmp_path / "run", "--num_train_steps=100000", check=False)
     assert_refused(process, f"{tmp_path}/run: another run is using this folder")
     first.kill()

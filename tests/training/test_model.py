@@ -24,10 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertForPreTraining
 
 import bert.training.model
-import train
 from bert.common.files import DataError
 from bert.examples.batch import INDICES
-from bert.training import optimization, unpadded
+from bert.training import loop, optimization, unpadded
 from bert.training.flops import peak_flops, training_flops
 from bert.training.metrics import evaluate
 from bert.training.model import (
@@ -57,6 +56,7 @@ from bert.training.tensorflow_checkpoint import as_parameter, parameter_name
 from bert_dali_dataloader import huggingface_batch
 
 MASK = 103  # [MASK] of vocab.txt
+
 
 @pytest.fixture
 def tiny_model():
@@ -754,7 +754,7 @@ def test_recorded_tensorflow_checkpoint():
 
 
 class NoParallelism:
-    """What train.accumulate_gradients needs of bert/training/plugins.py, in one process."""
+    """What loop.accumulate_gradients needs of bert/training/plugins.py, in one process."""
 
     data_group = None
     autocast = no_sync = staticmethod(contextlib.nullcontext)
@@ -953,7 +953,7 @@ def mean_of_means(monkeypatch):
         sums = torch.zeros(len(weights)).index_add(0, sequences, cross_entropy)
         return (sums / weights.sum(1)).mean() * weights.sum(), next_sentence
 
-    monkeypatch.setattr(train, "loss_sums", loss_sums_by_sequence)
+    monkeypatch.setattr(loop, "loss_sums", loss_sums_by_sequence)
 
 
 def late_rate(monkeypatch):
@@ -1033,7 +1033,7 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0,
             with_indices(dict(zip(batch, columns)))
             for columns in zip(*(column.chunk(micro_batches) for column in batch.values()))
         ]
-        masked_lm, next_sentence, _ = train.accumulate_gradients(NoParallelism(model), parts)
+        masked_lm, next_sentence, _ = loop.accumulate_gradients(NoParallelism(model), parts)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()

@@ -101,13 +101,13 @@ def test_sections(run, config):
     add_section(run / "model", "Another", "More.")
     add_section(run / "model", "Hidden words", "| c | d |")
     after = (run / "model/README.md").read_text()
-    added = "## Another\n\nMore.\n\n## Hidden words\n\n| c | d |\n\n## Limits\n"
-    assert after == before.replace("## Limits\n", added)
+    added = "## Another\n\nMore.\n\n## Hidden words\n\n| c | d |\n\n## Data\n"
+    assert after == before.replace("## Data\n", added)
 
     with pytest.raises(DataError, match="no model card"):
         add_section(run, "Hidden words", "")
     (run / "README.md").write_text("# Another card\n")
-    with pytest.raises(DataError, match="it has no line '## Limits'"):
+    with pytest.raises(DataError, match="it has no line '## Data'"):
         add_section(run, "Hidden words", "")
 
 

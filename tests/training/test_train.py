@@ -12,7 +12,7 @@ import sys
 import mlperf_logging.rcp_checker
 import pytest
 import torch
-from conftest import ROOT, assert_refused
+from conftest import ROOT, UNICODE_TEXT, assert_refused, create
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import (
     STEPS,
@@ -22,6 +22,7 @@ from training_runs import (
     losses,
     steps_of,
     torchrun,
+    torchrun_agents,
     train,
     train_here,
     train_several,
@@ -33,8 +34,10 @@ import bert.training.run
 from bert.common.files import DataError
 from bert.training import checkpoint
 from bert.training.checkpoint import load_shared
-from bert.training.flag_checks import check, is_folder_of_indexes
+from bert.training.cost import disk_bytes
+from bert.training.flag_checks import check, is_folder_of_indexes, warnings
 from bert.training.mlperf_log import MLPerfLog
+from bert.training.model import load_config
 from bert.training.optimization import Lamb
 from tests.training.test_mlperf_log import complaints
 from tokenization import FullTokenizer
@@ -112,6 +115,17 @@ def test_saved_model_fills_masks_in_the_environment(plain_run, tmp_path):
         ]
 
 
+def test_files_are_as_large_as_a_dry_run_says(training_data, plain_run):
+    disk = disk_bytes(load_config(training_data / "config.json"), STEPS, 1000, 3)
+    assert len(os.listdir(plain_run[0] / "checkpoints")) == disk.num_checkpoints
+    for file, expected in (
+        (f"checkpoints/step-{STEPS:08d}/shared.pt", disk.checkpoint),
+        ("model/model.safetensors", disk.model),
+        ("best/model.safetensors", disk.model),
+    ):
+        assert os.path.getsize(plain_run[0] / file) == pytest.approx(expected, rel=0.02), file
+
+
 def test_accumulation_changes_nothing(training_data, plain_run, tmp_path):
     train_here(training_data, tmp_path / "run", "--steps_per_update=4", "--shuffle=False")
     assert losses(steps_of(tmp_path / "run")) == [
@@ -140,6 +154,17 @@ def test_two_ranks_make_the_updates_of_one(training_data, runs_of_two_ranks, tmp
     train_here(training_data, tmp_path / "one")
     assert losses(steps_of(runs_of_two_ranks / "shuffled")) == [
         pytest.approx(row, rel=1e-5) for row in losses(steps_of(tmp_path / "one"))
+    ]
+
+
+def test_two_agents_train_as_one_with_two_processes(training_data, runs_of_two_ranks, tmp_path):
+    """As on two machines that share a folder."""
+    agents = torchrun_agents(2, "train.py", *flags(training_data, tmp_path / "run"))
+    for agent in agents:
+        assert (agent.returncode, agent.stderr) == (0, "")
+    assert "2 x cpu" in agents[0].stdout and agents[1].stdout == ""
+    assert losses(steps_of(tmp_path / "run")) == [
+        pytest.approx(row, rel=1e-6) for row in losses(steps_of(runs_of_two_ranks / "shuffled"))
     ]
 
 
@@ -278,6 +303,50 @@ def test_folder_of_indexes_that_another_rank_makes_just_now(tmp_path, monkeypatc
         (tmp_path / "*.idx", False),
     ):
         assert is_folder_of_indexes(str(where)) == is_folder
+
+
+def test_what_is_allowed_but_rarely_meant_is_said(training_data, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "again").hardlink_to(training_data / "train/part-00001")
+    (data / "link").symlink_to(training_data / "train/part-00000")
+    shorter = tmp_path / "shorter"
+    create(UNICODE_TEXT, shorter, "--max_seq_length=24", "--max_predictions_per_seq=5")
+
+    def said(*more):
+        return warnings(parse_flags(flags(training_data, tmp_path / "run", *more)))
+
+    assert said() == []
+    (both,) = said(f"--tfrecord_eval={data}")
+    assert f"{data}/again and 1 more: both in --tfrecord_train and in --tfrecord_eval" in both
+    assert said(f"--tfrecord_eval={data}", "--num_train_steps=0") == []  # only evaluated
+    (lengths,) = said(f"--tfrecord_eval={shorter}")
+    assert lengths == "the evaluation examples have 24 tokens, the training examples 32"
+    assert said("--num_warmup_steps=5", "--start_warmup_step=-2") == []
+    (warmup,) = said("--num_warmup_steps=4")
+    assert "never reaches --learning_rate=0.01" in warmup
+
+
+def test_start_says_where_weights_come_from(training_data, tmp_path):
+    """The folder looks like a pattern; what a killed run left in it is removed."""
+    run = tmp_path / "run[1]"
+    own_indexes = ("--idx_train=", "--idx_eval=")
+    new = train_here(training_data, run, *own_indexes, "--num_train_steps=2")
+    assert "random weights, by --seed=12345; no --init_checkpoint" in new.stdout
+    assert f"{run}/idx/train: a new folder, for the indexes of the TFRecords" in new.stdout
+    assert "warning: --num_warmup_steps=2 is no shorter than --num_train_steps=2" in new.stdout
+    left_over = [run / name for name in ("checkpoints/.step-00000015.tmp", "model.tmp", "best.tmp")]
+    for folder in left_over:
+        folder.mkdir()
+        (folder / "shared.pt").touch()
+    resumed = train_here(training_data, run, *own_indexes, "--num_train_steps=2")
+    assert "resumes from" in resumed.stdout and "random weights" not in resumed.stdout
+    assert "new folder" not in resumed.stdout
+    assert not any(folder.exists() for folder in left_over)
+    loaded = train_here(
+        training_data, tmp_path / "other", f"--init_checkpoint={run}/model", "--num_train_steps=0"
+    )
+    assert f"weights from {run}/model" in loaded.stdout
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
