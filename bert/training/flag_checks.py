@@ -410,9 +410,9 @@ def _checkpoints(flags):
     return glob.glob(os.path.join(glob.escape(flags.output_dir), "checkpoints", "step-*"))
 
 
-def flags_content(flags: argparse.Namespace, config: BertConfig) -> bytes:
-    """Returns the content of a run's flags.json."""
-    content = {"flags": vars(flags), "bert_config": config_values(config)}
+def flags_content(flags: argparse.Namespace, config: BertConfig, data: dict[str, Any]) -> bytes:
+    """Returns the content of a run's flags.json. data: what it trains on, for the model card."""
+    content = {"flags": vars(flags), "bert_config": config_values(config), "data": data}
     return json.dumps(content, indent=1).encode()
 
 
