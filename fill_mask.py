@@ -9,10 +9,11 @@ python3 fill_mask.py --output_dir=runs/large --text=results/eval.txt --num_sente
 from, its model/ is what it ended with. The sentences are spread over the articles of the text; the
 words are drawn at random, from those that are one piece of the vocabulary. Guesses that are right
 stand in [brackets]. The last lines count them, beside what always guessing the most frequent pieces
-of the text would give. Writes nothing.
+of the text would give. --card also puts this into the model card, model/README.md.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from bert.common import cli
@@ -30,6 +31,7 @@ def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--num_guesses", type=int, default=5, help="for each sentence (default: %(default)s)")
     add("--seed", type=int, default=12345,
         help="of the choice of sentences and words (default: %(default)s)")  # fmt: skip
+    cli.add_boolean_flag(parser, "card", False, "put the table into the model card too")
     return parser.parse_args(argv)
 
 
@@ -39,28 +41,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(flags, name) < 1:
             raise FlagError(f"--{name}={getattr(flags, name)}: expected 1 or more")
     # Not before the flags are known to be right: the frameworks take 10 s of CPU.
-    from bert.training.hidden_words import guesses, hide_words, load_both, most_frequent
+    from bert.training import hidden_words
+    from bert.training.model_card import add_section
 
     text = read_bytes(flags.text).decode(errors="replace")
     articles = [article.splitlines() for article in text.split("\n\n") if article.strip()]
-    before, after, tokenizer = load_both(flags.output_dir)
-    sentences = hide_words(articles, tokenizer, flags.num_sentences, flags.seed)
-    always = most_frequent(articles, tokenizer, flags.num_guesses)
-    answers = {
-        "before training": [guesses(before, tokenizer, s, flags.num_guesses) for s in sentences],
-        "after training": [guesses(after, tokenizer, s, flags.num_guesses) for s in sentences],
-    }
-    for number, hidden in enumerate(sentences):
-        print(f"{hidden.text}    ({hidden.word})")
-        for when, lists in answers.items():
-            marked = (f"[{word}]" if word == hidden.word else word for word in lists[number])
-            print(f"    {when:<16} {'  '.join(marked)}")
-    answers[f"always {' '.join(always)}"] = [always] * len(sentences)
-    print(f"\nright, of {len(sentences)} hidden words:")
-    for when, lists in answers.items():
-        first = sum(words[0] == hidden.word for words, hidden in zip(lists, sentences))
-        among = sum(hidden.word in words for words, hidden in zip(lists, sentences))
-        print(f"    {when:<24} {first:>3} by the first guess, {among:>3} among {flags.num_guesses}")
+    table = hidden_words.make_table(
+        flags.output_dir, articles, flags.num_sentences, flags.num_guesses, flags.seed
+    )
+    print(table.as_text())
+    if flags.card:
+        add_section(os.path.join(flags.output_dir, "model"), "Hidden words", table.as_markdown())
 
 
 if __name__ == "__main__":

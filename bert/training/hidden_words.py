@@ -26,6 +26,78 @@ class Hidden(NamedTuple):
     word: str
 
 
+class Table(NamedTuple):
+    """Hidden words with the guesses of two models, and those of a program without any model."""
+
+    sentences: Sequence[Hidden]
+    before: Sequence[list[str]]  # guesses for each sentence, best first
+    after: Sequence[list[str]]
+    always: list[str]
+
+    def as_text(self) -> str:
+        """Returns lines for a terminal; right guesses stand in [brackets]."""
+        lines = []
+        for hidden, *answers in zip(self.sentences, self.before, self.after):
+            lines.append(f"{hidden.text}    ({hidden.word})")
+            for when, words in zip(("before training", "after training"), answers):
+                marked = (f"[{word}]" if word == hidden.word else word for word in words)
+                lines.append(f"    {when:<16} {'  '.join(marked)}")
+        lines += ["", f"right, of {len(self.sentences)} hidden words:"]
+        lines += [
+            f"    {who:<24} {first:>3} by the first guess, {among:>3} among {len(self.always)}"
+            for who, first, among in self._counts()
+        ]
+        return "\n".join(lines)
+
+    def as_markdown(self) -> str:
+        """Returns the same for a model card; right guesses are bold."""
+        lines = ["| sentence | hidden | before training | after training |", "|---|---|---|---|"]
+        for hidden, *answers in zip(self.sentences, self.before, self.after):
+            cells = [hidden.text, hidden.word] + [
+                ", ".join(f"**{word}**" if word == hidden.word else word for word in words)
+                for words in answers
+            ]
+            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+        lines += ["", f"Right, of {len(self.sentences)} hidden words:", ""]
+        lines += [f"| | first guess | among {len(self.always)} |", "|---|---|---|"]
+        lines += [f"| {who} | {first} | {among} |" for who, first, among in self._counts()]
+        return "\n".join(lines)
+
+    def _counts(self):
+        """Returns (who guesses, right by the first guess, right by any)."""
+        answers = {
+            "before training": self.before,
+            "after training": self.after,
+            f"always {' '.join(self.always)}": [self.always] * len(self.sentences),
+        }
+        words = [hidden.word for hidden in self.sentences]
+        return [
+            (
+                who,
+                sum(word == guessed[0] for word, guessed in zip(words, lists)),
+                sum(word in guessed for word, guessed in zip(words, lists)),
+            )
+            for who, lists in answers.items()
+        ]
+
+
+def make_table(
+    output_dir: str, articles: Sequence[Sequence[str]], num_sentences: int, num_guesses: int,
+    seed: int,
+) -> Table:  # fmt: skip
+    """Returns what a run's model guesses, before and after training.
+
+    articles: their sentences; seed: of the choice of sentences and words.
+    """
+    before, after, tokenizer = load_both(output_dir)
+    sentences = hide_words(articles, tokenizer, num_sentences, seed)
+    first, last = (
+        [guesses(model, tokenizer, hidden, num_guesses) for hidden in sentences]
+        for model in (before, after)
+    )
+    return Table(sentences, first, last, most_frequent(articles, tokenizer, num_guesses))
+
+
 def hide_words(
     articles: Sequence[Sequence[str]], tokenizer: BertTokenizerFast, count: int, seed: int
 ) -> list[Hidden]:
