@@ -12,7 +12,7 @@ flags and output, by size and CRC32C. A second call makes what is missing. A par
 another text, vocabulary or flags is replaced with --overwrite only. A part that fails is named at
 the end and stops no other. With --output_format=instances: instance files, an eighth of the size.
 Takes 2 seconds and 300 MB of memory for a part of 27 MB on one core, and 5 seconds for Ray to start
-and end.
+and end. --dry_run estimates all of this for your text and machine, and makes nothing.
 """
 
 import argparse
@@ -20,9 +20,11 @@ import collections
 import concurrent.futures
 import contextlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 from bert.common import cli
 from bert.common.files import (
@@ -30,17 +32,20 @@ from bert.common.files import (
     FlagError,
     is_remote,
     list_folder_or_pattern,
+    nearest_existing,
     output_problems,
     raise_if_any,
     size_of,
 )
 from bert.common.progress import ProgressLine, time_left
 from bert.generation import ray_pool, shards
+from bert.generation.estimate import Estimate, estimate, make_sample
 from bert.generation.part import compile_kernels
 from bert.generation.shards import Recipe, Shard, Status
 from create_pretraining_data import (
     add_data_flags,
     announce_compilation,
+    available_memory,
     check_data_flags,
     check_memory,
     read_problems,
@@ -69,6 +74,14 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         help=(
             "make nothing: read all outputs and compare them with their manifests; "
             "exit code 1 if one is missing or differs"
+        ),
+    )
+    add(
+        "--dry_run",
+        action="store_true",
+        help=(
+            "make nothing: estimate bytes, memory and minutes from one part, made in a temporary "
+            "folder ($TMPDIR); exit code 1 if the disk of --output_dir has no room for the rest"
         ),
     )
     add(
@@ -115,6 +128,8 @@ def check_flags(flags: argparse.Namespace) -> tuple[list[Shard], FullTokenizer]:
     problems += [f"--input_dir: {problem}" for problem in read_problems(inputs)]
     if flags.check and flags.overwrite:
         problems.append("--check makes nothing, --overwrite replaces parts; give one of them")
+    if flags.check and flags.dry_run:
+        problems.append("--check reads the outputs, --dry_run estimates them; give one of them")
     if flags.num_workers is not None and flags.num_workers < 1:
         problems.append(f"--num_workers={flags.num_workers}: expected 1 or more")
     if flags.ray_address is not None:
@@ -257,6 +272,76 @@ def make_all(
 
 
 # --------------------------------------------------------------------------------------------------
+# Instead of it
+
+
+def dry_run(
+    plan: list[Shard], recipe: Recipe, tokenizer: FullTokenizer, flags: argparse.Namespace
+) -> None:
+    """--dry_run: prints what making the missing parts takes; DataError if the disk has no room."""
+    num_workers = flags.num_workers or len(os.sched_getaffinity(0))
+    statuses = look(plan, recipe, num_workers, reads_output=flags.overwrite)
+    announce(plan, statuses, flags.overwrite)
+    missing = [shard for shard, status in zip(plan, statuses) if not status.manifest]
+    if not missing:
+        print(f"nothing to make: all {len(plan):,} parts are made already")
+        return
+    sizes = [size_of(shard.input) or 0 for shard in missing]
+    middle = missing[len(missing) // 2]
+    announce_compilation()
+    compile_kernels(tokenizer, recipe.settings, recipe.output_format)
+    with ProgressLine() as progress:
+        progress.show(f"making {middle.name} as a sample")
+        sample = make_sample(middle, recipe)
+    whole = estimate(sample, sizes, num_workers)
+    free = None
+    if not is_remote(flags.output_dir):
+        free = shutil.disk_usage(nearest_existing(flags.output_dir)).free
+    made = f"{sample.records:,} records, {gigabytes(sample.bytes)}, {sample.seconds:.1f} s"
+    print_rows([
+        ("sample", f"{sample.name}: {gigabytes(sample.text_bytes)} of text -> {made}"),
+        ("parts", f"{len(missing):,} to make, {len(plan) - len(missing):,} made already"),
+        ("text", gigabytes(sum(sizes))),
+        ("bytes", f"{gigabytes(whole.bytes)}, as {flags.output_format}"),
+        ("disk", "not known of an object store" if free is None else f"{gigabytes(free)} free"),
+        ("memory", memory_in_words(whole)),
+        ("time", f"{whole.seconds / 60:,.1f} minutes, and some seconds for Ray to start and end"),
+    ])  # fmt: skip
+    print(
+        "an estimate: the other parts are taken as the sample, by bytes of text; nothing was made"
+    )
+    # A part that is made again takes the place of its old file.
+    needed = whole.bytes - sum(size_of(shard.output) or 0 for shard in missing)
+    if free is not None and needed > free:
+        raise_no_room(flags, needed, free)
+
+
+def memory_in_words(whole: Estimate) -> str:
+    """Returns how much memory the workers take, and how many of them have room here."""
+    needed, available = whole.num_workers * whole.worker_bytes, available_memory()
+    fitting = max(1, int(available // whole.worker_bytes))
+    return (
+        f"{gigabytes(needed)}: {whole.num_workers:,} at a time x "
+        f"{gigabytes(whole.worker_bytes)}; {gigabytes(available)} available here"
+        + (f": --num_workers={fitting} fits" if needed > available else "")
+    )
+
+
+def raise_no_room(flags: argparse.Namespace, needed: int, free: int) -> NoReturn:
+    is_larger = flags.output_format == "tfrecord"
+    raise DataError(
+        f"--output_dir: {flags.output_dir}: about {gigabytes(needed)} are needed, "
+        f"{gigabytes(free)} are free: free some space, choose another disk"
+        + (", or take --output_format=instances, an eighth of the size" if is_larger else "")
+    )
+
+
+def gigabytes(size: float) -> str:
+    megabytes = f"{cli.three_digits(size / 1e6)} MB"
+    return f"{cli.three_digits(size / 1e9)} GB" if size >= 1e8 else megabytes
+
+
+# --------------------------------------------------------------------------------------------------
 # After it
 
 
@@ -296,6 +381,10 @@ def print_summary(
             ),
         ]
     rows.append(("time", f"{seconds:.1f} s"))
+    print_rows(rows)
+
+
+def print_rows(rows: list[tuple[str, str]]) -> None:
     for name, value in rows:
         print(f"{name:<14}{value}")
 
@@ -335,6 +424,8 @@ def main(argv: list[str] | None = None) -> None:
     announce_unexpected_files(output_dir, plan)
     if flags.check:
         return check_outputs(plan, recipe, num_threads)
+    if flags.dry_run:
+        return dry_run(plan, recipe, tokenizer, flags)
     with lock_output_dir(output_dir):
         shards.remove_leftovers(output_dir, plan)
         statuses = look(plan, recipe, num_threads, reads_output=flags.overwrite)

@@ -11,7 +11,7 @@ checkpoints/, curves.png, and at the end model/, which Hugging Face's
 BertForPreTraining.from_pretrained loads; best/ is the model of the best evaluation. One process per
 GPU; without CUDA it trains on the CPU over gloo. The same command again resumes from the newest
 checkpoint, to the same losses. @configs/recipes/mlperf_256.args among the flags reads flags from
-that file.
+that file. --dry_run estimates what the run costs, from its flags and one file of examples.
 """
 
 import argparse
@@ -47,8 +47,15 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_boolean_flag(model, "do_lower_case", True, "False for a cased vocabulary")
     add(
         "--output_dir",
-        required=True,
-        help="folder of this run; the same command again resumes it",
+        help="folder of this run; the same command again resumes it; needed but for --dry_run",
+    )
+    add(
+        "--dry_run",
+        action="store_true",
+        help=(
+            "train nothing, write nothing, use no GPU: estimate memory, disk and hours; of the "
+            "data it needs --tfrecord_train alone, of which it opens the first file"
+        ),
     )
     data = parser.add_argument_group("data: folders, glob patterns or files")
     add = data.add_argument
@@ -60,7 +67,10 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
             "(default: <output_dir>/idx/train)"
         ),
     )
-    add("--tfrecord_eval", required=True, help="evaluation TFRecords, or instance files")
+    add(
+        "--tfrecord_eval",
+        help="evaluation TFRecords, or instance files; needed but for --dry_run",
+    )
     add("--idx_eval", help="their indexes, as --idx_train (default: <output_dir>/idx/eval)")
     cli.add_boolean_flag(data, "shuffle", True, "False: training examples in file order")
     add(
@@ -249,15 +259,20 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         help="stop at this masked LM accuracy, such as MLPerf's 0.720 (default: never)",
     )
-    return parser.parse_args(argv)
+    flags = parser.parse_args(argv)
+    missing = [f"--{name}" for name in ("output_dir", "tfrecord_eval") if not getattr(flags, name)]
+    if missing and not flags.dry_run:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    return flags
 
 
 def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
     # The frameworks take 10 s of CPU: --help and a misspelt flag do not wait for them.
-    from bert.training import loop
+    from bert.training import dry_run, loop
 
-    loop.export(flags) if flags.export else loop.train(flags)
+    action = dry_run.run if flags.dry_run else loop.export if flags.export else loop.train
+    action(flags)
 
 
 if __name__ == "__main__":

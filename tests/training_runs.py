@@ -18,6 +18,7 @@ from unittest import mock
 import torch.distributed as dist
 from conftest import ROOT
 
+import bert.training.model_card
 import bert.training.run
 import train as train_script
 from bert.common import cli
@@ -59,6 +60,7 @@ def train_here(data, output, *more, check=True):
         mock.patch.dict(os.environ),
         mock.patch.object(sys, "unraisablehook"),
         mock.patch.object(bert.training.run, "plot_curves"),
+        mock.patch.object(bert.training.model_card, "plot_curves"),
         handlers_of_signals_kept(),
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
@@ -113,16 +115,19 @@ def start(data, output, *more):
     return start_script("train.py", *flags(data, output, *more))
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def start_ranks(script, *arguments_of_rank):
     """Starts the processes of one run as a cluster does it, without torchrun. arguments_of_rank: a
     list for each.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     number = str(len(arguments_of_rank))
     shared = os.environ | {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": number,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": number,
         "LOCAL_WORLD_SIZE": number,
     }  # fmt: skip
     return [
@@ -138,12 +143,47 @@ def run_ranks(processes, script, *arguments):
     together; where one fails, the others are killed.
     """
     ranks = start_ranks(script, *[arguments] * processes)
-    wait_for(lambda: any(rank.poll() for rank in ranks) or all(rank.poll() == 0 for rank in ranks))
+    wait_until_ended(ranks)
     code = next((rank.returncode for rank in ranks if rank.returncode), 0)
     for rank in ranks:
         rank.kill()
     stdout, stderr = map("".join, zip(*(rank.communicate() for rank in ranks)))
     return subprocess.CompletedProcess(script, code, stdout, stderr)
+
+
+def wait_until_ended(processes):
+    """Until all have ended, or one of them with an error."""
+    wait_for(
+        lambda: (
+            any(process.poll() for process in processes)
+            or all(process.poll() == 0 for process in processes)
+        )
+    )
+
+
+def torchrun_agents(agents, script, *arguments):
+    """Runs a script under as many agents of torchrun, one process each, as on as many machines.
+    Returns them when they have ended; where one fails, the others are ended.
+    """
+    command = [
+        TORCHRUN, f"--nnodes={agents}", "--nproc_per_node=1", "--master_addr=127.0.0.1",
+        f"--master_port={free_port()}",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [*command, f"--node_rank={rank}", script, *map(str, arguments)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for rank in range(agents)
+    ]  # fmt: skip
+    wait_until_ended(started)
+    for agent in started:
+        agent.terminate()
+    return [
+        subprocess.CompletedProcess(agent.args, agent.wait(), *agent.communicate())
+        for agent in started
+    ]
 
 
 def train_apart(data, output, *more, processes=1):

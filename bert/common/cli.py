@@ -89,6 +89,11 @@ def _print_error(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def three_digits(number: float) -> str:
+    """Returns a positive number as text with three digits that count: 0.123, 12.3, 123,456."""
+    return f"{number:,.0f}" if number >= 99.95 else f"{number:.3g}"
+
+
 def run(main: Callable[[], int | None], report: Callable[[str], None] = _print_error) -> NoReturn:
     """Runs `main()` as a command: problems on stderr in words, exit code 1, or 2 for a FlagError.
 

@@ -48,7 +48,7 @@ CHANGEABLE_FLAGS = {
     "device", "precision", "plugin", "tp_size", "unpad", "compile", "gradient_checkpointing",
     "collective_timeout", "save_checkpoints_steps", "keep_checkpoint_max", "export",
     "balance", "eval_batch_size", "eval_every_samples", "eval_at_start", "target_accuracy",
-    "expected_curve",
+    "expected_curve", "dry_run",
 }  # fmt: skip
 
 # Flags that may differ between the ranks of a run: paths and capacities of a machine.
@@ -69,6 +69,18 @@ def check(flags: argparse.Namespace, world_size: int) -> None:
         *_wrong_files(flags, config), *_wrong_folders(flags), *_wrong_for_resuming(flags, config),
     ]  # fmt: skip
     raise_if_any([*wrong, *_corrupt_files(flags)], FlagError if wrong else DataError)
+
+
+def check_dry_run(flags: argparse.Namespace) -> None:
+    """The same for --dry_run, which needs one file of examples, and no GPU."""
+    config_problems, config = _attempt("--bert_config_file", load_config, flags.bert_config_file)
+    wrong = [
+        *_wrong_numbers(flags), *_wrong_combinations(flags, max(1, flags.tp_size)),
+        *config_problems, *(_wrong_for_config(flags, config) if config else []),
+        *_attempt("--tfrecord_train", _local_files, flags.tfrecord_train)[0],
+        *_wrong_examples(flags, config, "train"),
+    ]  # fmt: skip
+    raise_if_any([*wrong, *_corrupt_examples(flags, "train")], FlagError if wrong else DataError)
 
 
 def _attempt(
@@ -207,9 +219,16 @@ def _wrong_files(flags, config):
                 f"--balance: {files[0]} is a TFRecord file, which does not tell how long its "
                 "examples are: make instance files (--output_format=instances), or leave it out"
             )
-        if files and (lengths := _lengths(flags, split)):
-            problems += _wrong_shape(flags, config, f"{flag}: {files[0]}", lengths)
+        problems += _wrong_examples(flags, config, split)
     return problems
+
+
+def _wrong_examples(flags, config, split):
+    lengths = _lengths(flags, split)
+    if not lengths:
+        return []
+    place = f"--tfrecord_{split}: {_files(flags, split)[0]}"
+    return _wrong_shape(flags, config, place, lengths)
 
 
 def _files(flags, split):
@@ -241,9 +260,12 @@ def _corrupt_files(flags):
     if flags.init_checkpoint and not _checkpoints(flags):
         if problem := corrupt_weights(flags.init_checkpoint):
             problems.append(f"--init_checkpoint: {problem}")
-    return problems + [
+    return [*problems, *_corrupt_examples(flags, "train"), *_corrupt_examples(flags, "eval")]
+
+
+def _corrupt_examples(flags, split):
+    return [
         problem
-        for split in ("train", "eval")
         for path in _files(flags, split)[:1]
         for problem in _attempt(f"--tfrecord_{split}", open_examples, path)[0]
     ]
@@ -388,9 +410,9 @@ def _checkpoints(flags):
     return glob.glob(os.path.join(glob.escape(flags.output_dir), "checkpoints", "step-*"))
 
 
-def flags_content(flags: argparse.Namespace, config: BertConfig) -> bytes:
-    """Returns the content of a run's flags.json."""
-    content = {"flags": vars(flags), "bert_config": config_values(config)}
+def flags_content(flags: argparse.Namespace, config: BertConfig, data: dict[str, Any]) -> bytes:
+    """Returns the content of a run's flags.json. data: what it trains on, for the model card."""
+    content = {"flags": vars(flags), "bert_config": config_values(config), "data": data}
     return json.dumps(content, indent=1).encode()
 
 

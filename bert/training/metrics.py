@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from bert.common.files import DataError, atomic_writer
 from bert.common.progress import fitted, time_left
 from bert.training.expected_curve import ExpectedCurve
-from bert.training.model import Batch, correct_counts, loss_sums, predict
+from bert.training.model import Batch, correct_counts, label_counts, loss_sums, predict
 from bert.training.tensorboard_log import TensorboardLog
 
 Position = tuple[int, int]  # of the loader: epoch, records of it
@@ -28,37 +28,55 @@ def evaluate(
     model: torch.nn.Module,
     loader: Iterable[Batch],
     device: torch.device,
+    mask_id: int,
     data_group: dist.ProcessGroup | None = None,
     num_rows: int = 0,
 ) -> dict[str, float]:
     """Returns the metrics over all examples of a group of ranks: sums of all, divided once.
 
+    masked_lm_accuracy is MLPerf's, over all predictions. A tenth of them show the token that is to
+    be predicted, which is easy to learn; so mask_accuracy counts only positions that show [MASK].
+    The baselines are what the same answer everywhere would give: the most frequent token of the
+    positions that show [MASK], the more frequent label of next sentence.
+
     model: the module itself, not its data-parallel wrapper, because ranks may have different
-    numbers of batches. num_rows: smaller batches are padded to so many examples, for a model that
-    was compiled for these and computes padding; 0: not.
+    numbers of batches. mask_id: of [MASK]. num_rows: smaller batches are padded to so many
+    examples, for a model that was compiled for these and computes padding; 0: not.
     """
-    sums = torch.zeros(6, dtype=torch.float64, device=device)
+    sums = torch.zeros(7, dtype=torch.float64, device=device)
+    tokens = torch.zeros(model.config.vocab_size, dtype=torch.float64, device=device)
+    next_labels = torch.zeros(2, dtype=torch.float64, device=device)
     model.eval()
     for batch in loader:
         num_examples = len(batch["input_ids"])
         if num_examples == 0:  # the last step of a rank for which no example is left
             continue
+        tokens += label_counts(batch, mask_id, len(tokens))
+        is_random = batch["next_sentence_labels"].sum()
+        next_labels += torch.stack((num_examples - is_random, is_random))
         if num_examples < num_rows:
             batch = _pad_examples(batch, num_rows - num_examples)
         logits = predict(model, batch)
         weights = batch["masked_lm_weights"].sum()
         counts = (weights, torch.full_like(weights, num_examples))
-        values = (*correct_counts(logits, batch), *loss_sums(logits, batch), *counts)
+        values = (*correct_counts(logits, batch, mask_id), *loss_sums(logits, batch), *counts)
         sums += torch.stack([value.double() for value in values])
     model.train()
-    dist.all_reduce(sums, group=data_group)
-    *masked_and_next, predictions, examples = sums.tolist()
-    masked_lm_right, next_sentence_right, masked_lm_loss, next_sentence_loss = masked_and_next
+    totals = torch.cat((sums, next_labels, tokens))
+    dist.all_reduce(totals, group=data_group)
+    sums, next_labels, tokens = totals.split([len(sums), len(next_labels), len(tokens)])
+    masked_lm_right, mask_right, next_right, masked_lm_loss, next_loss, predictions, examples = (
+        sums.tolist()
+    )
+    masks = tokens.sum().item()  # positions that show [MASK]
     return {
         "masked_lm_accuracy": masked_lm_right / predictions,
         "masked_lm_loss": masked_lm_loss / predictions,
-        "next_sentence_accuracy": next_sentence_right / examples,
-        "next_sentence_loss": next_sentence_loss / examples,
+        "mask_accuracy": mask_right / masks if masks else math.nan,
+        "mask_baseline": tokens.max().item() / masks if masks else math.nan,
+        "next_sentence_accuracy": next_right / examples,
+        "next_sentence_baseline": next_labels.max().item() / examples,
+        "next_sentence_loss": next_loss / examples,
         "examples": int(examples),
     }
 
@@ -184,7 +202,10 @@ class Recorder:
         self.say(
             f"step {step:,} | evaluation: masked_lm_accuracy {metrics['masked_lm_accuracy']:.4f}, "
             f"loss {metrics['masked_lm_loss']:.4f} | "
-            f"next_sentence_accuracy {metrics['next_sentence_accuracy']:.4f} | "
+            f"at [MASK] {metrics['mask_accuracy']:.4f} "
+            f"(always one token: {metrics['mask_baseline']:.4f}) | "
+            f"next_sentence_accuracy {metrics['next_sentence_accuracy']:.4f} "
+            f"(always one answer: {metrics['next_sentence_baseline']:.4f}) | "
             f"{metrics['examples']:,} examples, {seconds:.1f} s"
         )
         if self._expected_curve is not None:
@@ -321,25 +342,39 @@ def _open_at(path, kept_bytes):
     return file
 
 
-def plot_curves(metrics_path: str, png_path: str) -> None:
-    """Draws losses per step and accuracies per evaluation, from metrics.jsonl, into a PNG."""
+def read_metrics(path: str, last_step: float = math.inf) -> list[dict[str, Any]]:
+    """Returns the rows of metrics.jsonl up to a step, also while later ones are being written; []
+    if there is no such file.
+    """
+    if not os.path.exists(path):
+        return []
+    rows = []
+    with open(path) as file:
+        for line in file:
+            if not line.endswith("\n") or (row := json.loads(line))["step"] > last_step:
+                break
+            rows.append(row)
+    return rows
+
+
+def plot_curves(rows: list[dict[str, Any]], png_path: str) -> None:
+    """Draws losses per step and accuracies per evaluation, rows of metrics.jsonl, into a PNG."""
     from matplotlib.figure import Figure
 
-    with open(metrics_path) as file:
-        rows = [json.loads(line) for line in file]
     steps = [row for row in rows if row.get("loss") is not None]
     evaluations = [row for row in rows if "masked_lm_accuracy" in row]
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
 
     def draw(axes, rows, name, label, *style, **options):
-        x, y = [row["step"] for row in rows], [row[name] for row in rows]
+        x, y = [row["step"] for row in rows], [row.get(name) for row in rows]
         axes.plot(x, y, *style, label=label, **options)
 
     draw(left, steps, "mlm_loss", "masked LM, training", linewidth=0.8)
     draw(left, steps, "nsp_loss", "next sentence, training", linewidth=0.8)
     draw(left, evaluations, "masked_lm_loss", "masked LM, evaluation", "o-", markersize=3)
     draw(right, evaluations, "masked_lm_accuracy", "masked LM", "o-", markersize=3)
+    draw(right, evaluations, "mask_accuracy", "masked LM at [MASK]", "o-", markersize=3)
     draw(right, evaluations, "next_sentence_accuracy", "next sentence", "o-", markersize=3)
     left.set(xlabel="step", ylabel="loss (nats)", ylim=(0, None))
     right.set(xlabel="step", ylabel="accuracy on the evaluation set", ylim=(0, 1))

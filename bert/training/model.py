@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -332,14 +333,35 @@ def loss_sums(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]
     return masked_lm, next_sentence
 
 
-def correct_counts(logits: Logits, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the correct masked LM (weighted) and next-sentence predictions, [] each."""
+def correct_counts(
+    logits: Logits, batch: Batch, mask_id: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns the correct predictions, [] each: masked LM (weighted), those of them whose position
+    shows [MASK], and next-sentence.
+    """
     masked_lm_logits, next_sentence_logits = logits
     labels, weights = _labels_and_weights(batch)
+    right = (masked_lm_logits.argmax(-1) == labels) * weights
     return (
-        ((masked_lm_logits.argmax(-1) == labels) * weights).sum(),
+        right.sum(),
+        (right * _shows_mask(batch, mask_id)).sum(),
         (next_sentence_logits.argmax(-1) == batch["next_sentence_labels"].flatten()).sum(),
     )
+
+
+def label_counts(batch: Batch, mask_id: int, vocab_size: int) -> torch.Tensor:
+    """Returns how often each token is to be predicted at a position that shows [MASK], [V]."""
+    labels, weights = _labels_and_weights(batch)
+    counts = torch.zeros(vocab_size, device=weights.device)
+    return counts.scatter_add_(0, labels, weights * _shows_mask(batch, mask_id))
+
+
+def _shows_mask(batch, mask_id):
+    """Returns bool [M]: 80 % of the predictions; the other tokens were kept or replaced."""
+    positions = _positions(
+        batch["masked_lm_positions"], batch["prediction_indices"], batch["input_ids"].shape[1]
+    )
+    return batch["input_ids"].flatten()[positions] == mask_id
 
 
 def count_correct_or_tied(masked_lm_logits: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -382,10 +404,12 @@ def save_model(
     weights: dict[str, torch.Tensor],
     folder: str,
     tokenizer: BertTokenizerFast | None = None,
+    write_card: Callable[[str], None] | None = None,
 ) -> None:
     """Writes or replaces a Hugging Face folder (config, weights, tokenizer), whole or not at all.
 
-    weights: {parameter's name: float32 tensor}. DataError if it cannot be written.
+    weights: {parameter's name: float32 tensor}. write_card: writes the model card into a folder.
+    DataError if it cannot be written.
     """
     with torch.device("meta"):
         model = BertForPreTraining(config)
@@ -398,6 +422,8 @@ def save_model(
         _open_weights_to_readers(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
+        if write_card is not None:
+            write_card(temporary)
         replaced = f"{folder}.old"
         shutil.rmtree(replaced, ignore_errors=True)
         if os.path.isdir(folder):

@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from bert.common import cli
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_in_a_finalizer_is_not_lost(number):
@@ -204,3 +206,11 @@ def test_python_without_the_packages_is_explained(command, package, tmp_path):
     assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
     assert f"No module named '{package}'" in process.stderr
     assert "`source .venv/bin/activate`" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [(0.001234, "0.00123"), (1.234, "1.23"), (99.94, "99.9"), (99.96, "100"), (123456, "123,456")],
+)
+def test_three_digits(number, text):
+    assert cli.three_digits(number) == text

@@ -18,8 +18,9 @@ import psutil
 import pytest
 from conftest import ROOT, UNICODE_TEXT, assert_refused, create, run_script, start_script
 
-from bert.common.files import list_folder_or_pattern
-from bert.generation import shards
+import create_pretraining_shards
+from bert.common.files import DataError, list_folder_or_pattern
+from bert.generation import estimate, shards
 from tests.script_server import wait_for
 
 COPIES = {
@@ -223,6 +224,75 @@ def test_files_of_other_texts_are_reported(texts, tmp_path):
         process,
         "also holds part-00000-of-00005, part-00001-of-00005, part-00002-of-00005 and 2 more",
     )
+
+
+class TestDryRun:
+    SHORT = "--dupe_factor=3"
+
+    @pytest.mark.parametrize("output_format", ["tfrecord", "instances"])
+    def test_estimate_is_what_is_made_then(self, texts, tmp_path, output_format):
+        temporary, output = tmp_path / "temporary", tmp_path / "out"
+        temporary.mkdir()
+        flags = (self.SHORT, f"--output_format={output_format}")
+        run = [*command(texts, output, *flags), "--dry_run"]
+        environment = os.environ | {"TMPDIR": str(temporary)}
+        process = run_script("create_pretraining_shards.py", *run, environment=environment)
+        assert os.listdir(tmp_path) == ["temporary"] and os.listdir(temporary) == []
+        rows = self.rows(process)
+        assert rows["sample"].startswith("part-00002-of-00004: ")  # in the middle
+        assert rows["parts"] == "4 to make, 0 made already"
+
+        made = self.rows(make(texts, output, *flags))["bytes"]
+        size, unit, *words = rows["bytes"].split()
+        assert (unit, *words) == ("MB,", "as", output_format)
+        assert float(size) * 1e6 == pytest.approx(int(made.replace(",", "")), rel=0.1)
+
+        (output / "part-00001-of-00004").unlink()
+        process = make(texts, output, *flags, "--dry_run")
+        assert self.rows(process)["parts"] == "1 to make, 3 made already"
+        make(texts, output, *flags)
+        process = make(texts, output, *flags, "--dry_run")
+        assert process.stdout == "nothing to make: all 4 parts are made already\n"
+
+    @staticmethod
+    def rows(process):
+        lines = [line.split(maxsplit=1) for line in process.stdout.splitlines()]
+        return {words[0]: words[-1] for words in lines}
+
+    @pytest.mark.parametrize("free, has_room", [(10_000_000_000, True), (100_000, False)])
+    def test_room_on_the_disk(self, texts, tmp_path, monkeypatch, free, has_room):
+        usage = lambda _: type("Usage", (), {"free": free})  # noqa: E731
+        monkeypatch.setattr("create_pretraining_shards.shutil.disk_usage", usage)
+        flags = command(texts, tmp_path / "out", self.SHORT, "--dry_run")
+        expected = pytest.raises(DataError, match=r"are needed, 0\.1 MB are free: .*=instances")
+        with contextlib.nullcontext() if has_room else expected:
+            create_pretraining_shards.main(flags)
+
+    def test_arithmetic(self):
+        sample = estimate.Sample("part", 100, 7, 2000, 3.0, 200_000_000)
+        whole = estimate.estimate(sample, [100, 50, 50], 2)
+        assert whole == (4000, 2, 265_000_000, 3.0)
+        assert estimate.estimate(sample, [100] * 5, 2).seconds == 7.5
+        assert estimate.estimate(sample, [50, 200], 1).worker_bytes == 465_000_000
+        whole = estimate.estimate(sample, [100, 50, 50], 8)
+        assert (whole.num_workers, whole.seconds) == (3, 3.0)  # as long as its longest part
+
+    def test_text_that_is_no_text(self, tmp_path):
+        (tmp_path / "part-0").write_bytes(b"fine\nbad \xff\n")
+        process = make(tmp_path, tmp_path / "out", "--dry_run", check=False)
+        assert_refused(process, "part-0: line 2, byte 9: found 0xff")
+        assert process.returncode == 1
+
+    def test_not_together_with_check(self, texts, tmp_path):
+        process = make(texts, tmp_path / "out", "--dry_run", "--check", check=False)
+        assert_refused(process, "--check reads the outputs, --dry_run estimates them")
+
+    def test_no_room_for_the_sample(self, texts, tmp_path):
+        run = [*command(texts, tmp_path / "out", self.SHORT), "--dry_run"]
+        process = run_script(
+            "create_pretraining_shards.py", *run, check=False, file_size_limit=200_000
+        )
+        assert_refused(process, "part-00002-of-00004", "TMPDIR=<folder>")
 
 
 class TestStatus:

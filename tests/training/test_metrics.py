@@ -117,12 +117,18 @@ def test_an_evaluation_that_is_not_finite_is_null(record):
     metrics = {
         "masked_lm_accuracy": 0.0,
         "masked_lm_loss": math.nan,
+        "mask_accuracy": math.nan,
+        "mask_baseline": math.nan,
         "next_sentence_accuracy": 0.5,
+        "next_sentence_baseline": 0.5,
         "next_sentence_loss": math.inf,
     }
     record.recorder.evaluation(0, metrics | {"examples": 7}, 1.0)
     (row,) = record.rows()
-    assert row["masked_lm_loss"] is row["next_sentence_loss"] is None and row["examples"] == 7
+    assert (
+        row["masked_lm_loss"] is row["mask_accuracy"] is row["next_sentence_loss"] is None
+        and row["examples"] == 7
+    )
 
 
 def test_speed_is_that_since_the_last_line(record, capsys, monkeypatch):

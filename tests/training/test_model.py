@@ -21,6 +21,7 @@ from conftest import MLPERF, ROOT, synthetic_example
 from torch._functorch.aot_autograd import aot_module_simplified
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import BertForPreTraining
 
 import bert.training.model
 from bert.common.files import DataError
@@ -33,6 +34,7 @@ from bert.training.model import (
     compile_layers,
     correct_counts,
     count_correct_or_tied,
+    label_counts,
     leave_out_padding,
     load_config,
     load_model,
@@ -51,6 +53,9 @@ from bert.training.optimization import (
     parameter_groups,
 )
 from bert.training.tensorflow_checkpoint import as_parameter, parameter_name
+from bert_dali_dataloader import huggingface_batch
+
+MASK = 103  # [MASK] of vocab.txt
 
 
 @pytest.fixture
@@ -106,11 +111,47 @@ def test_loss_sums_and_counts(batch):
         1
     ].item() == pytest.approx(next_sentence, rel=1e-5)
     computed[0, batch["masked_lm_ids"][0, 0]] = 99.0
-    assert correct_counts((computed, logits[1]), batch)[0].item() == right + 1
+    assert correct_counts((computed, logits[1]), batch, MASK)[0].item() == right + 1
     assert count_correct_or_tied(computed, batch).item() == right + 1
     assert (
-        correct_counts((computed, torch.tensor([[0.0, 1], [1, 0], [1, 0]])), batch)[1].item() == 2
+        correct_counts((computed, torch.tensor([[0.0, 1], [1, 0], [1, 0]])), batch, MASK)[2].item()
+        == 2
     )
+
+
+def test_huggingface_batch(tiny_model, batch):
+    """Unused places for predictions point at position 0 and hold token 0, as the generator writes
+    them; one that is used may be at position 0 too.
+    """
+    batch["masked_lm_positions"][0, 0] = 0
+    unused = batch["masked_lm_weights"] == 0
+    batch["masked_lm_positions"][unused] = batch["masked_lm_ids"][unused] = 0
+    arguments = huggingface_batch(batch)
+    labels = torch.full((3, 16), -100)
+    for row, count in enumerate((3, 3, 1)):
+        for i in range(count):
+            position = batch["masked_lm_positions"][row, i]
+            labels[row, position] = batch["masked_lm_ids"][row, i]
+    assert torch.equal(arguments["labels"], labels)
+    assert {name: tuple(tensor.shape) for name, tensor in arguments.items()} == {
+        "input_ids": (3, 16), "attention_mask": (3, 16), "token_type_ids": (3, 16),
+        "labels": (3, 16), "next_sentence_label": (3,),
+    }  # fmt: skip
+    assert {tensor.dtype for tensor in arguments.values()} == {torch.int64}
+
+    # The denominators of train.py: 7 predictions, 3 examples.
+    masked_lm, next_sentence = loss_sums(predict(tiny_model, batch), batch)
+    expected = masked_lm / (7 + 1e-5) + next_sentence / 3
+    tiny_model.zero_grad()
+    expected.backward()
+    own = {name: weight.grad for name, weight in tiny_model.named_parameters()}
+    plain = BertForPreTraining(tiny_model.config).eval()
+    plain.load_state_dict(tiny_model.state_dict())
+    loss = plain(**arguments).loss
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    for name, weight in plain.named_parameters():
+        torch.testing.assert_close(weight.grad, own[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +209,6 @@ def test_wrong_configuration_is_refused(tmp_path, change, words):
 
 
 def test_saved_model_is_hugging_faces(tiny_model, batch, tmp_path):
-    from transformers import BertForPreTraining
-
     for _ in range(2):  # the second replaces
         save_model(tiny_model.config, dict(tiny_model.named_parameters()), f"{tmp_path}/model")
     expected = predict(tiny_model, batch)
@@ -731,21 +770,50 @@ class NoParallelism:
 def test_evaluation_pools_over_batches(process_group, tiny_model, batch, unpad):
     if unpad:
         leave_out_padding(tiny_model)
+    batch["masked_lm_ids"][:, :2] = torch.tensor([[5, 5], [6, 7], [8, 9]])
+    batch["input_ids"][:, 1:3] = MASK
     # A rank's last, where no example is left for it.
     *rows, empty = (
         with_indices({name: batch[name][i : i + 1] for name in batch if name not in INDICES})
         for i in range(4)
     )
     together, apart = (
-        evaluate(tiny_model, [batch], torch.device("cpu")),
-        evaluate(tiny_model, [*rows, empty], torch.device("cpu")),
+        evaluate(tiny_model, [batch], torch.device("cpu"), MASK),
+        evaluate(tiny_model, [*rows, empty], torch.device("cpu"), MASK),
     )
     assert apart == pytest.approx(together, rel=1e-6)
     logits = predict(tiny_model.eval(), batch)
-    sums = [value.item() for value in (*correct_counts(logits, batch), *loss_sums(logits, batch))]
-    assert list(together.values()) == pytest.approx(
-        [sums[0] / 7, sums[2] / 7, sums[1] / 3, sums[3] / 3, 3]
-    )
+    right, at_mask, next_right = (n.item() for n in correct_counts(logits, batch, MASK))
+    masked_lm_loss, next_sentence_loss = (loss.item() for loss in loss_sums(logits, batch))
+    expected = {
+        "masked_lm_accuracy": right / 7, "masked_lm_loss": masked_lm_loss / 7,
+        "mask_accuracy": at_mask / 5, "mask_baseline": 2 / 5,
+        "next_sentence_accuracy": next_right / 3, "next_sentence_baseline": 2 / 3,
+        "next_sentence_loss": next_sentence_loss / 3, "examples": 3,
+    }  # fmt: skip
+    assert together == pytest.approx(expected)
+
+
+def test_positions_that_show_mask(tiny_model, batch):
+    """Two of three predictions count in the first example, with the labels 5, 5; in the second one
+    of 5 and one of 6 do; the third has one prediction, which was left unchanged.
+    """
+    batch["masked_lm_ids"][:2] = torch.tensor([[5, 5, 7], [5, 6, 8]])
+    batch["input_ids"][:2, 1:3] = MASK  # of positions 1, 2 and 3
+    logits = torch.zeros(7, 1000)
+    logits[:, 5] = 1.0
+    assert label_counts(batch, MASK, 1000).nonzero().flatten().tolist() == [5, 6]
+    assert label_counts(batch, MASK, 1000)[5] == 3
+    found = correct_counts((logits, torch.zeros(3, 2)), batch, MASK)
+    assert [count.item() for count in found] == [3, 3, 1]
+    batch["input_ids"][0, 1] = 5  # shown unchanged: right, but not counted at [MASK]
+    found = correct_counts((logits, torch.zeros(3, 2)), batch, MASK)
+    assert [count.item() for count in found][:2] == [3, 2]
+
+
+def test_examples_without_a_mask(process_group, tiny_model, batch):
+    found = evaluate(tiny_model, [batch], torch.device("cpu"), MASK)
+    assert math.isnan(found["mask_accuracy"]) and math.isnan(found["mask_baseline"])
 
 
 @pytest.mark.parametrize("num_rows", [4, 64])
@@ -755,9 +823,9 @@ def test_padded_evaluation_is_the_same(process_group, tiny_model, batch, num_row
     tiny_model.forward = lambda **inputs: (
         seen.append(inputs["input_ids"].shape) or forward(**inputs)
     )
-    plain = evaluate(tiny_model, [batch], torch.device("cpu"))
-    padded = evaluate(tiny_model, [batch], torch.device("cpu"), num_rows=num_rows)
-    assert padded == pytest.approx(plain, rel=1e-6) and padded["examples"] == 3
+    plain = evaluate(tiny_model, [batch], torch.device("cpu"), MASK)
+    padded = evaluate(tiny_model, [batch], torch.device("cpu"), MASK, num_rows=num_rows)
+    assert padded == pytest.approx(plain, rel=1e-6, nan_ok=True) and padded["examples"] == 3
     assert seen == [(3, 16), (num_rows, 16)]
 
 
@@ -978,7 +1046,7 @@ def compare_with_recording(run, micro_batches, max_grad_norm=1.0, rate_offset=0,
         assert math.isclose(
             optimizer.gradient_norm.item(), expected["global_grad_norm"], rel_tol=3e-5
         )
-    after = evaluate(model, map(with_indices, batches), torch.device("cpu"))
+    after = evaluate(model, map(with_indices, batches), torch.device("cpu"), MASK)
     for name in ("masked_lm_loss", "next_sentence_loss"):
         assert math.isclose(after[name], golden["eval_after"][name], rel_tol=1e-5)
     assert math.isclose(

@@ -22,6 +22,7 @@ from training_runs import (
     losses,
     steps_of,
     torchrun,
+    torchrun_agents,
     train,
     train_here,
     train_several,
@@ -33,8 +34,10 @@ import bert.training.run
 from bert.common.files import DataError
 from bert.training import checkpoint
 from bert.training.checkpoint import load_shared
+from bert.training.cost import disk_bytes
 from bert.training.flag_checks import check, is_folder_of_indexes, warnings
 from bert.training.mlperf_log import MLPerfLog
+from bert.training.model import load_config
 from bert.training.optimization import Lamb
 from tests.training.test_mlperf_log import complaints
 from tokenization import FullTokenizer
@@ -112,6 +115,17 @@ def test_saved_model_fills_masks_in_the_environment(plain_run, tmp_path):
         ]
 
 
+def test_files_are_as_large_as_a_dry_run_says(training_data, plain_run):
+    disk = disk_bytes(load_config(training_data / "config.json"), STEPS, 1000, 3)
+    assert len(os.listdir(plain_run[0] / "checkpoints")) == disk.num_checkpoints
+    for file, expected in (
+        (f"checkpoints/step-{STEPS:08d}/shared.pt", disk.checkpoint),
+        ("model/model.safetensors", disk.model),
+        ("best/model.safetensors", disk.model),
+    ):
+        assert os.path.getsize(plain_run[0] / file) == pytest.approx(expected, rel=0.02), file
+
+
 def test_accumulation_changes_nothing(training_data, plain_run, tmp_path):
     train_here(training_data, tmp_path / "run", "--steps_per_update=4", "--shuffle=False")
     assert losses(steps_of(tmp_path / "run")) == [
@@ -140,6 +154,17 @@ def test_two_ranks_make_the_updates_of_one(training_data, runs_of_two_ranks, tmp
     train_here(training_data, tmp_path / "one")
     assert losses(steps_of(runs_of_two_ranks / "shuffled")) == [
         pytest.approx(row, rel=1e-5) for row in losses(steps_of(tmp_path / "one"))
+    ]
+
+
+def test_two_agents_train_as_one_with_two_processes(training_data, runs_of_two_ranks, tmp_path):
+    """As on two machines that share a folder."""
+    agents = torchrun_agents(2, "train.py", *flags(training_data, tmp_path / "run"))
+    for agent in agents:
+        assert (agent.returncode, agent.stderr) == (0, "")
+    assert "2 x cpu" in agents[0].stdout and agents[1].stdout == ""
+    assert losses(steps_of(tmp_path / "run")) == [
+        pytest.approx(row, rel=1e-6) for row in losses(steps_of(runs_of_two_ranks / "shuffled"))
     ]
 
 

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""What has a model learnt? Hides one word in each of ten sentences and shows its guesses, before
+and after training.
+
+python3 fill_mask.py --output_dir=quickstart_output/run --text=quickstart_output/results/eval.txt
+python3 fill_mask.py --output_dir=runs/large --text=results/eval.txt --num_sentences=100
+
+--output_dir is that of a run of train.py which has ended: its flags.json says what the run started
+from, its model/ is what it ended with. The sentences are spread over the articles of the text; the
+words are drawn at random, from those that are one piece of the vocabulary. Guesses that are right
+stand in [brackets]. The last lines count them, beside what always guessing the most frequent pieces
+of the text would give. Writes nothing.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from bert.common import cli
+from bert.common.files import FlagError, read_bytes
+
+
+def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = cli.parser_from_docstring(__doc__)
+    add = parser.add_argument
+    add("--output_dir", required=True, metavar="FOLDER", help="of a run of train.py")
+    add("--text", required=True, metavar="FILE",
+        help="one sentence a line, a blank line after each article, such as results/eval.txt; the "
+             "model should not have been trained on it")  # fmt: skip
+    add("--num_sentences", type=int, default=10, help="(default: %(default)s)")
+    add("--num_guesses", type=int, default=5, help="for each sentence (default: %(default)s)")
+    add("--seed", type=int, default=12345,
+        help="of the choice of sentences and words (default: %(default)s)")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = parse_flags(argv)
+    for name in ("num_sentences", "num_guesses"):
+        if getattr(flags, name) < 1:
+            raise FlagError(f"--{name}={getattr(flags, name)}: expected 1 or more")
+    # Not before the flags are known to be right: the frameworks take 10 s of CPU.
+    from bert.training.hidden_words import guesses, hide_words, load_both, most_frequent
+
+    text = read_bytes(flags.text).decode(errors="replace")
+    articles = [article.splitlines() for article in text.split("\n\n") if article.strip()]
+    before, after, tokenizer = load_both(flags.output_dir)
+    sentences = hide_words(articles, tokenizer, flags.num_sentences, flags.seed)
+    always = most_frequent(articles, tokenizer, flags.num_guesses)
+    answers = {
+        "before training": [guesses(before, tokenizer, s, flags.num_guesses) for s in sentences],
+        "after training": [guesses(after, tokenizer, s, flags.num_guesses) for s in sentences],
+    }
+    for number, hidden in enumerate(sentences):
+        print(f"{hidden.text}    ({hidden.word})")
+        for when, lists in answers.items():
+            marked = (f"[{word}]" if word == hidden.word else word for word in lists[number])
+            print(f"    {when:<16} {'  '.join(marked)}")
+    answers[f"always {' '.join(always)}"] = [always] * len(sentences)
+    print(f"\nright, of {len(sentences)} hidden words:")
+    for when, lists in answers.items():
+        first = sum(words[0] == hidden.word for words, hidden in zip(lists, sentences))
+        among = sum(hidden.word in words for words, hidden in zip(lists, sentences))
+        print(f"    {when:<24} {first:>3} by the first guess, {among:>3} among {flags.num_guesses}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
