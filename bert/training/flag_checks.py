@@ -476,6 +476,20 @@ def indexes_of(flags: argparse.Namespace, split: str) -> str:
     return getattr(flags, f"idx_{split}") or os.path.join(flags.output_dir, "idx", split)
 
 
+def folders_of_indexes(flags: argparse.Namespace) -> dict[str, str]:
+    """Returns the folders, which may not exist yet, that get the missing indexes of TFRecords:
+    {"train" and "eval": folder}.
+    """
+    folders = {}
+    for split in ("train", "eval"):
+        files, indexes = _files(flags, split), indexes_of(flags, split)
+        # The default is a folder, also where --output_dir looks like a pattern.
+        is_folder = not getattr(flags, f"idx_{split}") or is_folder_of_indexes(indexes)
+        if is_folder and files and not is_instance_file(files[0]):
+            folders[split] = indexes
+    return folders
+
+
 def is_folder_of_indexes(where: str) -> bool:
     """Whether --idx_* is a folder, which may not exist yet, and not a pattern or a file."""
     # isfile, not exists: another rank may be creating the folder at this moment.
