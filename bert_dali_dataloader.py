@@ -45,6 +45,7 @@ from bert.loader.tfrecord_source import TFRecordSource
 
 _STATE_VERSION = 1  # changes with the order of an epoch
 _FEATURES = {"integers": types.INT64, "weights": types.FLOAT}  # as BatchLayout cuts them
+_NO_LABEL = -100  # Hugging Face's losses, and torch's, leave such positions out
 _INDICES = dict(zip(INDICES, (types.INT64, types.INT32, types.INT64), strict=True))
 
 Batch = dict[str, torch.Tensor]
@@ -414,6 +415,33 @@ def _take_batches(next_batch, array_types, cuda):
         source=next_batch, num_outputs=len(array_types), batch=False, dtype=array_types
     )
     return tuple(column.gpu() if cuda else column for column in columns)
+
+
+def huggingface_batch(batch: Batch) -> Batch:
+    """Returns a batch of this loader as the arguments of Hugging Face's `BertForPreTraining`.
+
+    `model(**huggingface_batch(batch)).loss` is then the loss that train.py minimizes: the mean over
+    the predictions, plus the mean next-sentence loss over the examples (NaN if the batch has no
+    prediction at all). `input_ids`, `attention_mask`, `token_type_ids`, `labels`: int64 [B,
+    max_seq_length]; `next_sentence_label`: int64 [B]. `labels` has the token's id where one is to
+    be predicted, and -100 elsewhere.
+
+    New tensors are on the device of the batch, and nothing waits for a GPU.
+    """
+    input_ids = batch["input_ids"]
+    num_rows, seq_length = input_ids.shape
+    # Unused places for predictions have weight 0 and position 0; they go into a column of their
+    # own, which is cut off.
+    positions = batch["masked_lm_positions"].where(batch["masked_lm_weights"] != 0, seq_length)
+    labels = input_ids.new_full((num_rows, seq_length + 1), _NO_LABEL)
+    labels.scatter_(1, positions, batch["masked_lm_ids"])
+    return {
+        "input_ids": input_ids,
+        "attention_mask": batch["input_mask"],
+        "token_type_ids": batch["segment_ids"],
+        "labels": labels[:, :seq_length].contiguous(),
+        "next_sentence_label": batch["next_sentence_labels"].flatten(),
+    }
 
 
 def build_dali_train(

@@ -2,6 +2,8 @@
 none does, and why.
 """
 
+import contextlib
+import io
 import re
 import shlex
 from collections.abc import Iterator
@@ -34,6 +36,12 @@ EXCEPTIONS = {
     "tensorboard ": "a server that does not end; test_tensorboard_log.py reads the log",
     "python3 cleanup_scripts/download.py --wiki=enwiki --date=20200101": "from archive.org",
     "WIKIEXTRACTOR=": "it needs a download; test_extract_dump.py runs it with a stand-in",
+    "python3 benchmarks/finetune.py": "test_use_the_model.py runs it, shorter",
+    "python3 -m venv loggers": "packages that are not installed here; they were tried by hand",
+    "loggers/bin/": "for the same reason",
+    "git clone": "from GitHub, for the commands that follow",
+    "python3 -m venv glue": "for the same reason",
+    "glue/bin/": "it needs the internet",
     "dump=": "for the benchmark that follows",
     "python3 benchmarks/": "benchmarks take minutes",
     "TMPDIR=/dev/shm python3 benchmarks/": "for the same reason",
@@ -43,6 +51,7 @@ EXCEPTIONS = {
 PYTHON_PAGES = {
     "README.md": "tests/test_pages.py::test_python_of_the_loader",
     "docs/loader.md": "tests/test_pages.py::test_python_of_the_loader",
+    "docs/use-the-model.md": "tests/training/test_use_the_model.py::test_python_of_the_page",
     "docs/training.md": "tests/test_full_walk.py::test_the_walk",
 }
 
@@ -73,6 +82,14 @@ def blocks(page: str) -> Iterator[Block]:
 def python_of(page: str) -> str:
     """The Python of a page, its blocks one after the other."""
     return "\n".join(block.text for block in blocks(page) if block.language == "python")
+
+
+def run_python(page: str) -> tuple[dict, list[str]]:
+    """Runs the Python of a page; returns its variables and what it printed, as lines."""
+    printed, variables = io.StringIO(), {}
+    with contextlib.redirect_stdout(printed):
+        exec(compile(python_of(page), page, "exec"), variables)
+    return variables, printed.getvalue().splitlines()
 
 
 def commands(page: str) -> list[str]:

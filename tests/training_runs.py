@@ -18,6 +18,7 @@ from unittest import mock
 import torch.distributed as dist
 from conftest import ROOT
 
+import bert.training.model_card
 import bert.training.run
 import train as train_script
 from bert.common import cli
@@ -59,6 +60,7 @@ def train_here(data, output, *more, check=True):
         mock.patch.dict(os.environ),
         mock.patch.object(sys, "unraisablehook"),
         mock.patch.object(bert.training.run, "plot_curves"),
+        mock.patch.object(bert.training.model_card, "plot_curves"),
         handlers_of_signals_kept(),
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),

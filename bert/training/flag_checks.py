@@ -322,7 +322,7 @@ def _wrong_folders(flags):
             new_files[name] = _index_names(flags, split)
     if "idx_train" in new_files and "idx_eval" in new_files:
         is_one = os.path.realpath(flags.idx_train) == os.path.realpath(flags.idx_eval)
-        if is_one and new_files["idx_train"] != new_files["idx_eval"]:
+        if is_one and _files(flags, "train") != _files(flags, "eval"):
             problems.append(
                 f"--idx_eval: {flags.idx_eval} is --idx_train too; give each a folder of its own, "
                 "which holds the indexes of its files only"
@@ -410,9 +410,9 @@ def _checkpoints(flags):
     return glob.glob(os.path.join(glob.escape(flags.output_dir), "checkpoints", "step-*"))
 
 
-def flags_content(flags: argparse.Namespace, config: BertConfig) -> bytes:
-    """Returns the content of a run's flags.json."""
-    content = {"flags": vars(flags), "bert_config": config_values(config)}
+def flags_content(flags: argparse.Namespace, config: BertConfig, data: dict[str, Any]) -> bytes:
+    """Returns the content of a run's flags.json. data: what it trains on, for the model card."""
+    content = {"flags": vars(flags), "bert_config": config_values(config), "data": data}
     return json.dumps(content, indent=1).encode()
 
 

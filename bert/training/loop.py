@@ -7,9 +7,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 
-from bert.common import quiet_imports  # noqa: F401  before the frameworks
-
-# isort: split
 import torch
 import torch.distributed as dist
 
@@ -28,6 +25,7 @@ from bert.training.model import (
     predict,
     save_model,
 )
+from bert.training.model_card import write_card
 from bert.training.optimization import learning_rate
 from bert.training.plugins import DataParallel
 from bert.training.run import Run
@@ -145,5 +143,9 @@ def export(flags: argparse.Namespace) -> None:
     folder = os.path.join(flags.output_dir, "export")
     tokenizer = load_tokenizer(flags.vocab_file, flags.do_lower_case, config)
     model = load_model(newest.path, config)
-    save_model(config, dict(model.named_parameters()), folder, tokenizer)
+    step = int(os.path.basename(newest.path).removeprefix("step-"))
+    save_model(
+        config, dict(model.named_parameters()), folder, tokenizer,
+        lambda folder: write_card(folder, flags.output_dir, config, vars(flags), step),
+    )  # fmt: skip
     print(f"{folder}: the model of {newest.path}")

@@ -342,12 +342,25 @@ def _open_at(path, kept_bytes):
     return file
 
 
-def plot_curves(metrics_path: str, png_path: str) -> None:
-    """Draws losses per step and accuracies per evaluation, from metrics.jsonl, into a PNG."""
+def read_metrics(path: str, last_step: float = math.inf) -> list[dict[str, Any]]:
+    """Returns the rows of metrics.jsonl up to a step, also while later ones are being written; []
+    if there is no such file.
+    """
+    if not os.path.exists(path):
+        return []
+    rows = []
+    with open(path) as file:
+        for line in file:
+            if not line.endswith("\n") or (row := json.loads(line))["step"] > last_step:
+                break
+            rows.append(row)
+    return rows
+
+
+def plot_curves(rows: list[dict[str, Any]], png_path: str) -> None:
+    """Draws losses per step and accuracies per evaluation, rows of metrics.jsonl, into a PNG."""
     from matplotlib.figure import Figure
 
-    with open(metrics_path) as file:
-        rows = [json.loads(line) for line in file]
     steps = [row for row in rows if row.get("loss") is not None]
     evaluations = [row for row in rows if "masked_lm_accuracy" in row]
     figure = Figure(figsize=(11, 4), layout="constrained")

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -403,10 +404,12 @@ def save_model(
     weights: dict[str, torch.Tensor],
     folder: str,
     tokenizer: BertTokenizerFast | None = None,
+    write_card: Callable[[str], None] | None = None,
 ) -> None:
     """Writes or replaces a Hugging Face folder (config, weights, tokenizer), whole or not at all.
 
-    weights: {parameter's name: float32 tensor}. DataError if it cannot be written.
+    weights: {parameter's name: float32 tensor}. write_card: writes the model card into a folder.
+    DataError if it cannot be written.
     """
     with torch.device("meta"):
         model = BertForPreTraining(config)
@@ -419,6 +422,8 @@ def save_model(
         _open_weights_to_readers(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
+        if write_card is not None:
+            write_card(temporary)
         replaced = f"{folder}.old"
         shutil.rmtree(replaced, ignore_errors=True)
         if os.path.isdir(folder):

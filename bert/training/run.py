@@ -28,7 +28,7 @@ from bert.training.flag_checks import (
     warnings,
 )
 from bert.training.flops import peak_flops, training_flops
-from bert.training.metrics import Recorder, evaluate, plot_curves
+from bert.training.metrics import Recorder, evaluate, plot_curves, read_metrics
 from bert.training.mlperf_log import MLPerfLog, division, hyper_parameters
 from bert.training.model import (
     build_model,
@@ -42,6 +42,7 @@ from bert.training.model import (
     save_model,
     with_indices,
 )
+from bert.training.model_card import write_card
 from bert.training.optimization import AdamWeightDecay, Lamb, LossScale, parameter_groups
 from bert.training.plugins import parallelize
 from bert_dali_dataloader import DaliDataloader, build_dali_eval, build_dali_train
@@ -202,10 +203,16 @@ class Run:
         with shared_errors():
             if dist.get_rank() == 0:
                 with atomic_writer(flags_path(self.flags)) as file:
-                    file.write(flags_content(self.flags, self.config))
+                    file.write(flags_content(self.flags, self.config, self._data()))
             self._open_logs(log_bytes)
         for message in [self._description(), *messages]:
             self.recorder.say(message)
+
+    def _data(self):
+        return {
+            "train": self.train_loader.files, "eval": self.eval_loader.files,
+            "max_seq_length": self.seq_length, "max_predictions_per_seq": self._num_predictions,
+        }  # fmt: skip
 
     def _open_logs(self, kept_bytes: dict[str, int]):
         """kept_bytes: {log: how much of it belongs to the checkpoint that the run resumes from}."""
@@ -395,11 +402,15 @@ class Run:
         self._write_in_background(copy_state, write)
 
     def _save_model(self, name):
-        folder = os.path.join(self.flags.output_dir, name)
-        self._write_in_background(
-            self.parallel.whole_weights,
-            lambda weights: save_model(self.config, weights, folder, self.tokenizer),
-        )
+        output_dir, step = self.flags.output_dir, self.step
+
+        def write(weights):
+            save_model(
+                self.config, weights, os.path.join(output_dir, name), self.tokenizer,
+                lambda folder: write_card(folder, output_dir, self.config, vars(self.flags), step),
+            )  # fmt: skip
+
+        self._write_in_background(self.parallel.whole_weights, write)
 
     def _write_in_background(self, copy, write):
         """Calls `copy()` now, and on rank 0 `write(<its result>)` while training continues.
@@ -428,7 +439,8 @@ class Run:
         if not self.recorder.is_main:
             return
         if self.step > 0:
-            plot_curves(os.path.join(folder, "metrics.jsonl"), os.path.join(folder, "curves.png"))
+            rows = read_metrics(os.path.join(folder, "metrics.jsonl"))
+            plot_curves(rows, os.path.join(folder, "curves.png"))
         if self.is_target_reached:
             self.recorder.say(
                 f"reached the target accuracy {self.flags.target_accuracy} at step {self.step:,}"

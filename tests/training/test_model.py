@@ -21,6 +21,7 @@ from conftest import MLPERF, ROOT, synthetic_example
 from torch._functorch.aot_autograd import aot_module_simplified
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import BertForPreTraining
 
 import bert.training.model
 from bert.common.files import DataError
@@ -52,6 +53,7 @@ from bert.training.optimization import (
     parameter_groups,
 )
 from bert.training.tensorflow_checkpoint import as_parameter, parameter_name
+from bert_dali_dataloader import huggingface_batch
 
 MASK = 103  # [MASK] of vocab.txt
 
@@ -117,6 +119,41 @@ def test_loss_sums_and_counts(batch):
     )
 
 
+def test_huggingface_batch(tiny_model, batch):
+    """Unused places for predictions point at position 0 and hold token 0, as the generator writes
+    them; one that is used may be at position 0 too.
+    """
+    batch["masked_lm_positions"][0, 0] = 0
+    unused = batch["masked_lm_weights"] == 0
+    batch["masked_lm_positions"][unused] = batch["masked_lm_ids"][unused] = 0
+    arguments = huggingface_batch(batch)
+    labels = torch.full((3, 16), -100)
+    for row, count in enumerate((3, 3, 1)):
+        for i in range(count):
+            position = batch["masked_lm_positions"][row, i]
+            labels[row, position] = batch["masked_lm_ids"][row, i]
+    assert torch.equal(arguments["labels"], labels)
+    assert {name: tuple(tensor.shape) for name, tensor in arguments.items()} == {
+        "input_ids": (3, 16), "attention_mask": (3, 16), "token_type_ids": (3, 16),
+        "labels": (3, 16), "next_sentence_label": (3,),
+    }  # fmt: skip
+    assert {tensor.dtype for tensor in arguments.values()} == {torch.int64}
+
+    # The denominators of train.py: 7 predictions, 3 examples.
+    masked_lm, next_sentence = loss_sums(predict(tiny_model, batch), batch)
+    expected = masked_lm / (7 + 1e-5) + next_sentence / 3
+    tiny_model.zero_grad()
+    expected.backward()
+    own = {name: weight.grad for name, weight in tiny_model.named_parameters()}
+    plain = BertForPreTraining(tiny_model.config).eval()
+    plain.load_state_dict(tiny_model.state_dict())
+    loss = plain(**arguments).loss
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    for name, weight in plain.named_parameters():
+        torch.testing.assert_close(weight.grad, own[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
 @pytest.mark.parametrize(
     "size, parameters", [("tiny", 4_433_468), ("base", 110_106_428), ("large", 336_226_108)]
 )
@@ -172,8 +209,6 @@ def test_wrong_configuration_is_refused(tmp_path, change, words):
 
 
 def test_saved_model_is_hugging_faces(tiny_model, batch, tmp_path):
-    from transformers import BertForPreTraining
-
     for _ in range(2):  # the second replaces
         save_model(tiny_model.config, dict(tiny_model.named_parameters()), f"{tmp_path}/model")
     expected = predict(tiny_model, batch)
