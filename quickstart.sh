@@ -71,8 +71,8 @@ declare -A titles=(
 declare -A results=(
   [download]=$dump
   [wiki]=results/eval.txt
-  [examples]=tfrecord/eval/eval_1k
-  [index]=idx/eval/eval_1k.idx
+  [examples]=tfrecord/eval/eval_2k
+  [index]=idx/eval/eval_2k.idx
   [train]=run/model
 )
 declare -A settings=(
@@ -85,8 +85,8 @@ declare -A settings=(
 declare -A scripts=(
   [download]=""
   [wiki]="cleanup_scripts/*.py cleanup_scripts/*.sh"
-  [examples]="create_pretraining_data.py pick_eval_samples.py tokenization.py vocab.txt \
-bert/examples/example.py"
+  [examples]="create_pretraining_shards.py create_pretraining_data.py pick_eval_samples.py \
+tokenization.py vocab.txt bert/examples/*.py bert/generation/*.py"
   [index]="make_idx.py bert/examples/tfrecord.py"
   [train]="train.py bert_dali_dataloader.py bert/*/*.py configs/bert_tiny.json"
 )
@@ -112,18 +112,16 @@ wiki() {
 
 examples() {
   rm -rf "$out/tfrecord"
-  mkdir -p "$out/tfrecord/train" "$out/tfrecord/eval"
-  local text records
-  for text in "$out"/results/part-* "$out/results/eval.txt"; do
-    records=$out/tfrecord/train/$(basename "$text")
-    [[ $text == */eval.txt ]] && records=$out/tfrecord/eval_intermediate
-    run_echoed python3 create_pretraining_data.py --input_file="$text" --output_file="$records" \
-      --vocab_file=vocab.txt --do_lower_case=True --max_seq_length=$seq_length \
-      --max_predictions_per_seq=$max_predictions --masked_lm_prob=0.15 --random_seed=12345 \
-      --dupe_factor=10
-  done
+  mkdir -p "$out/tfrecord/eval"
+  local flags="--vocab_file=vocab.txt --do_lower_case=True --max_seq_length=$seq_length \
+--max_predictions_per_seq=$max_predictions --masked_lm_prob=0.15 --random_seed=12345 \
+--dupe_factor=10"
+  run_echoed python3 create_pretraining_shards.py --input_dir="$out/results" \
+    --output_dir="$out/tfrecord/train" $flags
+  run_echoed python3 create_pretraining_data.py --input_file="$out/results/eval.txt" \
+    --output_file="$out/tfrecord/eval_intermediate" $flags
   run_echoed python3 pick_eval_samples.py --input_tfrecord="$out/tfrecord/eval_intermediate" \
-    --output_tfrecord="$out/tfrecord/eval/eval_1k" --num_examples_to_pick=1000 \
+    --output_tfrecord="$out/tfrecord/eval/eval_2k" --num_examples_to_pick=2000 \
     --max_seq_length=$seq_length --max_predictions_per_seq=$max_predictions
 }
 
@@ -164,29 +162,38 @@ while (( ${#stages[@]} )); do
   stage "$name"
 done
 
+# --- what came of it ---
+
+printf '\n=== What the model was trained on: three examples\n'
+run_echoed python3 inspect_tfrecord.py "$out/tfrecord/train/part-00000-of-00006" --count=3
+printf '\n=== What it has learnt: ten hidden words of held-out articles\n'
+run_echoed python3 fill_mask.py --output_dir="$out/run" --text="$out/results/eval.txt" --card
+
 python3 - "$out" << 'PYTHON'
 import glob, json, os, sys
 
 out = sys.argv[1]
 rows = map(json.loads, open(f"{out}/run/metrics.jsonl"))
-evaluations = [row for row in rows if "masked_lm_accuracy" in row]
-before, after = (evaluations[i]["masked_lm_accuracy"] for i in (0, -1))
+before, *_, after = (row for row in rows if "masked_lm_accuracy" in row)
 summary = {
     "seconds": {
         stage: int(open(f"{out}/.stages/{stage}").read().split()[0])
         for stage in sorted(os.listdir(f"{out}/.stages"))
     },
     "records": sum(len(open(path).readlines()) for path in glob.glob(f"{out}/idx/train/*.idx")),
-    "masked_lm_accuracy_before": before,
-    "masked_lm_accuracy_after": after,
+    "before": before,
+    "after": after,
 }
 with open(f"{out}/summary.json", "w") as file:
     json.dump(summary, file, indent=2)
     file.write("\n")
-print(
-    "\nMasked LM accuracy on 1,000 examples from held-out articles: "
-    f"{before:.4f} before training, {after:.4f} after."
-)
+print(f"\nOn {after['examples']:,} examples of held-out articles:")
+print(f"{'':32}before   after   the same answer everywhere")
+for what, accuracy, baseline in (
+    ("hidden words ([MASK]) right", "mask_accuracy", "mask_baseline"),
+    ("next sentence right", "next_sentence_accuracy", "next_sentence_baseline"),
+):
+    print(f"  {what:28}{before[accuracy]:8.4f}{after[accuracy]:8.4f}{after[baseline]:8.4f}")
 PYTHON
 
 cat << END
@@ -194,8 +201,8 @@ cat << END
 In $out:
   results/        the text: part-00000-of-00006 ..., eval.txt
   tfrecord/ idx/  the examples and their indexes
-  run/            model/ (Hugging Face), metrics.jsonl, curves.png (loss and accuracy)
-  summary.json    seconds of each stage, records, accuracies
+  run/            model/ (Hugging Face, with a model card), metrics.jsonl, curves.png
+  summary.json    seconds of each stage, records, both evaluations
 
 Next, type:
   source .venv/bin/activate
