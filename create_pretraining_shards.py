@@ -297,6 +297,7 @@ def dry_run(
     free = None
     if not is_remote(flags.output_dir):
         free = shutil.disk_usage(nearest_existing(flags.output_dir)).free
+    minutes = f"{whole.seconds / 60:,.1f} minutes" if whole.seconds > 60 else "less than a minute"
     made = f"{sample.records:,} records, {gigabytes(sample.bytes)}, {sample.seconds:.1f} s"
     print_rows([
         ("sample", f"{sample.name}: {gigabytes(sample.text_bytes)} of text -> {made}"),
@@ -305,7 +306,7 @@ def dry_run(
         ("bytes", f"{gigabytes(whole.bytes)}, as {flags.output_format}"),
         ("disk", "not known of an object store" if free is None else f"{gigabytes(free)} free"),
         ("memory", memory_in_words(whole)),
-        ("time", f"{whole.seconds / 60:,.1f} minutes, and some seconds for Ray to start and end"),
+        ("time", f"{minutes}, and some seconds for Ray to start and end"),
     ])  # fmt: skip
     print(
         "an estimate: the other parts are taken as the sample, by bytes of text; nothing was made"

@@ -322,7 +322,7 @@ def _wrong_folders(flags):
             new_files[name] = _index_names(flags, split)
     if "idx_train" in new_files and "idx_eval" in new_files:
         is_one = os.path.realpath(flags.idx_train) == os.path.realpath(flags.idx_eval)
-        if is_one and new_files["idx_train"] != new_files["idx_eval"]:
+        if is_one and _files(flags, "train") != _files(flags, "eval"):
             problems.append(
                 f"--idx_eval: {flags.idx_eval} is --idx_train too; give each a folder of its own, "
                 "which holds the indexes of its files only"
@@ -474,6 +474,20 @@ def _changed(flags, value, earlier):
 def indexes_of(flags: argparse.Namespace, split: str) -> str:
     """Returns the folder, pattern or file of the indexes of "train" or "eval"."""
     return getattr(flags, f"idx_{split}") or os.path.join(flags.output_dir, "idx", split)
+
+
+def folders_of_indexes(flags: argparse.Namespace) -> dict[str, str]:
+    """Returns the folders, which may not exist yet, that get the missing indexes of TFRecords:
+    {"train" and "eval": folder}.
+    """
+    folders = {}
+    for split in ("train", "eval"):
+        files, indexes = _files(flags, split), indexes_of(flags, split)
+        # The default is a folder, also where --output_dir looks like a pattern.
+        is_folder = not getattr(flags, f"idx_{split}") or is_folder_of_indexes(indexes)
+        if is_folder and files and not is_instance_file(files[0]):
+            folders[split] = indexes
+    return folders
 
 
 def is_folder_of_indexes(where: str) -> bool:

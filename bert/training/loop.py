@@ -7,9 +7,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 
-from bert.common import quiet_imports  # noqa: F401  before the frameworks
-
-# isort: split
 import torch
 import torch.distributed as dist
 

@@ -23,8 +23,8 @@ from bert.training.flag_checks import (
     FLAGS_OF_A_RANK,
     flags_content,
     flags_path,
+    folders_of_indexes,
     indexes_of,
-    is_folder_of_indexes,
     warnings,
 )
 from bert.training.flops import peak_flops, training_flops
@@ -62,8 +62,10 @@ class Run:
         self._shard_id = dist.get_rank() // flags.tp_size
         self._num_shards = dist.get_world_size() // flags.tp_size
         self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
-        if dist.get_rank() == 0:
-            self._remove_leftovers()
+        with shared_errors():  # first on rank 0, which says so
+            if dist.get_rank() == 0:
+                self._remove_leftovers()
+                self._make_folders_of_indexes()
         found = checkpoint.newest_valid(self.checkpoints)
         self.train_loader, self.eval_loader = self._build_loaders()
         self._check_ranks()
@@ -102,10 +104,8 @@ class Run:
             files, indexes = getattr(flags, f"tfrecord_{split}"), indexes_of(flags, split)
             if is_instance_file(list_folder_or_pattern(files)[0]):
                 return build_dali(files, **options, **common)
-            # The default is a folder, also where --output_dir looks like a pattern.
-            is_own = not getattr(flags, f"idx_{split}")
-            if is_folder := is_own or is_folder_of_indexes(indexes):
-                self._make_folder_of_indexes(indexes)
+            if is_folder := split in folders_of_indexes(flags):
+                os.makedirs(indexes, exist_ok=True)  # where each rank has its own
             return build_dali(files, indexes, build_missing_indexes=is_folder, **options, **common)
 
         return (
@@ -128,10 +128,11 @@ class Run:
         for path in glob.glob(os.path.join(folder, ".seen-by-all-*")):
             os.unlink(path)
 
-    def _make_folder_of_indexes(self, folder):
-        if not os.path.isdir(folder) and dist.get_rank() == 0:
-            print(f"{folder}: a new folder, for the indexes of the TFRecords", flush=True)
-        os.makedirs(folder, exist_ok=True)
+    def _make_folders_of_indexes(self):
+        for folder in folders_of_indexes(self.flags).values():
+            if not os.path.isdir(folder):
+                os.makedirs(folder)
+                print(f"{folder}: a new folder, for the indexes of the TFRecords", flush=True)
 
     def _check_ranks(self):
         """DataError if the ranks have different flags or data: they would hang or train wrongly."""

@@ -100,15 +100,23 @@ def test_rank_that_has_done_its_work_tidies_up():
     assert (process.returncode, process.stdout, process.stderr) == (0, "tidied up\n", "")
 
 
-def test_only_the_first_of_torchruns_ranks_reports(tmp_path):
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        ("DataError('the file is truncated')", 1),
+        ("FlagError('the file is truncated')", 2),
+        ("ModuleNotFoundError('the file is truncated')", 1),  # a stack trace, of one only
+    ],
+)
+def test_only_the_first_of_torchruns_ranks_reports(tmp_path, error, code):
     """All end with an error; torchrun gives them files of their own below one folder."""
     (tmp_path / "attempt_0").mkdir()
-    program = """
+    program = f"""
 from bert.common import cli
-from bert.common.files import DataError
+from bert.common.files import DataError, FlagError
 
 def main():
-    raise DataError("the file is truncated")
+    raise {error}
 
 cli.run_as_rank(main)
 """
@@ -126,9 +134,10 @@ cli.run_as_rank(main)
             )
         )
     reports = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [1, 1, 1]
+    assert [process.returncode for process in processes] == [code] * 3
     (report,) = filter(None, reports)
-    assert report.endswith("the file is truncated\n") and report.startswith("error")
+    assert report.strip().endswith("the file is truncated")
+    assert report.startswith("Traceback" if "Module" in error else "error")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +190,7 @@ finally:
     "command, package",
     [
         ("train.py --bert_config_file=x --output_dir=x --tfrecord_train=x --tfrecord_eval=x "
-         "--train_batch_size=1 --learning_rate=1 --num_train_steps=1", "torch"),
+         "--train_batch_size=1 --learning_rate=1 --num_train_steps=1", "numpy"),
         ("make_idx.py --help", "google_crc32c"),
         ("cleanup_scripts/cleanup_file.py --help", "bert"),
         ("cleanup_scripts/extract_dump.py --help", "bert"),

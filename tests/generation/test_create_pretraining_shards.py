@@ -7,10 +7,12 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 import psutil
 import pytest
@@ -400,6 +402,81 @@ def test_interrupted_and_killed(texts, single_command, tmp_path):
     assert process.stderr == "" and "0 failed" in process.stdout
     assert glob.glob(f"{output}/.part-*") == []
     assert contents(output) == single_command
+
+
+class Node:
+    """A machine of a Ray cluster; `address`: of the head."""
+
+    def __init__(self, ip, role, environment):
+        self._process = subprocess.Popen(
+            [sys.executable, ROOT / "tests/ray_node.py", ip, role],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.address = self._process.stdout.readline().strip()
+
+    def _processes(self):
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(self._process.pid)
+            return [root, *root.children(recursive=True)]
+        return []
+
+    def makers_at_work(self):
+        """Those of its processes that write a part just now."""
+        found = []
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                if any("/.part-" in file.path for file in process.open_files()):
+                    found.append(process)
+        return found
+
+    def kill(self):
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def cluster():
+    """Two machines, and the environment that a command needs to reach them."""
+    folder = tempfile.mkdtemp(prefix="bert-cluster-", dir="/tmp")  # paths of sockets are short
+    environment = os.environ | {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray takes the machine's own address
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # That a machine is gone is noticed soon.
+        "RAY_health_check_initial_delay_ms": "0", "RAY_health_check_period_ms": "500",
+    }  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        head = Node("127.0.0.1", f"folder={folder}", environment)
+        stack.callback(head.kill)
+        other = Node("127.0.0.2", f"gcs_address={head.address}", environment)
+        stack.callback(other.kill)
+        yield head, other, environment
+
+
+@pytest.mark.slow
+def test_cluster_that_loses_a_machine(texts, single_command, cluster, tmp_path):
+    """All that runs on it is killed while it makes a part; the bytes are those of one machine."""
+    head, lost, environment = cluster
+    process = start_script(
+        "create_pretraining_shards.py",
+        *command(texts, tmp_path / "out", f"--ray_address={head.address}"),
+        environment=environment,
+    )  # fmt: skip
+    wait_for(head.makers_at_work, process)
+    others = head.makers_at_work()
+    for other in others:  # so that something is left for the other machine, which may join later
+        other.suspend()
+    wait_for(lost.makers_at_work, process)
+    lost.kill()
+    for other in others:
+        other.resume()
+    process = process.finished()
+    assert (process.returncode, process.stderr) == (0, ""), process
+    assert "0 failed" in process.stdout
+    assert contents(tmp_path / "out") == single_command
 
 
 class TestRefusals:

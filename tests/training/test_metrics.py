@@ -148,3 +148,16 @@ def test_speed_is_that_since_the_last_line(record, capsys, monkeypatch):
     assert "| 8.0 seq/s, 100 tokens/s, padding 61% |" in lines[1] and lines[1].endswith(
         "24 min 57 s left"
     )
+
+
+def test_progress_line_fits_the_terminal(record, capsys, monkeypatch):
+    recorder = record.recorder
+    monkeypatch.setattr(recorder, "_is_terminal", True)
+    for columns, missing in ((80, ("lr", "samples", "grad norm", "seq/s")), (140, ("lr",))):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        recorder._interval = 0
+        record(1.0)
+        line = capsys.readouterr().out.removeprefix("\r\033[K")
+        assert len(line) < columns and line.startswith("step ") and line.endswith(" left")
+        assert "| loss 2.5000 (mlm 2.0000, nsp 0.5000) |" in line
+        assert not any(word in line for word in missing)

@@ -36,6 +36,7 @@ from bert.training import checkpoint
 from bert.training.checkpoint import load_shared
 from bert.training.cost import disk_bytes
 from bert.training.flag_checks import check, is_folder_of_indexes, warnings
+from bert.training.hidden_words import load_both
 from bert.training.mlperf_log import MLPerfLog
 from bert.training.model import load_config
 from bert.training.optimization import Lamb
@@ -124,6 +125,15 @@ def test_files_are_as_large_as_a_dry_run_says(training_data, plain_run):
         ("best/model.safetensors", disk.model),
     ):
         assert os.path.getsize(plain_run[0] / file) == pytest.approx(expected, rel=0.02), file
+
+
+def test_fill_mask_compares_with_the_weights_at_the_start(training_data, tmp_path):
+    """They are drawn again, by the seed: a run that has hardly moved ends with the same."""
+    flags = ("--num_train_steps=1", "--learning_rate=1e-30", "--seed=7")
+    train_here(training_data, tmp_path / "run", *flags)
+    before, after, _ = load_both(str(tmp_path / "run"))
+    for name, weight in before.named_parameters():
+        assert torch.allclose(weight, dict(after.named_parameters())[name], atol=1e-20), name
 
 
 def test_accumulation_changes_nothing(training_data, plain_run, tmp_path):

@@ -747,7 +747,7 @@ def test_all_problems_with_flags_are_reported_at_once(tmp_path):
         "--masked_lm_prob=2",
     ]
     process = run_script("verify_dataset.py", *flags, check=False)
-    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert process.returncode == 2 and "Traceback" not in process.stderr
     for word in (
         "--tfrecord: ",
         "--results: ",
