@@ -48,9 +48,9 @@ def torchrun(processes, script, *arguments):
     )  # fmt: skip
 
 
-def train_here(data, output, *more, check=True):
+def train_here(data, output, *more, check=True, draws=False):
     """Does what `python3 train.py` does in this process, which has imported the frameworks already;
-    but draws no curves, which takes longer than the run.
+    but unless it `draws`, without curves, which take longer than the run.
 
     Returns what subprocess.run would: the exit code, stdout and stderr.
     """
@@ -59,8 +59,7 @@ def train_here(data, output, *more, check=True):
     with (
         mock.patch.dict(os.environ),
         mock.patch.object(sys, "unraisablehook"),
-        mock.patch.object(bert.training.run, "plot_curves"),
-        mock.patch.object(bert.training.model_card, "plot_curves"),
+        contextlib.nullcontext() if draws else no_curves(),
         handlers_of_signals_kept(),
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
@@ -78,6 +77,15 @@ def train_here(data, output, *more, check=True):
     control_group.cache_clear()
     assert not check or code == 0, stdout.getvalue() + stderr.getvalue()
     return subprocess.CompletedProcess("train.py", code, stdout.getvalue(), stderr.getvalue())
+
+
+@contextlib.contextmanager
+def no_curves():
+    with (
+        mock.patch.object(bert.training.run.Run, "_draw_curves"),
+        mock.patch.object(bert.training.model_card, "plot_curves"),
+    ):
+        yield
 
 
 @functools.cache

@@ -8,4 +8,5 @@ import tests.colossalai_on_cpu  # noqa: F401  which imports the frameworks quiet
 import bert.training.model_card
 import bert.training.run
 
-bert.training.run.plot_curves = bert.training.model_card.plot_curves = lambda *arguments: None
+bert.training.run.Run._draw_curves = lambda *arguments: None
+bert.training.model_card.plot_curves = lambda *arguments: None  # of --export

@@ -25,7 +25,7 @@ from bert.training.model import (
     predict,
     save_model,
 )
-from bert.training.model_card import write_card
+from bert.training.model_card import write_export_card
 from bert.training.optimization import learning_rate
 from bert.training.plugins import DataParallel
 from bert.training.run import Run
@@ -146,6 +146,6 @@ def export(flags: argparse.Namespace) -> None:
     step = int(os.path.basename(newest.path).removeprefix("step-"))
     save_model(
         config, dict(model.named_parameters()), folder, tokenizer,
-        lambda folder: write_card(folder, flags.output_dir, config, vars(flags), step),
+        lambda folder: write_export_card(folder, flags.output_dir, config, vars(flags), step),
     )  # fmt: skip
     print(f"{folder}: the model of {newest.path}")

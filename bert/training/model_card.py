@@ -1,8 +1,7 @@
-"""The model card: README.md beside an exported model, for people and for model hubs, made of what
-the run has written so far (flags.json, metrics.jsonl).
-"""
+"""The model card: README.md beside an exported model, for people and for model hubs."""
 
 import json
+import math
 import os
 import re
 from typing import Any
@@ -27,21 +26,31 @@ _ACCURACIES = (
 
 
 def write_card(
+    folder: str, config: BertConfig, record: dict[str, Any], step: int, evaluation: dict[str, Any]
+) -> None:
+    """Writes the card of a model into its folder; see `card_text`."""
+    with open(os.path.join(folder, CARD), "w", encoding="utf-8") as file:
+        file.write(card_text(config, record, step, evaluation))
+
+
+def write_export_card(
     folder: str, output_dir: str, config: BertConfig, flags: dict[str, Any], step: int
 ) -> None:
-    """Writes the card and the picture of the curves into the folder of a model.
+    """Writes the card and the curves of a model that a checkpoint of a run holds.
 
-    output_dir: of the run, whose model after `step` updates it is; flags: those of the command,
-    where it has no flags.json. DataError if this cannot be read.
+    output_dir: of the run; flags: those of the command, where it has no flags.json. DataError if
+    this cannot be read.
     """
-    metrics_path = os.path.join(output_dir, "metrics.jsonl")
-    rows = read_metrics(metrics_path, step)
-    evaluations = [row for row in rows if "masked_lm_accuracy" in row]
-    plot_curves(rows, os.path.join(folder, CURVES))
     record = {"data": {}, "flags": flags} | _read_flags(output_dir)
-    text = card_text(config, record, step, evaluations[-1] if evaluations else {})
-    with open(os.path.join(folder, CARD), "w", encoding="utf-8") as file:
-        file.write(text)
+    rows = read_metrics(os.path.join(output_dir, "metrics.jsonl"), step)
+    write_card(folder, config, record, step, last_evaluation(rows))
+    plot_curves(rows, os.path.join(folder, CURVES))
+    _show_curves(folder)
+
+
+def last_evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the last row of an evaluation among rows of metrics.jsonl, {} if there is none."""
+    return next((row for row in reversed(rows) if "masked_lm_accuracy" in row), {})
 
 
 def _read_flags(output_dir):
@@ -54,6 +63,17 @@ def _read_flags(output_dir):
         return {}
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: not the flags of a run: {error}") from None
+
+
+def add_curves(folder: str, png_path: str) -> None:
+    """Copies the picture of the curves into the folder of a model, and shows it in the card."""
+    with open(png_path, "rb") as picture, atomic_writer(os.path.join(folder, CURVES)) as copy:
+        copy.write(picture.read())
+    _show_curves(folder)
+
+
+def _show_curves(folder):
+    add_section(folder, "Curves", f"![Losses and accuracies of the run]({CURVES})")
 
 
 def add_section(folder: str, title: str, text: str) -> None:
@@ -80,8 +100,10 @@ def add_section(folder: str, title: str, text: str) -> None:
 def card_text(
     config: BertConfig, record: dict[str, Any], step: int, evaluation: dict[str, Any]
 ) -> str:
-    """Returns the card. record: content of flags.json; evaluation: a row of metrics.jsonl, or {}
-    if there was none.
+    """Returns the card of a model after `step` updates.
+
+    record: content of flags.json ("flags", "data"); evaluation: a row of metrics.jsonl, or {} if
+    there was none.
     """
     flags, data = record["flags"], record["data"]
     name = f"bert-{config.num_hidden_layers}x{config.hidden_size}"
@@ -108,9 +130,7 @@ to fine-tune.
 
 ## Accuracy
 
-{_accuracies(evaluation)}
-
-![Losses and accuracies of the run]({CURVES})
+{_accuracy_section(evaluation)}
 
 {_AFTER_ADDED_SECTIONS}
 
@@ -145,18 +165,13 @@ makes its sentence vectors good for search: fine-tune them first.
 
 
 def _front_matter(name, evaluation):
-    def result(task, label, metric):
-        value = round(evaluation[metric], 4)
-        return EvalResult(
-            task_type=task, dataset_type="wikipedia", dataset_name="held-out articles",
-            metric_type="accuracy", metric_name=label, metric_value=value,
-        )  # fmt: skip
-
     results = [
-        result("fill-mask", label, metric)
-        for label, metric, _ in _ACCURACIES
-        if evaluation.get(metric) is not None
-    ]
+        EvalResult(
+            task_type="fill-mask", dataset_type="wikipedia", dataset_name="held-out articles",
+            metric_type="accuracy", metric_name=label, metric_value=round(value, 4),
+        )
+        for label, value, _ in _accuracies(evaluation)
+    ]  # fmt: skip
     return ModelCardData(
         language="en", library_name="transformers", pipeline_tag="fill-mask",
         tags=["bert", "pretraining", "masked-lm", "next-sentence-prediction"],
@@ -188,18 +203,27 @@ def _start(flags):
 
 
 def _accuracies(evaluation):
-    rows = [
-        (label, evaluation[metric], evaluation.get(baseline))
+    """Returns [(label, accuracy, baseline or None)]; what was not finite is left out."""
+    return [
+        (label, accuracy, _number(evaluation, baseline))
         for label, metric, baseline in _ACCURACIES
-        if evaluation.get(metric) is not None
+        if (accuracy := _number(evaluation, metric)) is not None
     ]
-    if not rows:
+
+
+def _number(evaluation, metric):
+    value = evaluation.get(metric)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _accuracy_section(evaluation):
+    if not evaluation:
         return "It was not evaluated."
     lines = [
         f"| {label} | {value:.4f} | {'' if baseline is None else f'{baseline:.4f}'} |"
-        for label, value, baseline in rows
+        for label, value, baseline in _accuracies(evaluation)
     ]
-    loss = evaluation["masked_lm_loss"]  # None if it was not finite
+    loss = _number(evaluation, "masked_lm_loss")
     return f"""On {evaluation["examples"]:,} examples of held-out text, after \
 {evaluation["step"]:,} steps:
 

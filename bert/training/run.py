@@ -42,7 +42,7 @@ from bert.training.model import (
     save_model,
     with_indices,
 )
-from bert.training.model_card import write_card
+from bert.training.model_card import CARD, add_curves, last_evaluation, write_card
 from bert.training.optimization import AdamWeightDecay, Lamb, LossScale, parameter_groups
 from bert.training.plugins import parallelize
 from bert_dali_dataloader import DaliDataloader, build_dali_eval, build_dali_train
@@ -362,7 +362,7 @@ class Run:
             self._log_run_stop()
         self.recorder.evaluation(self.step, metrics, time.monotonic() - started)
         if is_best:
-            self._save_model("best")
+            self._save_model("best", {"step": self.step} | metrics)
 
     def _log_run_stop(self):
         """The measured time ends: before anything is saved."""
@@ -402,13 +402,15 @@ class Run:
 
         self._write_in_background(copy_state, write)
 
-    def _save_model(self, name):
-        output_dir, step = self.flags.output_dir, self.step
+    def _save_model(self, name, evaluation):
+        """evaluation: of this model, a row of metrics.jsonl, for its card."""
+        folder = os.path.join(self.flags.output_dir, name)
+        record, step = {"flags": vars(self.flags), "data": self._data()}, self.step
 
         def write(weights):
             save_model(
-                self.config, weights, os.path.join(output_dir, name), self.tokenizer,
-                lambda folder: write_card(folder, output_dir, self.config, vars(self.flags), step),
+                self.config, weights, folder, self.tokenizer,
+                lambda beside: write_card(beside, self.config, record, step, evaluation),
             )  # fmt: skip
 
         self._write_in_background(self.parallel.whole_weights, write)
@@ -430,18 +432,28 @@ class Run:
         with shared_errors():
             self.writer.wait()
 
+    def _draw_curves(self, rows):
+        """Draws them for the run, and shows them beside its models."""
+        folder = self.flags.output_dir
+        picture = os.path.join(folder, "curves.png")
+        plot_curves(rows, picture)
+        for name in ("model", "best"):
+            if os.path.exists(os.path.join(folder, name, CARD)):  # earlier versions wrote none
+                add_curves(os.path.join(folder, name), picture)
+
     def finish(self) -> None:
         """Writes the model and the curves, and prints a list of the output files."""
         folder = self.flags.output_dir
         self._log_run_stop()  # of a finished run that was started again
         if self.step > 0:
-            self._save_model("model")
+            is_main = self.recorder.is_main
+            rows = read_metrics(os.path.join(folder, "metrics.jsonl")) if is_main else []
+            self._save_model("model", last_evaluation(rows))
         self.wait_until_written()
         if not self.recorder.is_main:
             return
         if self.step > 0:
-            rows = read_metrics(os.path.join(folder, "metrics.jsonl"))
-            plot_curves(rows, os.path.join(folder, "curves.png"))
+            self._draw_curves(rows)
         if self.is_target_reached:
             self.recorder.say(
                 f"reached the target accuracy {self.flags.target_accuracy} at step {self.step:,}"

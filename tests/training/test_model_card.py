@@ -3,6 +3,7 @@ publish.
 """
 
 import json
+import math
 import re
 
 import pytest
@@ -11,7 +12,7 @@ from huggingface_hub import ModelCard
 
 from bert.common.files import DataError
 from bert.training.model import load_config
-from bert.training.model_card import add_section, write_card
+from bert.training.model_card import add_section, card_text, write_card, write_export_card
 from tests.training_runs import evaluations_of, train_here
 
 EVALUATION = {
@@ -51,8 +52,8 @@ def run(tmp_path):
     return folder
 
 
-def test_card_of_a_step(run, config):
-    write_card(str(run / "model"), str(run), config, {}, 20)
+def test_card_of_a_checkpoint(run, config):
+    write_export_card(str(run / "model"), str(run), config, {}, 20)
     card = ModelCard.load(run / "model/README.md")
     data = card.data.to_dict()
     assert data["library_name"] == "transformers" and data["pipeline_tag"] == "fill-mask"
@@ -67,61 +68,64 @@ def test_card_of_a_step(run, config):
     assert "20 steps of 32 examples, 640 in all, with LAMB" in card.text
     assert "\n--train_batch_size=32\n" in card.text
     assert "/secret" not in card.content and "None" not in card.content
+    assert "](curves.png)\n\n## Data\n" in card.text
     assert (run / "model/curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_card_of_a_checkpoint_alone(tmp_path, config):
-    """The weights of a run whose other files are gone, or not finite."""
+    """The other files of its run are gone."""
     flags = FLAGS | {"init_checkpoint": "/secret/model.ckpt-28252", "do_lower_case": False}
-    write_card(str(tmp_path), str(tmp_path / "no run"), config, flags, 20)
+    write_export_card(str(tmp_path), str(tmp_path / "no run"), config, flags, 20)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.eval_results is None
     assert "It was not evaluated." in card.text and "(cased," in card.text
     assert "from the weights of `model.ckpt-28252`" in card.text
     assert "/secret" not in card.content
 
-    (tmp_path / "metrics.jsonl").write_text(
-        json.dumps(EVALUATION | {"masked_lm_loss": None, "mask_accuracy": None}) + "\n"
-    )
-    write_card(str(tmp_path), str(tmp_path), config, flags, 20)
-    text = ModelCard.load(tmp_path / "README.md").text
-    assert "Masked LM loss: not finite." in text and "where [MASK] is shown" not in text
+
+@pytest.mark.parametrize("value", [None, math.nan])  # as metrics.jsonl has it, and as computed
+def test_evaluation_that_is_not_finite(config, value):
+    evaluation = EVALUATION | {"masked_lm_loss": value, "mask_accuracy": value}
+    text = card_text(config, {"flags": FLAGS, "data": {}}, 20, evaluation)
+    assert "Masked LM loss: not finite." in text
+    assert "where [MASK] is shown" not in text and "nan" not in text
 
 
 def test_flags_that_cannot_be_read(run, config):
     (run / "flags.json").write_text("{")
     with pytest.raises(DataError, match=r"flags.json: not the flags of a run"):
-        write_card(str(run / "model"), str(run), config, {}, 20)
+        write_export_card(str(run / "model"), str(run), config, {}, 20)
 
 
 def test_sections(run, config):
-    write_card(str(run / "model"), str(run), config, {}, 20)
-    before = (run / "model/README.md").read_text()
-    add_section(run / "model", "Hidden words", "| a | b |\n")
-    add_section(run / "model", "Another", "More.")
-    add_section(run / "model", "Hidden words", "| c | d |")
-    after = (run / "model/README.md").read_text()
+    write_card(str(run), config, {"flags": FLAGS, "data": DATA}, 20, EVALUATION)
+    before = (run / "README.md").read_text()
+    add_section(str(run), "Hidden words", "| a | b |\n")
+    add_section(str(run), "Another", "More.")
+    add_section(str(run), "Hidden words", "| c | d |")
     added = "## Another\n\nMore.\n\n## Hidden words\n\n| c | d |\n\n## Data\n"
-    assert after == before.replace("## Data\n", added)
+    assert (run / "README.md").read_text() == before.replace("## Data\n", added)
 
     with pytest.raises(DataError, match="no model card"):
-        add_section(run, "Hidden words", "")
+        add_section(str(run / "model"), "Hidden words", "")
     (run / "README.md").write_text("# Another card\n")
     with pytest.raises(DataError, match="it has no line '## Data'"):
-        add_section(run, "Hidden words", "")
+        add_section(str(run), "Hidden words", "")
 
 
 @pytest.mark.slow
 def test_every_model_has_a_card(training_data, tmp_path):
     run = tmp_path / "run"
-    train_here(training_data, run, "--eval_every_samples=16")
-    train_here(training_data, run, "--export")
+    train_here(training_data, run, "--eval_every_samples=16", draws=True)
+    train_here(training_data, run, "--export", draws=True)
     evaluations = {row["step"]: row for row in evaluations_of(run)}
     best = max(evaluations.values(), key=lambda row: row["masked_lm_accuracy"])
     for name, row in {"model": evaluations[4], "best": best, "export": evaluations[4]}.items():
         card = ModelCard.load(run / name / "README.md")
         assert card.data.eval_results[0].metric_value == round(row["masked_lm_accuracy"], 4)
         assert f"after {row['step']} steps:" in card.text
+        assert card.text.count("](curves.png)") == 1
+        assert (run / name / "curves.png").stat().st_size > 10_000
         assert str(tmp_path) not in card.content and str(training_data) not in card.content
     code = re.search(r"```python\n(.*?)```", card.text, re.DOTALL).group(1)
     assert len(code.splitlines()) == 3
