@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from transformers import BertConfig, BertForPreTraining
 
+from bert.common.files import FlagError
 from bert.training import cost, dry_run
 from bert.training.cost import Layout
 from bert.training.flops import peak_flops, training_flops
@@ -326,13 +327,12 @@ def test_batch_that_cannot_be_divided(training_data, no_gpu_and_no_group):
     assert "8 GPUs: --train_batch_size=12 is not divisible by 8" in process.stdout
 
 
-def test_without_it_no_flag_may_be_missing(training_data, capsys):
+def test_without_it_no_flag_may_be_missing(training_data):
     given = [
         flag
         for flag in flags(training_data, "unused")
         if not flag.startswith(("--output_dir", "--tfrecord_eval"))
     ]
-    with pytest.raises(SystemExit):
+    expected = "the following arguments are required: --output_dir, --tfrecord_eval"
+    with pytest.raises(FlagError, match=expected):
         main(given)
-    error = capsys.readouterr().err
-    assert "the following arguments are required: --output_dir, --tfrecord_eval" in error
