@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Sequence
 
 from bert.common import cli
-from bert.common.files import FlagError, read_bytes
+from bert.common.files import DataError, FlagError, expand_patterns, raise_if_any, read_bytes
 
 
 def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,13 +35,23 @@ def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(argv)
-    for name in ("num_sentences", "num_guesses"):
-        if getattr(flags, name) < 1:
-            raise FlagError(f"--{name}={getattr(flags, name)}: expected 1 or more")
+    problems = [
+        f"--{name}={getattr(flags, name)}: expected 1 or more"
+        for name in ("num_sentences", "num_guesses")
+        if getattr(flags, name) < 1
+    ]
+    paths: list[str] = []
+    try:
+        paths = expand_patterns(flags.text)
+    except DataError as error:
+        problems.append(f"--text: {error}")
+    if len(paths) > 1:
+        problems.append(f"--text: {flags.text} are {len(paths)} files, expected one")
+    raise_if_any(problems, FlagError)
     # Not before the flags are known to be right: the frameworks take 10 s of CPU.
     from bert.training.hidden_words import guesses, hide_words, load_both, most_frequent
 
-    text = read_bytes(flags.text).decode(errors="replace")
+    text = read_bytes(paths[0]).decode(errors="replace")
     articles = [article.splitlines() for article in text.split("\n\n") if article.strip()]
     before, after, tokenizer = load_both(flags.output_dir)
     sentences = hide_words(articles, tokenizer, flags.num_sentences, flags.seed)
