@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 
 from bert.common import cli
-from bert.common.files import FlagError, read_bytes
+from bert.common.files import DataError, FlagError, expand_patterns, raise_if_any, read_bytes
 
 
 def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,14 +37,24 @@ def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(argv)
-    for name in ("num_sentences", "num_guesses"):
-        if getattr(flags, name) < 1:
-            raise FlagError(f"--{name}={getattr(flags, name)}: expected 1 or more")
+    problems = [
+        f"--{name}={getattr(flags, name)}: expected 1 or more"
+        for name in ("num_sentences", "num_guesses")
+        if getattr(flags, name) < 1
+    ]
+    paths: list[str] = []
+    try:
+        paths = expand_patterns(flags.text)
+    except DataError as error:
+        problems.append(f"--text: {error}")
+    if len(paths) > 1:
+        problems.append(f"--text: {flags.text} are {len(paths)} files, expected one")
+    raise_if_any(problems, FlagError)
     # Not before the flags are known to be right: the frameworks take 10 s of CPU.
     from bert.training import hidden_words
     from bert.training.model_card import add_section
 
-    text = read_bytes(flags.text).decode(errors="replace")
+    text = read_bytes(paths[0]).decode(errors="replace")
     articles = [article.splitlines() for article in text.split("\n\n") if article.strip()]
     table = hidden_words.make_table(
         flags.output_dir, articles, flags.num_sentences, flags.num_guesses, flags.seed

@@ -35,6 +35,7 @@ COMMANDS = {
         "--tfrecord_train=tfrecord/a --tfrecord_eval=tfrecord/b --train_batch_size=8 "
         "--learning_rate=1e-3 --num_train_steps=2"
     ),
+    "fill_mask.py": "--output_dir=empty_folder --text=text",
     "cleanup_scripts/cleanup_file.py": "--data=extracted/wiki_* --num_workers=1",
     "cleanup_scripts/clean_markup.py": "--data=extracted/wiki_* --num_workers=1",
     "cleanup_scripts/do_sentence_segmentation.py": "--data=extracted/wiki_* --num_workers=1",
@@ -49,6 +50,8 @@ COMMANDS = {
 }
 # Those that have no required flag, or whose error says more than which one is missing.
 NEED_NONE = {"verify_dataset.py", *(name for name in COMMANDS if name.startswith("cleanup"))}
+
+NEED_FRAMEWORKS = {"train.py", "fill_mask.py"}
 
 # Rows of one script: (flags, exit code, words of the message).
 ROWS = {
@@ -229,7 +232,7 @@ ROWS = {
         ("--idx_train='*.idx'", 2, "--idx_train: *.idx: no such file"),
         ("--tfrecord_train=instances --idx_train=empty_folder", 2, "which needs no index"),
         ("--output_dir=text", 2, "--output_dir: ", "text is a file, expected a folder"),
-        ("--output_dir=", 2, "--output_dir: an empty name"),
+        ("--output_dir=", 2, "arguments are required: --output_dir"),
         ("--vocab_file=empty", 2, "--vocab_file: "),
         ("--vocab_file=absent", 2, "--vocab_file: absent"),
         ("--bert_config_file=absent", 2, "--bert_config_file: "),
@@ -245,8 +248,20 @@ ROWS = {
         ("--plugin=zero1 --device=cpu", 2, "--plugin=zero1: ", "on the CPU leave the flag out"),
         ("--tp_size=2", 2, "--tp_size=2"),
         ("--export", 1, "--export: out holds no checkpoint"),
+        ("--dry_run --tfrecord_train=absent", 2, "--tfrecord_train: absent: no such file"),
+        ("--dry_run --tfrecord_train=text", 1, "--tfrecord_train: text: "),
+        ("--dry_run --train_batch_size=0", 2, "--train_batch_size=0: expected 1 or more"),
         ("--train_batchsize=8", 2, "did you mean --train_batch_size?"),
         ("@absent.args", 2, "absent.args"),
+    ],
+    "fill_mask.py": [
+        ("--text=absent", 2, "--text: absent: no such file"),
+        ("--text=texts", 2, "--text: texts is a folder, expected a file"),
+        ("--text=text,vocab", 2, "--text: text,vocab are 2 files, expected one"),
+        ("--num_sentences=0", 2, "--num_sentences=0: expected 1 or more"),
+        ("--num_guesses=-1", 2, "--num_guesses=-1: expected 1 or more"),
+        ("--num_guess=1", 2, "did you mean --num_guesses?"),
+        ("", 2, "--output_dir: empty_folder has no flags.json"),
     ],
     "cleanup_scripts/cleanup_file.py": [
         ("--data=absent/wiki_*", 2, "--data 'absent/wiki_*' matches no extracted file"),
@@ -353,8 +368,8 @@ def listing(folder):
 
 
 def run(script, *flags, cwd):
-    """train.py runs in a process that has imported the frameworks."""
-    if script == "train.py":
+    """Those that need the frameworks run in a process that has imported them."""
+    if script in NEED_FRAMEWORKS:
         return script_server("tests.warm_training").start(ROOT / script, *flags, cwd=cwd).finished()
     return run_script(script, *flags, cwd=cwd, check=False)
 
@@ -362,7 +377,7 @@ def run(script, *flags, cwd):
 @pytest.mark.parametrize(
     "script, row",
     [
-        pytest.param(script, row, marks=[pytest.mark.slow] if script == "train.py" else [])
+        pytest.param(script, row, marks=[pytest.mark.slow] if script in NEED_FRAMEWORKS else [])
         for script in ROWS
         for row in ROWS[script]
     ],

@@ -339,10 +339,7 @@ def _wrong_folders(flags):
 
 
 def _folder_problems(name, folder, problems_of):
-    if not folder:
-        problems = ["an empty name, expected a folder"]
-    else:
-        problems = [_not_local(folder)] if is_remote(folder) else problems_of(folder)
+    problems = [_not_local(folder)] if is_remote(folder) else problems_of(folder)
     return [f"--{name}: {problem}" for problem in problems]
 
 
