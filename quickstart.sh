@@ -27,8 +27,8 @@ if [[ -n ${OUTPUT:-} ]]; then OUTPUT=$(realpath -ms -- "$OUTPUT"); fi  # before 
 cd "$(dirname "$0")"
 
 out=${OUTPUT:-quickstart_output}
-seq_length=128
-max_predictions=20
+seq_length=32
+max_predictions=5
 dump=enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2
 dump_md5=55899abfb7caa0e50d2665787fa4afca
 
@@ -66,7 +66,7 @@ declare -A titles=(
   [wiki]="2 Text: articles out of the dump, one sentence a line, 12 articles held out"
   [examples]="3 Examples: tokens, sentence pairs and masks -> TFRecord"
   [index]="4 Index: where DALI finds each record"
-  [train]="5 Train: configs/bert_tiny.json with ColossalAI"
+  [train]="5 Train: configs/bert_quickstart.json with ColossalAI"
 )
 declare -A results=(
   [download]=$dump
@@ -88,7 +88,7 @@ declare -A scripts=(
   [examples]="create_pretraining_shards.py create_pretraining_data.py pick_eval_samples.py \
 tokenization.py vocab.txt bert/examples/*.py bert/generation/*.py"
   [index]="make_idx.py bert/examples/tfrecord.py"
-  [train]="train.py bert_dali_dataloader.py bert/*/*.py configs/bert_tiny.json"
+  [train]="train.py bert_dali_dataloader.py bert/*/*.py configs/bert_quickstart.json"
 )
 
 # An excerpt of the English Wikipedia dump, 106 articles, which the gensim package carries among its
@@ -142,11 +142,12 @@ train() {
   processes=$(python3 -c 'import torch
 print(1 << min(5, max(1, torch.cuda.device_count()).bit_length() - 1))')
   run_echoed torchrun --standalone --nproc_per_node="$processes" train.py \
-    --bert_config_file=configs/bert_tiny.json --output_dir="$out/run" \
+    --bert_config_file=configs/bert_quickstart.json --output_dir="$out/run" \
     --tfrecord_train="$out/tfrecord/train" --idx_train="$out/idx/train" \
     --tfrecord_eval="$out/tfrecord/eval" --idx_eval="$out/idx/eval" \
-    --train_batch_size=32 --learning_rate=1e-2 --num_train_steps="$num_train_steps" \
-    --num_warmup_steps=100 --eval_at_start=True --eval_every_samples=6400 --num_threads=1
+    --optimizer=adamw --adam_bias_correction=True --lamb_beta_2=0.98 --learning_rate=4e-3 \
+    --num_warmup_steps=100 --num_train_steps="$num_train_steps" --train_batch_size=64 \
+    --eval_at_start=True --eval_every_samples=12800 --eval_batch_size=250 --num_threads=1
 }
 
 # --- the pipeline ---

@@ -5,6 +5,7 @@ Shapes: B examples, S positions, T tokens of all examples that are not padding, 
 """
 
 from collections.abc import Callable
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -75,14 +76,18 @@ def attention_on(device: torch.device) -> Callable[..., torch.Tensor]:
 
 @torch.compiler.disable  # the lengths change with each batch
 def _attend_by_example(query, key, value, token_offsets, max_length, dropout):
-    """One example after the other."""
-    lengths = token_offsets.diff().tolist()
-    examples = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)))
+    """One example after the other, or neighbours of the same length at once."""
+    lengths = [(length, len(list(run))) for length, run in groupby(token_offsets.diff().tolist())]
+    runs = zip(
+        lengths, *(x.split([n * count for n, count in lengths]) for x in (query, key, value))
+    )
     mixed = [
-        F.scaled_dot_product_attention(q[None], k[None], v[None], dropout_p=dropout)[0]
-        for q, k, v in examples
-    ]
-    return torch.cat(mixed, dim=1).transpose(0, 1)
+        F.scaled_dot_product_attention(
+            *(x.unflatten(0, (count, length)).transpose(1, 2) for x in one_run), dropout_p=dropout
+        ).transpose(1, 2).flatten(0, 1)
+        for (length, count), *one_run in runs
+    ]  # fmt: skip
+    return torch.cat(mixed)
 
 
 # Both call the operators that scaled_dot_product_attention calls for nested tensors, but without

@@ -529,6 +529,19 @@ def efficient_on_the_cpu(
 
 
 @pytest.mark.parametrize("head_size", [16, 26])
+@pytest.mark.parametrize("lengths", [[5], [3, 3, 5, 3], [4, 4, 4], [7, 2, 2]])
+def test_attention_on_the_cpu_stays_within_examples(lengths):
+    """Neighbours of the same length are computed together: each as if it were alone."""
+    torch.manual_seed(0)
+    offsets = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    query, key, value = (torch.randn(sum(lengths), 2, 8) for _ in range(3))
+    found = unpadded._attend_by_example(query, key, value, offsets, 32, 0.0)
+    for start, end in itertools.pairwise(offsets.tolist()):
+        q, k, v = (x[start:end].transpose(0, 1) for x in (query, key, value))
+        weights = (q @ k.transpose(1, 2) / 8**0.5).softmax(-1)
+        torch.testing.assert_close(found[start:end], (weights @ v).transpose(0, 1))
+
+
 @pytest.mark.parametrize("attend", [unpadded._flash, unpadded._memory_efficient])
 def test_kernels_compute_attention(monkeypatch, attend, head_size):
     """Also with heads of a size that the kernels do not take."""
