@@ -189,12 +189,12 @@ with open(f"{out}/summary.json", "w") as file:
     json.dump(summary, file, indent=2)
     file.write("\n")
 print(f"\nOn {after['examples']:,} examples of held-out articles:")
-print(f"{'':32}before   after   the same answer everywhere")
+print(f"{'':30}{'before':>8}{'after':>8}  the same answer everywhere")
 for what, accuracy, baseline in (
     ("hidden words ([MASK]) right", "mask_accuracy", "mask_baseline"),
     ("next sentence right", "next_sentence_accuracy", "next_sentence_baseline"),
 ):
-    print(f"  {what:28}{before[accuracy]:8.4f}{after[accuracy]:8.4f}{after[baseline]:8.4f}")
+    print(f"  {what:28}{before[accuracy]:8.4f}{after[accuracy]:8.4f}  {after[baseline]:.4f}")
 PYTHON
 
 cat << END

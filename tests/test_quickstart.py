@@ -29,16 +29,25 @@ def test_whole_pipeline_and_second_call(tmp_path):
     for command in (
         "WikiExtractor",
         "do_gather.py",
+        "create_pretraining_shards.py",
         "create_pretraining_data.py",
         "pick_eval_samples.py",
         "make_idx.py",
         "torchrun",
+        "inspect_tfrecord.py",
+        "fill_mask.py",
     ):
         assert f"{command} " in console
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["seconds"].keys() == {"download", "wiki", "examples", "index", "train"}
     assert summary["records"] > 50_000
-    assert summary["masked_lm_accuracy_after"] > summary["masked_lm_accuracy_before"]
+    before, after = summary["before"], summary["after"]
+    assert after["masked_lm_accuracy"] > before["masked_lm_accuracy"]
+    assert 0.04 < after["mask_baseline"] < 0.07  # of "the"
+    for accuracy in ("mask_accuracy", "next_sentence_accuracy"):
+        assert f"{before[accuracy]:8.4f}{after[accuracy]:8.4f}  0." in console
+    assert console.count("    before training  ") == 10 and "record 2 at byte" in console
+    assert "## Hidden words" in (tmp_path / "run/model/README.md").read_text()
     assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "results/eval.md5").read_text().split()) == 12
 
