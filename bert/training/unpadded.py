@@ -77,16 +77,13 @@ def attention_on(device: torch.device) -> Callable[..., torch.Tensor]:
 @torch.compiler.disable  # the lengths change with each batch
 def _attend_by_example(query, key, value, token_offsets, max_length, dropout):
     """One example after the other, or neighbours of the same length at once."""
-    lengths = [(length, len(list(run))) for length, run in groupby(token_offsets.diff().tolist())]
-    runs = zip(
-        lengths, *(x.split([n * count for n, count in lengths]) for x in (query, key, value))
-    )
-    mixed = [
-        F.scaled_dot_product_attention(
-            *(x.unflatten(0, (count, length)).transpose(1, 2) for x in one_run), dropout_p=dropout
-        ).transpose(1, 2).flatten(0, 1)
-        for (length, count), *one_run in runs
-    ]  # fmt: skip
+    runs = [(length, len(list(run))) for length, run in groupby(token_offsets.diff().tolist())]
+    sizes = [length * count for length, count in runs]
+    mixed = []
+    for (length, count), *tensors in zip(runs, *(x.split(sizes) for x in (query, key, value))):
+        q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in tensors)
+        one_run = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        mixed.append(one_run.transpose(1, 2).flatten(0, 1))
     return torch.cat(mixed)
 
 
