@@ -198,8 +198,10 @@ def look(plan: list[Shard], recipe: Recipe, num_threads: int, reads_output: bool
     return statuses
 
 
-def announce(plan: list[Shard], statuses: list[Status], overwrite: bool) -> None:
-    """Names what will be made again and why; parts with the same reason together.
+def announce(
+    plan: list[Shard], statuses: list[Status], overwrite: bool, words: str = "made again"
+) -> None:
+    """Reports which parts will be made again and why; parts with the same reason together.
 
     DataError if this replaces files, and `overwrite` is not given.
     """
@@ -215,7 +217,7 @@ def announce(plan: list[Shard], statuses: list[Status], overwrite: bool) -> None
             "nothing was made; --overwrite makes them again, another --output_dir keeps them",
         ])  # fmt: skip
     for reason in reasons:
-        print(f"made again: {reason}", file=sys.stderr)
+        print(f"{words}: {reason}", file=sys.stderr)
 
 
 def announce_unexpected_files(output_dir: str, plan: list[Shard]) -> None:
@@ -281,7 +283,7 @@ def dry_run(
     """--dry_run: prints what making the missing parts takes; DataError if the disk has no room."""
     num_workers = flags.num_workers or len(os.sched_getaffinity(0))
     statuses = look(plan, recipe, num_workers, reads_output=flags.overwrite)
-    announce(plan, statuses, flags.overwrite)
+    announce(plan, statuses, flags.overwrite, "would be made again")
     missing = [shard for shard, status in zip(plan, statuses) if not status.manifest]
     if not missing:
         print(f"nothing to make: all {len(plan):,} parts are made already")

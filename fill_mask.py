@@ -8,12 +8,13 @@ python3 fill_mask.py --output_dir=runs/large --text=results/eval.txt --num_sente
 --output_dir is that of a run of train.py which has ended: its flags.json says what the run started
 from, its model/ is what it ended with. The sentences are spread over the articles of the text; the
 words are drawn at random, from those that are one piece of the vocabulary. Guesses that are right
-stand in [brackets]. The last lines count them, beside what always guessing the most frequent pieces
+stand in [brackets]. The last lines count them, beside what always guessing the most frequent words
 of the text would give. --card also puts this into the model card, model/README.md.
 """
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 
 from bert.common import cli
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from bert.training.model_card import add_section
 
     text = read_bytes(paths[0]).decode(errors="replace")
-    articles = [article.splitlines() for article in text.split("\n\n") if article.strip()]
+    articles = [article.split("\n") for article in re.split(r"\n\s*\n", text)]
     table = hidden_words.make_table(
         flags.output_dir, articles, flags.num_sentences, flags.num_guesses, flags.seed
     )

@@ -189,7 +189,7 @@ with open(f"{out}/summary.json", "w") as file:
     json.dump(summary, file, indent=2)
     file.write("\n")
 print(f"\nOn {after['examples']:,} examples of held-out articles:")
-print(f"{'':30}{'before':>8}{'after':>8}  the same answer everywhere")
+print(f"{'':30}{'before':>8}{'after':>8}  a constant answer")
 for what, accuracy, baseline in (
     ("hidden words ([MASK]) right", "mask_accuracy", "mask_baseline"),
     ("next sentence right", "next_sentence_accuracy", "next_sentence_baseline"),

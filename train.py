@@ -47,7 +47,7 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_boolean_flag(model, "do_lower_case", True, "False for a cased vocabulary")
     add(
         "--output_dir",
-        help="folder of this run; the same command again resumes it; needed but for --dry_run",
+        help="of this run; the same command resumes it; required, except with --dry_run",
     )
     add(
         "--dry_run",
@@ -69,7 +69,7 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--tfrecord_eval",
-        help="evaluation TFRecords, or instance files; needed but for --dry_run",
+        help="evaluation TFRecords, or instance files; required, except with --dry_run",
     )
     add("--idx_eval", help="their indexes, as --idx_train (default: <output_dir>/idx/eval)")
     cli.add_boolean_flag(data, "shuffle", True, "False: training examples in file order")

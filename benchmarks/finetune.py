@@ -62,7 +62,12 @@ def parse_flags() -> argparse.Namespace:
     add("--num_examples", type=int, help="training texts at most (default: all)")
     add("--num_epochs", type=float, default=2, help="(default: %(default)s)")
     add("--batch_size", type=int, default=32, help="(default: %(default)s)")
-    add("--learning_rate", type=float, default=1e-3, help="peak; 3e-5 for BERT-base and larger")
+    add(
+        "--learning_rate",
+        type=float,
+        default=1e-3,
+        help="peak; 3e-5 for BERT-base and larger (default: %(default)s)",
+    )
     add("--max_seq_length", type=int, default=48, help="pieces of a text (default: %(default)s)")
     add("--seed", type=int, default=12345, help="of weights and order (default: %(default)s)")
     return parser.parse_args()

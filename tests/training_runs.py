@@ -68,9 +68,6 @@ def train_here(data, output, *more, check=True, draws=False):
             cli.run(lambda: train_script.main(flags(data, output, *more)))
         except SystemExit as end:
             code = end.code or 0
-    if isinstance(code, str):
-        print(code, file=stderr)
-        code = 1
     gc.collect()  # the model of a run that ended with an error, before its process group
     if dist.is_initialized():
         dist.destroy_process_group()

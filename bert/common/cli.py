@@ -159,7 +159,11 @@ def run_as_rank(main: Callable[[], int | None]) -> None:
     except SystemExit as end:
         if not end.code:
             raise
-        code = end.code if isinstance(end.code, int) else 1
+        code = 1
+        if isinstance(end.code, int):
+            code = end.code
+        else:
+            _report_of_first(str(end.code))
     except Exception:
         _report_of_first(traceback.format_exc())
         code = 1

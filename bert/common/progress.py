@@ -55,8 +55,8 @@ class ByteProgress(ProgressLine):
 
 
 def fitted(parts: Sequence[tuple[int, str]], columns: int) -> str:
-    """Returns the texts of (rank, text) joined by " | ", without as many of the last rank as a line
-    of so many columns has no room for.
+    """Returns the texts of (rank, text) joined by " | "; drops those of the highest rank until they
+    fit into so many columns.
     """
     kept = list(parts)
     while len(kept) > 1 and len(_joined(kept)) > columns:

@@ -34,9 +34,9 @@ class Estimate(NamedTuple):
 
 
 def make_sample(shard: Shard, recipe: Recipe) -> Sample:
-    """Makes a shard in a temporary folder, which is then removed. Compile the kernels before.
+    """Makes a shard in a temporary folder, which is then removed.
 
-    DataError or OSError if it cannot be made.
+    The kernels must be compiled already. DataError or OSError if it cannot be made.
     """
     with tempfile.TemporaryDirectory(prefix="bert-sample-") as folder:
         try:

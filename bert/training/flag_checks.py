@@ -278,7 +278,9 @@ def _wrong_for_instances(flags, config, split, path):
             f"--idx_{split}: {path} is an instance file, which needs no index; leave the flag out"
         )
     _, file = _attempt("", InstanceFile, path)
-    _, tokenizer = _attempt("", load_tokenizer, flags.vocab_file, flags.do_lower_case, config)
+    tokenizer = None
+    if config:
+        _, tokenizer = _attempt("", load_tokenizer, flags.vocab_file, flags.do_lower_case, config)
     if file and tokenizer and file.header.vocabulary != vocabulary_checksum(tokenizer.vocab):
         problems.append(
             f"--vocab_file: {flags.vocab_file} is not the vocabulary of {path} "
@@ -351,7 +353,7 @@ def _takes_for_data(data, folder, names):
     """Whether `data`, a folder or patterns, would mean files of these names in a folder too."""
     folder = os.path.realpath(folder)
     if os.path.isdir(data):
-        return os.path.commonpath([folder, os.path.realpath(data)]) == os.path.realpath(data)
+        return folder == os.path.realpath(data)
     return any(
         os.path.realpath(os.path.dirname(pattern)) == folder
         and fnmatch.filter(names, os.path.basename(pattern))
@@ -413,6 +415,26 @@ def flags_content(flags: argparse.Namespace, config: BertConfig, data: dict[str,
     return json.dumps(content, indent=1).encode()
 
 
+def read_record(output_dir: str) -> dict[str, Any]:
+    """Returns the content of a run's flags.json: "flags", "bert_config", and "data" unless an
+    earlier version wrote it. DataError if it cannot be read.
+    """
+    path = os.path.join(output_dir, "flags.json")
+    try:
+        with open(path) as file:
+            record = json.load(file)
+        return {
+            "data": {},
+            **record,
+            "flags": record["flags"],
+            "bert_config": record["bert_config"],
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not the flags of a run ({type(error).__name__}: {error})"
+        ) from None
+
+
 def _wrong_for_resuming(flags, config):
     """Returns a message for each flag that differs from the earlier run's but must not change."""
     path = flags_path(flags)
@@ -424,14 +446,10 @@ def _wrong_for_resuming(flags, config):
             ]
         return []
     try:
-        with open(path) as file:
-            recorded = json.load(file)
-        earlier, earlier_config = recorded["flags"], recorded["bert_config"]
-    except (ValueError, KeyError, TypeError) as error:
-        return [
-            f"{path}: not the flags of a run ({type(error).__name__}: {error}); "
-            "choose another --output_dir"
-        ]
+        record = read_record(flags.output_dir)
+    except DataError as error:
+        return [f"{error}; choose another --output_dir"]
+    earlier, earlier_config = record["flags"], record["bert_config"]
     problems = [
         _changed(flags, f"--{name}={value}", earlier.get(name))
         for name, value in vars(flags).items()

@@ -1,7 +1,6 @@
 """Sentences with a hidden word, and what a model guesses for it."""
 
 import collections
-import json
 import os
 import random
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import torch
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
 from bert.common.files import DataError, FlagError
+from bert.training.flag_checks import read_record
 from bert.training.model import build_model, load_model
 
 MIN_PIECES = 8  # of a sentence: a shorter one says too little
@@ -101,7 +101,7 @@ def make_table(
 def hide_words(
     articles: Sequence[Sequence[str]], tokenizer: BertTokenizerFast, count: int, seed: int
 ) -> list[Hidden]:
-    """Returns one word each of `count` sentences, of as many articles as there are.
+    """Hides one word in each of `count` sentences, spread over as many articles as possible.
 
     articles: their sentences. DataError if they have too few sentences of a fitting length.
     """
@@ -148,19 +148,18 @@ def guesses(
     """Returns the pieces that the model finds most likely for the hidden word, best first."""
     encoded = model.bert(torch.tensor([hidden.ids]))
     logits = model.cls.predictions(encoded.last_hidden_state[0, hidden.position])
-    return tokenizer.convert_ids_to_tokens(logits.topk(count).indices.tolist())
+    return tokenizer.convert_ids_to_tokens(logits.topk(min(count, len(logits))).indices.tolist())
 
 
 def load_both(output_dir: str) -> tuple[BertForPreTraining, BertForPreTraining, BertTokenizerFast]:
     """Returns the model that a run started from, the one that it ended with, and the tokenizer."""
-    path, folder = os.path.join(output_dir, "flags.json"), os.path.join(output_dir, "model")
-    if not os.path.isfile(path) or not os.path.isdir(folder):
+    folder = os.path.join(output_dir, "model")
+    if not os.path.isfile(os.path.join(output_dir, "flags.json")) or not os.path.isdir(folder):
         raise FlagError(
             f"--output_dir: {output_dir} has no flags.json or no model/; expected the folder of a "
             "run of train.py that has ended"
         )
-    with open(path) as file:
-        flags = json.load(file)["flags"]
+    flags = read_record(output_dir)["flags"]
     config = BertConfig.from_pretrained(folder, local_files_only=True)
     torch.manual_seed(flags["seed"])
     start = flags["init_checkpoint"]
@@ -173,8 +172,11 @@ def load_both(output_dir: str) -> tuple[BertForPreTraining, BertForPreTraining, 
 def most_frequent(
     articles: Sequence[Sequence[str]], tokenizer: BertTokenizerFast, count: int
 ) -> list[str]:
-    """Returns the most frequent pieces of the text: what a program without any model can guess."""
+    """Returns the most frequent words that are one piece: what a program without any model can
+    guess for the words that `hide_word` hides.
+    """
     pieces: collections.Counter[str] = collections.Counter()
     for article in articles:
-        pieces.update(piece for line in article for piece in tokenizer.tokenize(line))
+        found = (piece for line in article for piece in tokenizer.tokenize(line))
+        pieces.update(piece for piece in found if piece.isalpha())
     return [piece for piece, _ in pieces.most_common(count)]

@@ -1,4 +1,4 @@
-"""The training loop of train.py."""
+"""The training loop of train.py, and its --export."""
 
 import argparse
 import gc

@@ -344,14 +344,20 @@ def _open_at(path, kept_bytes):
 
 def read_metrics(path: str, last_step: float = math.inf) -> list[dict[str, Any]]:
     """Returns the rows of metrics.jsonl up to a step, also while later ones are being written; []
-    if there is no such file.
+    if there is no such file. DataError for a line that is not JSON.
     """
     if not os.path.exists(path):
         return []
     rows = []
     with open(path) as file:
-        for line in file:
-            if not line.endswith("\n") or (row := json.loads(line))["step"] > last_step:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                break
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}: line {number} is not JSON: {error}") from None
+            if row["step"] > last_step:
                 break
             rows.append(row)
     return rows

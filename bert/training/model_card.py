@@ -1,17 +1,16 @@
 """The model card: README.md beside an exported model, for people and for model hubs."""
 
-import json
 import math
 import os
 import re
 from typing import Any
 
-import torch
 from huggingface_hub import EvalResult, ModelCardData
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertConfig
 
 from bert.common.files import DataError, atomic_writer
-from bert.training.flag_checks import FLAGS_OF_A_RANK
+from bert.training.cost import num_parameters
+from bert.training.flag_checks import FLAGS_OF_A_RANK, read_record
 from bert.training.metrics import plot_curves, read_metrics
 
 CARD, CURVES = "README.md", "curves.png"
@@ -41,7 +40,9 @@ def write_export_card(
     output_dir: of the run; flags: those of the command, where it has no flags.json. DataError if
     this cannot be read.
     """
-    record = {"data": {}, "flags": flags} | _read_flags(output_dir)
+    record = {"data": {}, "flags": flags}
+    if os.path.exists(os.path.join(output_dir, "flags.json")):
+        record = read_record(output_dir)
     rows = read_metrics(os.path.join(output_dir, "metrics.jsonl"), step)
     write_card(folder, config, record, step, last_evaluation(rows))
     plot_curves(rows, os.path.join(folder, CURVES))
@@ -51,18 +52,6 @@ def write_export_card(
 def last_evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the last row of an evaluation among rows of metrics.jsonl, {} if there is none."""
     return next((row for row in reversed(rows) if "masked_lm_accuracy" in row), {})
-
-
-def _read_flags(output_dir):
-    """Returns the content of flags.json, {} if there is none. Earlier versions wrote no "data"."""
-    path = os.path.join(output_dir, "flags.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: not the flags of a run: {error}") from None
 
 
 def add_curves(folder: str, png_path: str) -> None:
@@ -108,13 +97,13 @@ def card_text(
     flags, data = record["flags"], record["data"]
     name = f"bert-{config.num_hidden_layers}x{config.hidden_size}"
     return f"""---
-{_front_matter(name, evaluation)}
+{_front_matter(name, evaluation if evaluation.get("step") == step else {})}
 ---
 
 # BERT, {_shape(config)}, pretrained on English text
 
 Hugging Face's `BertForPreTraining`, with its tokenizer ({_tokenizer(config, flags)}): \
-{_count_parameters(config):,} parameters, masked LM and next-sentence prediction, positions up to \
+{num_parameters(config):,} parameters, masked LM and next-sentence prediction, positions up to \
 {config.max_position_embeddings}. Trained {_start(flags)}.
 
 ## Use
@@ -153,7 +142,7 @@ hf auth login
 hf upload YOUR_NAME/{name} path/to/this/folder
 ```
 
-Before that, choose a licence (`license:` in the first lines of this file), correct `datasets:` if \
+Before that, add `license: <yours>` to the first lines of this file, correct `datasets:` if \
 the text was another one, and delete this section.
 
 ## Limits
@@ -191,11 +180,6 @@ def _tokenizer(config, flags):
     return f"{case}, {config.vocab_size:,} pieces"
 
 
-def _count_parameters(config):
-    with torch.device("meta"):
-        return sum(weight.numel() for weight in BertForPreTraining(config).parameters())
-
-
 def _start(flags):
     if not (start := flags["init_checkpoint"]):
         return "from random weights"
@@ -227,7 +211,7 @@ def _accuracy_section(evaluation):
     return f"""On {evaluation["examples"]:,} examples of held-out text, after \
 {evaluation["step"]:,} steps:
 
-| | accuracy | the same answer everywhere |
+| | accuracy | a constant answer |
 |---|---|---|
 {chr(10).join(lines)}
 
@@ -238,8 +222,8 @@ Masked LM loss: {"not finite" if loss is None else f"{loss:.4f} nats"}."""
 def _data(data):
     how = (
         "Examples as MLPerf's BERT benchmark makes them of English Wikipedia "
-        "(`create_pretraining_data.py`): sentence pairs, half of them with a random second part, "
-        "and hidden tokens to be predicted."
+        "(`create_pretraining_data.py`): pairs of which the second part follows the first or comes "
+        "from elsewhere, and hidden tokens to be predicted."
     )
     if not data:
         return how

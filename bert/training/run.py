@@ -439,7 +439,10 @@ class Run:
         plot_curves(rows, picture)
         for name in ("model", "best"):
             if os.path.exists(os.path.join(folder, name, CARD)):  # earlier versions wrote none
-                add_curves(os.path.join(folder, name), picture)
+                try:
+                    add_curves(os.path.join(folder, name), picture)
+                except DataError as error:  # somebody has edited the card
+                    self.recorder.say(f"warning: {error}")
 
     def finish(self) -> None:
         """Writes the model and the curves, and prints a list of the output files."""

@@ -70,12 +70,12 @@ def run_layer(
 def attention_on(device: torch.device) -> Callable[..., torch.Tensor]:
     """Returns the function below that is the fastest on a device."""
     if device.type != "cuda":
-        return _attend_by_example
+        return _attend_by_runs
     return _flash if torch.cuda.get_device_capability(device) >= (8, 0) else _memory_efficient
 
 
 @torch.compiler.disable  # the lengths change with each batch
-def _attend_by_example(query, key, value, token_offsets, max_length, dropout):
+def _attend_by_runs(query, key, value, token_offsets, max_length, dropout):
     """One example after the other, or neighbours of the same length at once."""
     runs = [(length, len(list(run))) for length, run in groupby(token_offsets.diff().tolist())]
     sizes = [length * count for length, count in runs]

@@ -75,7 +75,14 @@ def names_row(
         if name not in names and not (_PART.match(name) and int(name[5:10]) in missing)
     ]
     found = f"{len(parts):,} parts" + (f" and {len(foreign):,} others" if foreign else "")
-    return judged(section, "files", not notes, found, f"{end:,} parts", notes)
+    return judged(
+        section,
+        "files",
+        not notes,
+        found,
+        f"{end - len(set(may_lack) & set(range(end))):,} parts",
+        notes,
+    )
 
 
 def may_lack_the_last(names: Sequence[str], written: Collection[str]) -> bool:
@@ -486,10 +493,10 @@ def _cause_by_ratios(ratios: Mapping[str, float], rules: Rules) -> str:
         return f"{percent}: {flag}, published {published.MAX_SEQ_LENGTH}"
     if most == 1.0:  # not chance: the flags and the text are the published ones
         short = ", ".join(what for what, ratio in ratios.items() if ratio != 1.0)
-        return f"{percent}: the flags are right, as far as seen, and files cut off: {short}"
+        return f"{percent}: the flags are right, as far as seen, and files truncated: {short}"
     if most - least > 0.02 * most:
         short = ", ".join(what for what, ratio in ratios.items() if ratio < 0.98 * most)
-        return f"{percent}: cut off, or made of other text: {short}"
+        return f"{percent}: truncated, or made of other text: {short}"
     if abs(most - 1) < 0.01:
         return (
             f"{percent}: close, not equal: another --random_seed than 12345, "
@@ -497,13 +504,13 @@ def _cause_by_ratios(ratios: Mapping[str, float], rules: Rules) -> str:
         )
     is_near = abs(most * published.DUPE_FACTOR - copies) < 0.1
     if copies >= 1 and copies != published.DUPE_FACTOR and is_near:
-        gigabytes = " (365 GiB become 109)" if copies == 3 else ""
+        gigabytes = " (391 GB become 117)" if copies == 3 else ""
         return (
             f"{percent}: about {copies}/10: --dupe_factor={copies} instead of 10 gives "
             f"this{gigabytes}, or a part of the text is missing"
         )
     return (
-        f"{percent}: no --dupe_factor gives this ratio: files cut off, "
+        f"{percent}: no --dupe_factor gives this ratio: files truncated, "
         "other text, vocabulary (cased?), --max_seq_length or --short_seq_prob; "
         "--results with the text tells more"
     )

@@ -67,7 +67,7 @@ def inspect_text(path: str) -> TextReport:
         problem = f"{path}: 0 bytes; make it again"
     elif problem is None and not block.endswith(b"\n"):
         problem = (
-            f"{path}: the last line has no line end, the file is cut off at byte {num_bytes:,}; "
+            f"{path}: the last line has no line end, the file is truncated at byte {num_bytes:,}; "
             "make or fetch it again"
         )
     return TextReport(

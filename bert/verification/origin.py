@@ -79,7 +79,7 @@ def as_written_row(
         elif not report.fingerprint:
             notes.append(f"{name}: not read to its end")
         elif report.fingerprint != origin.file:
-            notes.append(f"{name}: {_change(report, origin, names)}; make it again")
+            notes.append(f"{name}: {_change(report, origin, names)}")
         else:
             right.add(name)
     if not count and not notes:
@@ -92,14 +92,15 @@ def as_written_row(
 
 def _change(report, origin, names):
     found, written = report.fingerprint, origin.file
+    sizes = f"{found['bytes']:,} bytes, {written['bytes']:,} were written"
     other = names.get(tuple(found.values()))
     if other:
-        return f"it has the contents of {other}: swapped"
+        return f"it has the contents of {other}: swapped; rename both"
     if found["bytes"] < written["bytes"]:
-        return f"{found['bytes']:,} bytes, {written['bytes']:,} were written: cut off"
+        return f"{sizes}: truncated; make it again"
     if found["bytes"] > written["bytes"]:
-        return f"{found['bytes']:,} bytes, {written['bytes']:,} were written: added to"
-    return "size as written, other contents: records in another order, or changed"
+        return f"{sizes}: added to; make it again"
+    return "size as written, other contents: records in another order, or changed; make it again"
 
 
 def texts_row(
@@ -116,12 +117,16 @@ def texts_row(
         if found == made_of:
             right.add(name)
         elif other := names.get(made_of):
-            notes.append(f"{name}: the examples of this name were made of {other}: swapped")
-        else:
             notes.append(
-                f"{name}: {found[0]:,} bytes, the examples were made of {made_of[0]:,} bytes"
-                f"{' of the same size, other contents' if found[0] == made_of[0] else ''}: "
-                "cut off, swapped or changed; fetch the text, or make the examples again"
+                f"{name}: the examples of this name were made of {other}: swapped; rename both"
+            )
+        else:
+            what = f"{found[0]:,} bytes, {made_of[0]:,} when the examples were made"
+            if found[0] == made_of[0]:
+                what = "size as when the examples were made, other contents"
+            notes.append(
+                f"{name}: {what}: the text was truncated, swapped or changed; fetch it, or make "
+                "the examples again"
             )
     if not known:
         return None, right

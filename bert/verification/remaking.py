@@ -42,7 +42,8 @@ def compared_with(found: TFRecordReport, made: TFRecordReport) -> Remade:
 def remade_row(
     section: str, remade: Sequence[Remade], settings: Mapping, is_known: bool, own_data: bool
 ) -> tuple[Row | None, list[str], list[str]]:
-    """is_known: the files say their settings; else these are a guess, which parts that agree prove.
+    """is_known: the files record their settings. Otherwise these are assumed; parts that agree
+    confirm them.
 
     Returns (row, None if the guess was wrong; likely causes; what could not be checked).
     """
@@ -81,7 +82,7 @@ def _kind(one, owners):
 def _note(one, kind, owners):
     what = {
         _REORDERED: "its records are in another order",
-        _CUT: f"cut off after {one.found.num_examples:,} of {one.num_examples:,} records",
+        _CUT: f"truncated after {one.found.num_examples:,} of {one.num_examples:,} records",
         _SWAPPED: f"it has the examples of {owners.get(one.found.order)}: swapped",
         "": f"{one.found.num_examples:,} examples, not the {one.num_examples:,} of its text",
     }[kind]
@@ -103,4 +104,4 @@ def _cause(remade, settings):
         )
     if copies >= 1 and abs(share * dupe_factor - copies) < by_chance * copies:
         return f"{percent}: --dupe_factor={copies}"
-    return f"{percent}: cut off, or made of other text or with another --max_seq_length"
+    return f"{percent}: truncated, or made of other text or with another --max_seq_length"

@@ -535,7 +535,7 @@ def test_attention_on_the_cpu_stays_within_examples(lengths):
     torch.manual_seed(0)
     offsets = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
     query, key, value = (torch.randn(sum(lengths), 2, 8) for _ in range(3))
-    found = unpadded._attend_by_example(query, key, value, offsets, 32, 0.0)
+    found = unpadded._attend_by_runs(query, key, value, offsets, 32, 0.0)
     for start, end in itertools.pairwise(offsets.tolist()):
         q, k, v = (x[start:end].transpose(0, 1) for x in (query, key, value))
         weights = (q @ k.transpose(1, 2) / 8**0.5).softmax(-1)
@@ -551,7 +551,7 @@ def test_kernels_compute_attention(monkeypatch, attend, head_size):
     offsets = torch.tensor([0, 3, 4, 11], dtype=torch.int32)
     for dtype in (torch.float64, torch.float32):  # flash leaves float32 to the other kernel
         tensors = torch.randn(3, 11, 2, head_size, dtype=dtype, requires_grad=True)
-        expected = unpadded._attend_by_example(*tensors, offsets, 32, 0.0)
+        expected = unpadded._attend_by_runs(*tensors, offsets, 32, 0.0)
         found = attend(*tensors, offsets, 32, 0.0)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
         gradients = (
@@ -563,7 +563,7 @@ def test_kernels_compute_attention(monkeypatch, attend, head_size):
 @pytest.mark.parametrize(
     "device, capability, attend",
     [
-        ("cpu", None, unpadded._attend_by_example),
+        ("cpu", None, unpadded._attend_by_runs),
         ("cuda", (9, 0), unpadded._flash),
         ("cuda", (8, 0), unpadded._flash),
         ("cuda", (7, 0), unpadded._memory_efficient),

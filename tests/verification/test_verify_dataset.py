@@ -571,7 +571,7 @@ def test_whole_text(results, capsys, monkeypatch):
     [
         ("part-00001-of-00003", b"", "whole text", "0 bytes"),
         ("part-00001-of-00003", b"a\nb \xff\n", "whole text", "byte 4 is not UTF-8"),
-        ("part-00001-of-00003", b"a\nb", "whole text", "cut off at byte 3"),
+        ("part-00001-of-00003", b"a\nb", "whole text", "truncated at byte 3"),
         ("part-00001-of-00003", b"version https://git-lfs.github.com/spec/v1\n", "whole text",
          "Git LFS pointer"),
         ("part-00001-of-00003", b"\n<html><body>Quota exceeded\n", "whole text", "web page"),
@@ -672,7 +672,7 @@ def set_of(num_bytes, tokens=10**12, unknown=0, masked=10**11, shown=0.8, larges
     [
         (
             set_of(109 * 2**30),
-            "about 3/10: --dupe_factor=3 instead of 10 gives this (365 GiB become 109)",
+            "about 3/10: --dupe_factor=3 instead of 10 gives this (391 GB become 117)",
         ),
         (set_of(published.TFRECORD_BYTES // 2), "--dupe_factor=5 instead of 10"),
         (set_of(2 * published.TFRECORD_BYTES), "--dupe_factor=20 instead of 10"),
