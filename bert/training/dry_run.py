@@ -120,7 +120,7 @@ def _cost_lines(flags, config, examples):
         *(_memory_row(flags, config, examples, layout) for layout in layouts),
         f"   ({fits}, {'unpadded' if flags.unpad else 'dense'})",
     ]
-    peaks = {gpu: peak_flops(gpu) for gpu in GPUS}
+    peaks = {gpu: peak for gpu in GPUS if (peak := peak_flops(gpu))}
     if precision == "fp32":
         return [*lines, "hours: not estimated for --precision=fp32"]
     return [

@@ -129,16 +129,22 @@ def hide_word(sentence: str, tokenizer: BertTokenizerFast, draw: random.Random) 
     pieces = tokenizer.convert_ids_to_tokens(ids)
     if not MIN_PIECES <= len(ids) - 2 <= MAX_PIECES:  # without [CLS] and [SEP]
         return None
-    words = [
-        i for i in range(1, len(ids) - 1)
-        if pieces[i].isalpha() and not pieces[i + 1].startswith("##")
-    ]  # fmt: skip
+    words = _words(pieces)
     if not words:
         return None
     position = draw.choice(words)
     start, end = spans[position]
     ids[position] = tokenizer.mask_token_id
     return Hidden(f"{sentence[:start]}[MASK]{sentence[end:]}", ids, position, pieces[position])
+
+
+def _words(pieces):
+    """Returns the places of the words that are one piece."""
+    return [
+        i
+        for i, (piece, following) in enumerate(zip(pieces, [*pieces[1:], ""]))
+        if piece.isalpha() and not following.startswith("##")
+    ]
 
 
 @torch.no_grad()
@@ -177,6 +183,7 @@ def most_frequent(
     """
     pieces: collections.Counter[str] = collections.Counter()
     for article in articles:
-        found = (piece for line in article for piece in tokenizer.tokenize(line))
-        pieces.update(piece for piece in found if piece.isalpha())
+        for line in article:
+            found = tokenizer.tokenize(line)
+            pieces.update(found[i] for i in _words(found))
     return [piece for piece, _ in pieces.most_common(count)]

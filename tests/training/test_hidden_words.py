@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     model.cls.predictions.bias.data[tokenizer.vocab["the"]] = 100.0
     save_model(config, dict(model.named_parameters()), str(folder / "model"), tokenizer)
     flags = {"seed": 5, "init_checkpoint": None, "do_lower_case": True}
-    (folder / "flags.json").write_text(json.dumps({"flags": flags}))
+    (folder / "flags.json").write_text(json.dumps({"flags": flags, "bert_config": {}}))
     return folder
 
 
@@ -63,6 +63,12 @@ def test_sentences_are_spread_over_articles(tokenizer):
     assert found != hidden_words.hide_words(articles, tokenizer, 7, seed=2)
     with pytest.raises(DataError, match="found 15 sentences .* expected 16; lower --num_sentences"):
         hidden_words.hide_words(articles, tokenizer, 16, seed=1)
+
+
+def test_what_a_program_without_a_model_guesses(tokenizer):
+    """Only what can be hidden: no commas, and no parts of words."""
+    articles = [["the , , , cat , unaffable"], ["the cat the , unaffable , unaffable"]]
+    assert hidden_words.most_frequent(articles, tokenizer, 2) == ["the", "cat"]
 
 
 def test_the_table():
@@ -106,7 +112,7 @@ def test_the_run_is_compared_with_its_start(run, tmp_path, capsys):
 
 def test_start_from_a_checkpoint(run, tmp_path):
     flags = {"seed": 5, "init_checkpoint": str(run / "model")}
-    (tmp_path / "flags.json").write_text(json.dumps({"flags": flags}))
+    (tmp_path / "flags.json").write_text(json.dumps({"flags": flags, "bert_config": {}}))
     (tmp_path / "model").symlink_to(run / "model")
     before, after, _ = hidden_words.load_both(str(tmp_path))
     for name, weight in before.named_parameters():
