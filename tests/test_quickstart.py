@@ -47,7 +47,8 @@ def test_whole_pipeline_and_second_call(tmp_path):
     assert 0.04 < after["mask_baseline"] < 0.07  # of "the"
     for accuracy in ("mask_accuracy", "next_sentence_accuracy"):
         assert f"{before[accuracy]:8.4f}{after[accuracy]:8.4f}  0." in console
-    assert console.count("    before training  ") == 10 and "record 2 at byte" in console
+    assert len(re.findall(r"\[MASK\].*    \(\w+\)$", console, re.M)) == 10
+    assert "record 2 at byte" in console and "right, of 10 hidden words:" in console
     assert "## Hidden words" in (tmp_path / "run/model/README.md").read_text()
     assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "results/eval.md5").read_text().split()) == 12

@@ -528,7 +528,6 @@ def efficient_on_the_cpu(
     return attention_by_offsets(q[0], k[0], v[0], offsets, longest)[None], None
 
 
-@pytest.mark.parametrize("head_size", [16, 26])
 @pytest.mark.parametrize("lengths", [[5], [3, 3, 5, 3], [4, 4, 4], [7, 2, 2]])
 def test_attention_on_the_cpu_stays_within_examples(lengths):
     """Neighbours of the same length are computed together: each as if it were alone."""
@@ -542,6 +541,7 @@ def test_attention_on_the_cpu_stays_within_examples(lengths):
         torch.testing.assert_close(found[start:end], (weights @ v).transpose(0, 1))
 
 
+@pytest.mark.parametrize("head_size", [16, 26])
 @pytest.mark.parametrize("attend", [unpadded._flash, unpadded._memory_efficient])
 def test_kernels_compute_attention(monkeypatch, attend, head_size):
     """Also with heads of a size that the kernels do not take."""
