@@ -115,7 +115,7 @@ def _cost_lines(flags, config, examples):
     fits = f"smallest --steps_per_update in {', '.join(map(str, MEMORY_SIZES))} GB"
     lines = [
         _row("", "dense", "unpadded"),
-        _row("TFLOPs in all", *(f"{number / 1e12:,.0f}" for number in flops)),
+        _row("TFLOPs in all", *(three_digits(number / 1e12) for number in flops)),
         f"GB per GPU, {flags.plugin}, {precision}",
         *(_memory_row(flags, config, examples, layout) for layout in layouts),
         f"   ({fits}, {'unpadded' if flags.unpad else 'dense'})",

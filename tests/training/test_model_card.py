@@ -43,7 +43,9 @@ def run(tmp_path):
     """The output folder of a run that has passed step 20 and is writing step 25."""
     folder = tmp_path / "run"
     (folder / "model").mkdir(parents=True)
-    (folder / "flags.json").write_text(json.dumps({"flags": FLAGS, "data": DATA}))
+    (folder / "flags.json").write_text(
+        json.dumps({"flags": FLAGS, "bert_config": {}, "data": DATA})
+    )
     rows = [STEP | {"step": step} for step in range(1, 25)]
     rows.insert(20, EVALUATION)
     rows.append(EVALUATION | {"step": 24, "masked_lm_accuracy": 0.9})
@@ -70,6 +72,13 @@ def test_card_of_a_checkpoint(run, config):
     assert "/secret" not in card.content and "None" not in card.content
     assert "](curves.png)\n\n## Data\n" in card.text
     assert (run / "model/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_accuracies_of_another_step_are_no_result_of_the_model(run, config):
+    write_export_card(str(run / "model"), str(run), config, {}, 23)
+    card = ModelCard.load(run / "model/README.md")
+    assert card.data.eval_results is None
+    assert "after 20 steps:" in card.text and "23 steps of 32 examples" in card.text
 
 
 def test_card_of_a_checkpoint_alone(tmp_path, config):
