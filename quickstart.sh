@@ -27,6 +27,11 @@ if [[ -n ${OUTPUT:-} ]]; then OUTPUT=$(realpath -ms -- "$OUTPUT"); fi  # before 
 cd "$(dirname "$0")"
 
 out=${OUTPUT:-quickstart_output}
+if [[ -e $out && ! -d $out/.stages && (! -d $out || -n $(ls -A "$out")) ]]; then
+  echo "error: OUTPUT=$out: it holds something else than a quick start;" \
+    "give a new name or an empty folder" >&2
+  exit 2
+fi
 seq_length=32
 max_predictions=5
 dump=enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2

@@ -65,6 +65,22 @@ def test_whole_pipeline_and_second_call(tmp_path):
     assert (tmp_path / "run.old1/model").is_dir(), "a finished run is kept"
 
 
+@pytest.mark.parametrize("name", ["mine", "mine/tfrecord/part-00000-of-00500"])
+def test_what_is_not_its_own_is_left_alone(tmp_path, name):
+    part = tmp_path / "mine/tfrecord/part-00000-of-00500"
+    part.parent.mkdir(parents=True)
+    part.write_text("391 GB")
+    process = subprocess.run(
+        [ROOT / "quickstart.sh"], capture_output=True, text=True,
+        env=os.environ | {"OUTPUT": str(tmp_path / name)},
+    )  # fmt: skip
+    assert process.returncode == 2 and part.read_text() == "391 GB"
+    assert process.stderr == (
+        f"error: OUTPUT={tmp_path / name}: it holds something else than a quick start; "
+        "give a new name or an empty folder\n"
+    )
+
+
 def test_verify_dataset_names_the_shape_of_its_examples():
     script, other = ((ROOT / name).read_text() for name in ("quickstart.sh", "verify_dataset.py"))
     lengths = (re.search(rf"^{name}=(.+)$", script, re.M)[1]
