@@ -54,7 +54,7 @@ class Table(NamedTuple):
         lines = ["| sentence | hidden | before training | after training |", "|---|---|---|---|"]
         for hidden, *answers in zip(self.sentences, self.before, self.after):
             cells = [hidden.text, hidden.word] + [
-                ", ".join(f"**{word}**" if word == hidden.word else word for word in words)
+                " ".join(f"**`{word}`**" if word == hidden.word else f"`{word}`" for word in words)
                 for words in answers
             ]
             lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
