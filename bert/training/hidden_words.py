@@ -51,13 +51,14 @@ class Table(NamedTuple):
 
     def as_markdown(self) -> str:
         """Returns the same for a model card; right guesses are bold."""
+        bar = r"\|"  # in a table of Markdown, also in code
         lines = ["| sentence | hidden | before training | after training |", "|---|---|---|---|"]
         for hidden, *answers in zip(self.sentences, self.before, self.after):
             cells = [hidden.text, hidden.word] + [
                 " ".join(f"**`{word}`**" if word == hidden.word else f"`{word}`" for word in words)
                 for words in answers
             ]
-            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+            lines.append(f"| {' | '.join(cell.replace('|', bar) for cell in cells)} |")
         lines += ["", f"Right, of {len(self.sentences)} hidden words:", ""]
         lines += [f"| | first guess | among {len(self.always)} |", "|---|---|---|"]
         lines += [f"| {who} | {first} | {among} |" for who, first, among in self._counts()]

@@ -88,7 +88,7 @@ def test_the_table():
         "    always the of              1 by the first guess,   1 among 2",
     ]
     markdown = table.as_markdown().splitlines()
-    assert markdown[2] == "| a [MASK] &#124; b | cat | `x` `y` | `dog` **`cat`** |"
+    assert markdown[2] == r"| a [MASK] \| b | cat | `x` `y` | `dog` **`cat`** |"
     assert markdown[-1] == "| always the of | 1 | 1 |"
 
 
