@@ -1,6 +1,7 @@
 """Work on many files, each in a process of its own."""
 
 import contextlib
+import gc
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ def process_pool(num_workers: int, num_jobs: int) -> Iterator[ProcessPoolExecuto
     are not started. DataError if a process was killed.
     """
     workers = max(1, min(num_workers, num_jobs))
-    with ProcessPoolExecutor(workers, initializer=_ignore_interrupt) as pool:
+    with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
         try:
             yield pool
         except BrokenProcessPool:
@@ -65,6 +66,9 @@ def run_for_files(
     return results, problems
 
 
-def _ignore_interrupt():
-    """Ctrl-C reaches every process of the terminal; the parent alone decides what it means."""
+def _start_worker():
+    # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Garbage of the parent stays: a destructor may wait for threads that a fork does not have, as
+    # that of a DALI pipeline does for ever.
+    gc.freeze()

@@ -1,6 +1,7 @@
 """bert/common/processes.py: a pool of processes whose end is clean."""
 
 import concurrent.futures
+import gc
 import os
 import signal
 import time
@@ -28,6 +29,30 @@ def write(path):
 def test_results_and_an_ignored_interrupt():
     with process_pool(4, 2) as pool:
         assert [pool.submit(interrupt_oneself).result() for _ in range(2)] == ["still here"] * 2
+
+
+class Garbage:
+    """In a cycle, so that only the garbage collector deletes it; its end leaves a file."""
+
+    def __init__(self, path):
+        self.itself, self.path = self, path
+
+    def __del__(self):
+        (self.path / str(os.getpid())).touch()
+
+
+def test_garbage_of_the_parent_is_not_collected_in_a_worker(tmp_path):
+    """The destructor of a DALI pipeline waited for ever for threads that the fork did not have."""
+    gc.disable()
+    try:
+        Garbage(tmp_path)
+        with process_pool(1, 1) as pool:
+            pool.submit(gc.collect).result()
+        assert os.listdir(tmp_path) == []
+        gc.collect()
+        assert os.listdir(tmp_path) == [str(os.getpid())]
+    finally:
+        gc.enable()
 
 
 def test_a_killed_process_is_reported():
