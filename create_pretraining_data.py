@@ -283,8 +283,7 @@ def vocabulary_notes(flags: argparse.Namespace) -> list[str]:
 
 
 def announce_compilation() -> None:
-    if not kernels.is_compiled(instances.instances_of_documents):
-        print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
+    kernels.announce_compilation(instances.instances_of_documents)
 
 
 def show_examples(path: str, count: int, tokens: list[str]) -> None:

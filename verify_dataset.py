@@ -23,7 +23,6 @@ import functools
 import hashlib
 import os
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -180,8 +179,7 @@ def read_md5_list(path: str) -> dict[str, str]:
 
 def compile_kernels(rules: Rules) -> None:
     """Once, before the processes start, for a file's read-only arrays."""
-    if not kernels.is_compiled(judge_examples):
-        print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
+    kernels.announce_compilation(judge_examples)
     data, places = np.frombuffer(bytes(64), np.uint8), np.array([0])
     find_payloads(data)
     have_checksums(data, places, places)
@@ -410,8 +408,7 @@ class Job(NamedTuple):
 
 def remake_all(jobs: Sequence[Job], flags: argparse.Namespace, rules: Rules) -> list[Remade]:
     """Makes parts again; pairs each with the part found; texts without examples are left out."""
-    if not kernels.is_compiled(instances.instances_of_documents):
-        print("compiling, once on this machine: about 10 seconds", file=sys.stderr)
+    kernels.announce_compilation(instances.instances_of_documents)
     part.compile_kernels(
         FullTokenizer(flags.vocab_file, flags.do_lower_case), jobs[0].settings, "instances"
     )

@@ -88,3 +88,9 @@ def is_compiled(function: Dispatcher) -> bool:
     return os.path.isdir(folder) and any(
         name.startswith(prefix) and name.endswith(".nbi") for name in os.listdir(folder)
     )
+
+
+def announce_compilation(function: Dispatcher) -> None:
+    """Says on stderr that kernels will be compiled, unless this one is."""
+    if not is_compiled(function):
+        print("compiling, once on this machine: about 10 seconds", file=sys.stderr)

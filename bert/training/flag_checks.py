@@ -401,8 +401,8 @@ def _identity(path):
 # An earlier run in the output folder
 
 
-def flags_path(flags: argparse.Namespace) -> str:
-    return os.path.join(flags.output_dir, "flags.json")
+def flags_path(output_dir: str) -> str:
+    return os.path.join(output_dir, "flags.json")
 
 
 def _checkpoints(flags):
@@ -419,17 +419,14 @@ def read_record(output_dir: str) -> dict[str, Any]:
     """Returns the content of a run's flags.json: "flags", "bert_config", and "data" unless an
     earlier version wrote it. DataError if it cannot be read.
     """
-    path = os.path.join(output_dir, "flags.json")
+    path = flags_path(output_dir)
     try:
         with open(path) as file:
-            record = json.load(file)
-        return {
-            "data": {},
-            **record,
-            "flags": record["flags"],
-            "bert_config": record["bert_config"],
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            record = {"data": {}} | json.load(file)
+        if lacking := {"flags", "bert_config"} - record.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+        return record
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{path}: not the flags of a run ({type(error).__name__}: {error})"
         ) from None
@@ -437,8 +434,7 @@ def read_record(output_dir: str) -> dict[str, Any]:
 
 def _wrong_for_resuming(flags, config):
     """Returns a message for each flag that differs from the earlier run's but must not change."""
-    path = flags_path(flags)
-    if not os.path.exists(path):
+    if not os.path.exists(flags_path(flags.output_dir)):
         if os.path.exists(os.path.join(flags.output_dir, "metrics.jsonl")):
             return [
                 f"--output_dir: {flags.output_dir} holds a metrics.jsonl but no flags.json; "

@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
 from bert.common.files import DataError, FlagError
-from bert.training.flag_checks import read_record
+from bert.training.flag_checks import flags_path, read_record
 from bert.training.model import build_model, load_model
 
 MIN_PIECES = 8  # of a sentence: a shorter one says too little
@@ -161,7 +161,7 @@ def guesses(
 def load_both(output_dir: str) -> tuple[BertForPreTraining, BertForPreTraining, BertTokenizerFast]:
     """Returns the model that a run started from, the one that it ended with, and the tokenizer."""
     folder = os.path.join(output_dir, "model")
-    if not os.path.isfile(os.path.join(output_dir, "flags.json")) or not os.path.isdir(folder):
+    if not os.path.isfile(flags_path(output_dir)) or not os.path.isdir(folder):
         raise FlagError(
             f"--output_dir: {output_dir} has no flags.json or no model/; expected the folder of a "
             "run of train.py that has ended"

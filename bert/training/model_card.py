@@ -10,7 +10,7 @@ from transformers import BertConfig
 
 from bert.common.files import DataError, atomic_writer
 from bert.training.cost import num_parameters
-from bert.training.flag_checks import FLAGS_OF_A_RANK, read_record
+from bert.training.flag_checks import FLAGS_OF_A_RANK, flags_path, read_record
 from bert.training.metrics import plot_curves, read_metrics
 
 CARD, CURVES = "README.md", "curves.png"
@@ -41,7 +41,7 @@ def write_export_card(
     this cannot be read.
     """
     record = {"data": {}, "flags": flags}
-    if os.path.exists(os.path.join(output_dir, "flags.json")):
+    if os.path.exists(flags_path(output_dir)):
         record = read_record(output_dir)
     rows = read_metrics(os.path.join(output_dir, "metrics.jsonl"), step)
     write_card(folder, config, record, step, last_evaluation(rows))

@@ -203,7 +203,7 @@ class Run:
         checkpoint.restore_random_state(random_state, self.device)
         with shared_errors():
             if dist.get_rank() == 0:
-                with atomic_writer(flags_path(self.flags)) as file:
+                with atomic_writer(flags_path(self.flags.output_dir)) as file:
                     file.write(flags_content(self.flags, self.config, self._data()))
             self._open_logs(log_bytes)
         for message in [self._description(), *messages]:
