@@ -40,7 +40,15 @@ from bert.generation import instances, part
 from bert.generation.part import Settings, generate
 from bert.generation.shards import MANIFEST_FOLDER
 from bert.loader.instance_source import are_instance_files
-from bert.verification import check_table, dataset_checks, origin, remaking
+from bert.verification import (
+    check_table,
+    dataset_checks,
+    file_names,
+    origin,
+    published,
+    published_checks,
+    remaking,
+)
 from bert.verification.check_table import DIFFERS, FAILED, Row
 from bert.verification.example_check import Rules, check_block, judge_examples, make_rules
 from bert.verification.file_report import (
@@ -231,10 +239,10 @@ def verify_results(
         dataset_checks.results_rows(reports, flags.own_data, eval_problem, never_made(paths))
     )
     if not flags.own_data:
-        checks.rows.extend(dataset_checks.published_results_rows(reports))
+        checks.rows.extend(published_checks.published_results_rows(reports))
     if md5s:
-        checks.rows.extend(dataset_checks.listed_results_rows(reports, md5s))
-    if flags.own_data and dataset_checks.may_lack_the_last(list(texts), ()):
+        checks.rows.extend(published_checks.listed_results_rows(reports, md5s))
+    if flags.own_data and file_names.may_lack_the_last(list(texts), ()):
         checks.not_checked.append("--results: whether its last parts are missing: no name says")
     return texts
 
@@ -257,7 +265,7 @@ def unknown_texts(
     """known: names of the texts of which a manifest or a list says the contents."""
     unknown = texts.keys() - known
     if not flags.own_data:
-        unknown -= dataset_checks.published.RESULTS.keys()
+        unknown -= published.RESULTS.keys()
     if not unknown:
         return []
     return [
@@ -287,13 +295,13 @@ def verify_tfrecord(
     row: Row | None
     if os.path.isdir(flags.tfrecord):
         expected = manifests.keys() | {name for name in texts if name.startswith("part-")}
-        row = dataset_checks.names_row("tfrecord", names, flags.own_data, written=expected)
-        if flags.own_data and dataset_checks.may_lack_the_last(names, expected):
+        row = file_names.names_row("tfrecord", names, flags.own_data, written=expected)
+        if flags.own_data and file_names.may_lack_the_last(names, expected):
             checks.not_checked.append(
                 "--tfrecord: whether its last files are missing: no name, manifest or text says"
             )
     else:
-        row = dataset_checks.chosen_files_row("tfrecord", paths)
+        row = file_names.chosen_files_row("tfrecord", paths)
     checks.add(row)
     checks.rows.extend(dataset_checks.example_rows("tfrecord", reports, rules))
     checks.add(dataset_checks.copies_row("tfrecord", reports))
@@ -332,14 +340,14 @@ def compare_with_published(
 ) -> None:
     with open(flags.vocab_file, "rb") as file:
         vocab_md5 = hashlib.md5(file.read()).hexdigest()
-    rows = dataset_checks.published_tfrecord_rows(reports, vocab_md5)
+    rows = published_checks.published_tfrecord_rows(reports, vocab_md5)
     checks.rows.extend(rows)
     names = {os.path.basename(report.path) for report in reports}
-    flags_differ = dataset_checks.flags_unlike_published(
+    flags_differ = published_checks.flags_unlike_published(
         [origin.settings for name, origin in origins.items() if name in names]
     )
     if flags_differ or any(row.status == DIFFERS for row in rows):
-        causes = dataset_checks.likely_causes(reports, rules, flags_differ)
+        causes = published_checks.likely_causes(reports, rules, flags_differ)
         checks.likely_causes.extend(causes)
 
 
@@ -456,7 +464,7 @@ def verify_eval(
         and not report.num_corrupt
         and not any(problem.kind == "features" for problem in report.problems)
     )
-    return rows + dataset_checks.published_eval_rows(
+    return rows + published_checks.published_eval_rows(
         report, eval_digest(flags.eval_10k) if is_readable else None
     )
 

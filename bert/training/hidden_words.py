@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
 from bert.common.files import DataError, FlagError
-from bert.training.flag_checks import flags_path, read_record
+from bert.training.flags_file import flags_path, read_record
 from bert.training.model import build_model, load_model
 
 MIN_PIECES = 8  # of a sentence: a shorter one says too little

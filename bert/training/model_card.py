@@ -10,7 +10,7 @@ from transformers import BertConfig
 
 from bert.common.files import DataError, atomic_writer
 from bert.training.cost import num_parameters
-from bert.training.flag_checks import FLAGS_OF_A_RANK, flags_path, read_record
+from bert.training.flags_file import FLAGS_OF_A_RANK, flags_path, read_record
 from bert.training.metrics import plot_curves, read_metrics
 
 CARD, CURVES = "README.md", "curves.png"

@@ -13,20 +13,14 @@ import torch
 import torch.distributed as dist
 from transformers import BertConfig, BertForPreTraining
 
-from bert.common.files import DataError, atomic_writer, list_folder_or_pattern
-from bert.examples.instance_file import is_instance_file
+from bert.common.files import DataError, atomic_writer
 from bert.training import checkpoint
 from bert.training.background import BackgroundWriter
+from bert.training.data_files import splits_of
 from bert.training.distributed import check_alike, gathered, shared_errors
 from bert.training.expected_curve import ExpectedCurve
-from bert.training.flag_checks import (
-    FLAGS_OF_A_RANK,
-    flags_content,
-    flags_path,
-    folders_of_indexes,
-    indexes_of,
-    warnings,
-)
+from bert.training.flag_checks import warnings
+from bert.training.flags_file import FLAGS_OF_A_RANK, flags_content, flags_path
 from bert.training.flops import peak_flops, training_flops
 from bert.training.metrics import Recorder, evaluate, plot_curves, read_metrics
 from bert.training.mlperf_log import MLPerfLog, division, hyper_parameters
@@ -62,6 +56,7 @@ class Run:
         self._shard_id = dist.get_rank() // flags.tp_size
         self._num_shards = dist.get_world_size() // flags.tp_size
         self.checkpoints = os.path.join(flags.output_dir, "checkpoints")
+        self._splits = splits_of(flags)
         with shared_errors():  # first on rank 0, which says so
             if dist.get_rank() == 0:
                 self._remove_leftovers()
@@ -101,22 +96,25 @@ class Run:
         }  # fmt: skip
 
         def build(build_dali, split, **options):
-            files, indexes = getattr(flags, f"tfrecord_{split}"), indexes_of(flags, split)
-            if is_instance_file(list_folder_or_pattern(files)[0]):
-                return build_dali(files, **options, **common)
-            if is_folder := split in folders_of_indexes(flags):
-                os.makedirs(indexes, exist_ok=True)  # where each rank has its own
-            return build_dali(files, indexes, build_missing_indexes=is_folder, **options, **common)
+            if split.has_instances:
+                return build_dali(split.where, **options, **common)
+            folder = split.folder_of_indexes
+            if folder:
+                os.makedirs(folder, exist_ok=True)  # where each rank has its own
+            return build_dali(
+                split.where, split.indexes, build_missing_indexes=bool(folder), **options, **common
+            )
 
+        train, evaluation = self._splits
         return (
             build(
                 build_dali_train,
-                "train",
+                train,
                 batch_size=self._micro_batch_size,
                 shuffle=flags.shuffle,
                 balance=flags.balance,
             ),  # fmt: skip
-            build(build_dali_eval, "eval", batch_size=flags.eval_batch_size),
+            build(build_dali_eval, evaluation, batch_size=flags.eval_batch_size),
         )
 
     def _remove_leftovers(self):
@@ -129,8 +127,8 @@ class Run:
             os.unlink(path)
 
     def _make_folders_of_indexes(self):
-        for folder in folders_of_indexes(self.flags).values():
-            if not os.path.isdir(folder):
+        for folder in [split.folder_of_indexes for split in self._splits]:
+            if folder and not os.path.isdir(folder):
                 os.makedirs(folder)
                 print(f"{folder}: a new folder, for the indexes of the TFRecords", flush=True)
 
@@ -176,7 +174,7 @@ class Run:
         """Resumes from a checkpoint if one was found; opens the logs."""
         random_state = checkpoint.random_state(self.device)
         log_bytes: dict[str, int] = {}
-        messages = [f"warning: {warning}" for warning in warnings(self.flags)]
+        messages = [f"warning: {warning}" for warning in warnings(self.flags, *self._splits)]
         self._settle_buckets()
         if self.flags.compile:  # evaluation too, which has code of its own, before the run's clock
             self._metrics_of([self._made_up_batch(self.flags.eval_batch_size)])

@@ -1,5 +1,5 @@
 """From reports on single files (bert/verification/file_report.py) to rows of the table: the set as
-a whole, and against what MLPerf published.
+a whole.
 
 Nothing here opens a file.
 """
@@ -7,109 +7,21 @@ Nothing here opens a file.
 import collections
 import itertools
 import os
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from bert.verification import published
-from bert.verification.check_table import DIFFERS, Row, compared, judged
+from bert.verification.check_table import Row, judged
 from bert.verification.example_check import Rules
+from bert.verification.file_names import PART, names_row
 from bert.verification.file_report import SKETCH_SIZE, TextReport, TFRecordReport, shared_part
 
-_PART = re.compile(r"part-(\d{5})-of-(\d{5})$")
 _KINDS = ("features", "ids", "masks")
 _REPEATED_TOO_MUCH = 0.05  # of a file's examples; short articles give equal ones by chance
 # In two files, of the examples or of the bytes of articles. By chance, short ones are equal.
 _SHARED_TOO_MUCH = 0.01
 _SHARED_BY_CHANCE = 2  # in files so small that one is more than a hundredth
 _LEAST_ARTICLE_BYTES = 100  # of one that two parts must not have both
-
-
-def names_row(
-    section: str,
-    names: Sequence[str],
-    own_data: bool,
-    others: Collection[str] = (),
-    written: Collection[str] = (),
-    may_lack: Collection[int] = (),
-) -> Row:
-    """Whether no part-XXXXX-of-YYYYY is missing. others: names that may be there too; written:
-    those that have a manifest or a text; may_lack: numbers of parts that were never made.
-
-    Of data of one's own, YYYYY = 500 says nothing: it is the default of do_gather.py.
-    """
-    matches = [_PART.match(name) for name in names]
-    parts = [(int(match[1]), int(match[2])) for match in matches if match]
-    if not parts and section != "results":
-        notes = [
-            f"{name}: missing, its manifest or its text is there; make it again"
-            for name in sorted(set(written) - set(names))
-        ]
-        expected = "not named part-XXXXX-of-YYYYY"
-        return judged(section, "files", not notes, f"{len(names):,}", expected, notes)
-    foreign = [name for name, match in zip(names, matches) if not match and name not in others]
-    notes = [
-        f"{name}: does not belong here, and would be read with the folder; remove it"
-        for name in foreign
-    ]
-    totals = sorted({total for _, total in parts})
-    if len(totals) > 1:
-        sets = ", ".join(f"-of-{total:05d}" for total in totals)
-        notes.append(f"parts of several sets in one folder: {sets}; keep one of them")
-    total = totals[-1] if totals else published.NUM_PARTS
-    numbers = {number for number, _ in parts}
-    end = max(numbers, default=-1) + 1
-    if not (own_data and total == published.NUM_PARTS):
-        end = max(total, end)
-    missing = [number for number in range(end) if number not in numbers | set(may_lack)]
-    if missing:
-        hint = "make them, or fetch them again"
-        if own_data and missing[0] > max(numbers, default=-1):
-            hint += "; if there never were more, give the parts by a pattern"
-        notes.insert(0, f"missing: {ranges(missing, total)}; {hint}")
-    notes += [f"{name}: missing" for name in others if name not in names]
-    notes += [
-        f"{name}: missing, its manifest or its text is there; make it again"
-        for name in sorted(written)
-        if name not in names and not (_PART.match(name) and int(name[5:10]) in missing)
-    ]
-    found = f"{len(parts):,} parts" + (f" and {len(foreign):,} others" if foreign else "")
-    return judged(
-        section,
-        "files",
-        not notes,
-        found,
-        f"{end - len(set(may_lack) & set(range(end))):,} parts",
-        notes,
-    )
-
-
-def may_lack_the_last(names: Sequence[str], written: Collection[str]) -> bool:
-    """Whether names and manifests say nothing of a last file that is missing."""
-    totals = [int(match[2]) for name in names if (match := _PART.match(name))]
-    return not written and (not totals or max(totals) == published.NUM_PARTS)
-
-
-def chosen_files_row(section: str, paths: Sequence[str]) -> Row:
-    """Of files that the user listed, none can be missing."""
-    return judged(section, "files", True, f"{len(paths):,}", "given one by one or by a pattern")
-
-
-def ranges(numbers: Sequence[int], total: int) -> str:
-    """[3, 4, 5, 9] -> 'part-00003 to part-00005, part-00009 (of 500)'"""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    shown = ", ".join(
-        f"part-{first:05d}" if first == last else f"part-{first:05d} to part-{last:05d}"
-        for first, last in runs[:5]
-    )
-    more = f" and more, {len(numbers)} in all" if len(runs) > 5 else ""
-    return f"{shown}{more} (of {total})"
 
 
 # --- the text ---
@@ -130,7 +42,7 @@ def results_rows(
         f"the same file: {group}; make or fetch all but one again"
         for group in _equal_files(reports, lambda report: report.num_bytes and report.md5)
     ]
-    parts = [report for report in reports if _PART.match(os.path.basename(report.path))]
+    parts = [report for report in reports if PART.match(os.path.basename(report.path))]
     copies += _shared_articles({(part.num_bytes, part.md5): part for part in parts}.values())
     held_out = [
         _held_out_row(report, parts)
@@ -205,36 +117,6 @@ def _in_two_or_more(arrays: Sequence[np.ndarray]) -> Iterator[tuple[int, list[in
     ends = np.append(starts[1:], len(values))
     for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1]):
         yield int(values[start]), owners[start:end].tolist()
-
-
-def published_results_rows(reports: Sequence[TextReport]) -> list[Row]:
-    """Compares the files whose size and MD5 MLPerf published."""
-    by_name = {os.path.basename(report.path): report for report in reports}
-    return [
-        _file_row(name, by_name.get(name), size, md5)
-        for name, (size, md5) in published.RESULTS.items()
-    ]
-
-
-def listed_results_rows(reports: Sequence[TextReport], md5s: Mapping[str, str]) -> list[Row]:
-    """Compares all files with a list of MD5s, {name: MD5}."""
-    found = {os.path.basename(report.path): report.md5 for report in reports}
-    notes = [
-        f"{name}: MD5 {found.get(name, 'missing')}, listed {md5}"
-        for name, md5 in md5s.items()
-        if found.get(name) != md5
-    ]
-    equal, files = f"{len(md5s) - len(notes):,} files equal", f"{len(md5s):,} files"
-    return [judged("published text", "--md5_list", not notes, equal, files, notes, DIFFERS)]
-
-
-def _file_row(name, report, size, md5):
-    found = "missing" if report is None else f"{report.num_bytes:,} bytes"
-    if found != f"{size:,} bytes":
-        return compared("published text", name, found, f"{size:,} bytes")
-    found += f", MD5 {report.md5}"
-    is_right = report.md5 == md5
-    return judged("published text", name, is_right, found, f"MD5 {md5}", otherwise=DIFFERS)
 
 
 # --- the examples ---
@@ -366,151 +248,3 @@ def _equal_files(reports, key):
     for report in reports:
         groups[key(report)].append(os.path.basename(report.path))
     return [", ".join(names) for value, names in groups.items() if value and len(names) > 1]
-
-
-def published_tfrecord_rows(reports: Sequence[TFRecordReport], vocab_md5: str) -> list[Row]:
-    section = "published examples"
-    sizes = {os.path.basename(report.path): report.num_bytes for report in reports}
-    records = sum(report.num_records for report in reports)
-    published_counts = published.TFRECORD_RECORDS.items()
-    counts = ", ".join(f"{count:,} ({source})" for source, count in published_counts)
-    sources = [f" ({source}'s count)" for source, count in published_counts if count == records]
-    found, size = f"{records:,}{''.join(sources)}", f"{sum(sizes.values()):,}"
-    return [
-        compared(section, "files", str(len(sizes)), str(published.NUM_PARTS)),
-        compared(section, "bytes", size, f"{published.TFRECORD_BYTES:,}"),
-        judged(section, "records", bool(sources), found, f"one of {counts}", otherwise=DIFFERS),
-        compared(section, "vocabulary", f"MD5 {vocab_md5}", f"MD5 {published.VOCAB_MD5}"),
-        *(
-            compared(
-                section,
-                name,
-                f"{sizes[name]:,} bytes" if name in sizes else "missing",
-                f"{expected:,} bytes",
-            )
-            for name, expected in published.TFRECORD_PART_BYTES.items()
-        ),
-    ]
-
-
-def published_eval_rows(report: TFRecordReport, digest: str | None) -> list[Row]:
-    """digest: bert.verification.file_report.eval_digest, None if the file is corrupt."""
-    section = "published evaluation set"
-    size_right = report.num_bytes == published.EVAL_10K_BYTES
-    notes = []
-    if digest == published.EVAL_10K_DIGEST and not size_right:
-        notes = [
-            "the input_ids are the published ones; "
-            "the digest does not cover the other six features, compare those"
-        ]
-    elif digest is None:
-        notes = ["examples could not be read, see above: mend those first"]
-    elif digest != published.EVAL_10K_DIGEST and size_right:
-        notes = [
-            "the bytes are right: likely other examples of the same lengths in another order; "
-            "nothing published says more"
-        ]
-    elif digest != published.EVAL_10K_DIGEST:
-        notes = [
-            "the input_ids differ: other text, vocabulary, flags or seed, "
-            "or not picked by pick_eval_samples.py"
-        ]
-    found, expected = digest or "not computed", published.EVAL_10K_DIGEST
-    records, size = f"{report.num_records:,}", f"{report.num_bytes:,}"
-    return [
-        compared(section, "records", records, f"{published.EVAL_10K_RECORDS:,}"),
-        compared(section, "bytes", size, f"{published.EVAL_10K_BYTES:,}"),
-        compared(section, "digest of input_ids", found, expected, notes),
-    ]
-
-
-def flags_unlike_published(settings: Sequence[Mapping]) -> list[str]:
-    """Causes, by the flags that manifests and instance files say they were made with."""
-    causes = []
-    for name, expected in published.SETTINGS.items():
-        values = sorted({str(each[name]) for each in settings if name in each} - {str(expected)})
-        if values:
-            found = " and ".join(f"--{name}={value}" for value in values)
-            causes.append(f"made with {found}, by its own record; published: {expected}")
-    return causes
-
-
-def likely_causes(
-    reports: Sequence[TFRecordReport], rules: Rules, flags_differ: Sequence[str] = ()
-) -> list[str]:
-    """What the figures of a training set that differs from the published one point to, in words.
-
-    flags_differ: what `flags_unlike_published` returned.
-    """
-    causes: list[str] = []
-    if len(reports) < published.NUM_PARTS:
-        causes.append(
-            f"{published.NUM_PARTS - len(reports):,} of the {published.NUM_PARTS} files are "
-            "missing, so the totals cannot match"
-        )
-    sizes = {os.path.basename(report.path): report.num_bytes for report in reports}
-    ratios = {
-        name: sizes[name] / size
-        for name, size in published.TFRECORD_PART_BYTES.items()
-        if name in sizes
-    }
-    if len(sizes) == published.NUM_PARTS:
-        ratios["all files together"] = sum(sizes.values()) / published.TFRECORD_BYTES
-    if flags_differ:
-        causes += flags_differ
-    elif any(ratio != 1.0 for ratio in ratios.values()):
-        causes.append(_cause_by_ratios(ratios, rules))
-    tokens, unknown, masked, shown_as_mask, _, largest = summed_totals(reports)
-    if unknown > 0.03 * tokens:
-        causes.append(
-            f"{100 * unknown / tokens:.0f} % of the tokens are [UNK]: made with "
-            "--do_lower_case=False from text with capitals and an uncased vocabulary, "
-            "or with another vocabulary than the text's language needs"
-        )
-    # One masked token in ten shows a random one: among so many, each id of the vocabulary occurs.
-    if masked > 1000 * rules.vocab_size and largest < rules.vocab_size - 1:
-        cased = " (BERT's cased one has 28,996)" if largest == 28_995 else ""
-        causes.append(
-            f"no id over {largest:,} occurs: made with a vocabulary of {largest + 1:,} "
-            f"tokens{cased}; give it as --vocab_file"
-        )
-    if masked > 1000 and not 0.7 < shown_as_mask / masked < 0.9:
-        causes.append(
-            f"{100 * shown_as_mask / masked:.0f} % of the masked tokens show [MASK], "
-            "expected 80 %: another vocabulary, or other masking"
-        )
-    return causes
-
-
-def _cause_by_ratios(ratios: Mapping[str, float], rules: Rules) -> str:
-    """ratios: {file or what: its share of the published bytes}, one of them not 1."""
-    shown = ", ".join(f"{what} {100 * ratio:.1f} %" for what, ratio in ratios.items())
-    percent = f"of the published bytes: {shown}"
-    least, most = min(ratios.values()), max(ratios.values())
-    copies = round(most * published.DUPE_FACTOR)
-    if rules.max_seq_length != published.MAX_SEQ_LENGTH:
-        flag = f"--max_seq_length is {rules.max_seq_length}"
-        return f"{percent}: {flag}, published {published.MAX_SEQ_LENGTH}"
-    if most == 1.0:  # not chance: the flags and the text are the published ones
-        short = ", ".join(what for what, ratio in ratios.items() if ratio != 1.0)
-        return f"{percent}: the flags are right, as far as seen, and files truncated: {short}"
-    if most - least > 0.02 * most:
-        short = ", ".join(what for what, ratio in ratios.items() if ratio < 0.98 * most)
-        return f"{percent}: truncated, or made of other text: {short}"
-    if abs(most - 1) < 0.01:
-        return (
-            f"{percent}: close, not equal: another --random_seed than 12345, "
-            "or text that differs a little (extracted again)"
-        )
-    is_near = abs(most * published.DUPE_FACTOR - copies) < 0.1
-    if copies >= 1 and copies != published.DUPE_FACTOR and is_near:
-        gigabytes = " (391 GB become 117)" if copies == 3 else ""
-        return (
-            f"{percent}: about {copies}/10: --dupe_factor={copies} instead of 10 gives "
-            f"this{gigabytes}, or a part of the text is missing"
-        )
-    return (
-        f"{percent}: no --dupe_factor gives this ratio: files truncated, "
-        "other text, vocabulary (cased?), --max_seq_length or --short_seq_prob; "
-        "--results with the text tells more"
-    )

@@ -35,7 +35,8 @@ from bert.common.files import DataError
 from bert.training import checkpoint
 from bert.training.checkpoint import load_shared
 from bert.training.cost import disk_bytes
-from bert.training.flag_checks import check, is_folder_of_indexes, warnings
+from bert.training.data_files import is_folder_of_indexes, splits_of
+from bert.training.flag_checks import check, warnings
 from bert.training.hidden_words import load_both
 from bert.training.mlperf_log import MLPerfLog
 from bert.training.model import load_config
@@ -324,7 +325,8 @@ def test_what_is_allowed_but_rarely_meant_is_said(training_data, tmp_path):
     create(UNICODE_TEXT, shorter, "--max_seq_length=24", "--max_predictions_per_seq=5")
 
     def said(*more):
-        return warnings(parse_flags(flags(training_data, tmp_path / "run", *more)))
+        found = parse_flags(flags(training_data, tmp_path / "run", *more))
+        return warnings(found, *splits_of(found))
 
     assert said() == []
     (both,) = said(f"--tfrecord_eval={data}")

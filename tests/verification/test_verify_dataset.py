@@ -18,7 +18,7 @@ from bert.common.files import DataError
 from bert.examples.example import FEATURES, decode_example
 from bert.examples.records import have_checksums, read_blocks
 from bert.examples.tfrecord import TFRecordFile, frame
-from bert.verification import dataset_checks, published
+from bert.verification import check_table, published, published_checks
 from bert.verification.check_table import print_table
 from bert.verification.example_check import Totals, check_block, make_rules
 from bert.verification.file_report import (
@@ -701,8 +701,8 @@ def test_likely_causes(reports, text):
         {"[CLS]": CLS, "[SEP]": SEP, "[UNK]": UNK, "[MASK]": MASK}
         | dict.fromkeys(range(VOCAB_SIZE - 4)),
     )
-    assert any(text in cause for cause in dataset_checks.likely_causes(reports, rules)), (
-        dataset_checks.likely_causes(reports, rules)
+    assert any(text in cause for cause in published_checks.likely_causes(reports, rules)), (
+        published_checks.likely_causes(reports, rules)
     )
 
 
@@ -724,7 +724,7 @@ def test_the_table_as_people_see_it(tfrecords):
 
 
 def test_colours_on_terminals_only(capsys, monkeypatch):
-    row = dataset_checks.judged("set", "files", False, 3, 4)
+    row = check_table.judged("set", "files", False, 3, 4)
     print_table([row])
     assert "\033" not in capsys.readouterr().out
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
