@@ -268,11 +268,19 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
-    # The frameworks take 10 s of CPU: --help and a misspelt flag do not wait for them.
-    from bert.training import dry_run, loop
+    # Frameworks take up to 10 s of CPU: --help and a misspelt flag wait for none of them.
+    if flags.dry_run:
+        from bert.training import dry_run
 
-    action = dry_run.run if flags.dry_run else loop.export if flags.export else loop.train
-    action(flags)
+        dry_run.run(flags)
+    elif flags.export:
+        from bert.training.export import export
+
+        export(flags)
+    else:
+        from bert.training.loop import train
+
+        train(flags)
 
 
 if __name__ == "__main__":

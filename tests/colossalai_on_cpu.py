@@ -7,6 +7,7 @@ Makes one run after the other.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import sys
@@ -172,7 +173,8 @@ def note_steps_that_wait():
 
 def count_graphs():
     """Has each run leave graphs.txt: how many graphs were compiled when its clock started, and at
-    its end.
+    its end. Torch runs the graphs as they are: inductor's C++ compiler would take minutes, and
+    tests/training/test_model.py compares its results.
     """
     torch._dynamo.reset()
     counters.clear()
@@ -186,6 +188,7 @@ def count_graphs():
 
         return call_and_note
 
+    yield torch, "compile", functools.partial(torch.compile, backend="aot_eager")
     yield Run, "_open_logs", and_note(Run._open_logs)  # which logs the start
     yield Run, "finish", and_note(Run.finish)
 

@@ -16,7 +16,6 @@ import sys
 from unittest import mock
 
 import torch.distributed as dist
-from conftest import ROOT
 
 import bert.training.model_card
 import bert.training.run
@@ -41,11 +40,11 @@ def flags(data, output, *more):
 
 def torchrun(processes, script, *arguments):
     """Runs a script under torchrun; returns the process that has ended."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # else torchrun warns
-    return subprocess.run(
-        [TORCHRUN, "--standalone", f"--nproc_per_node={processes}", script, *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+    return start_torchrun(f"--nproc_per_node={processes}", script, *arguments).finished()
+
+
+def start_torchrun(*arguments):
+    return start_script(TORCHRUN, "--standalone", *arguments)
 
 
 def train_here(data, output, *more, check=True, draws=False):
@@ -170,25 +169,15 @@ def torchrun_agents(agents, script, *arguments):
     """Runs a script under as many agents of torchrun, one process each, as on as many machines.
     Returns them when they have ended; where one fails, the others are ended.
     """
-    command = [
-        TORCHRUN, f"--nnodes={agents}", "--nproc_per_node=1", "--master_addr=127.0.0.1",
-        f"--master_port={free_port()}",
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    common = (f"--nnodes={agents}", "--master_addr=127.0.0.1", f"--master_port={free_port()}")
     started = [
-        subprocess.Popen(
-            [*command, f"--node_rank={rank}", script, *map(str, arguments)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )
+        start_script(TORCHRUN, *common, f"--node_rank={rank}", script, *arguments)
         for rank in range(agents)
-    ]  # fmt: skip
+    ]
     wait_until_ended(started)
     for agent in started:
-        agent.terminate()
-    return [
-        subprocess.CompletedProcess(agent.args, agent.wait(), *agent.communicate())
-        for agent in started
-    ]
+        agent.send_signal(signal.SIGTERM)
+    return [agent.finished() for agent in started]
 
 
 def train_apart(data, output, *more, processes=1):

@@ -1,4 +1,4 @@
-"""The training loop of train.py, and its --export."""
+"""The training loop of train.py."""
 
 import argparse
 import gc
@@ -10,8 +10,6 @@ from contextlib import nullcontext
 import torch
 import torch.distributed as dist
 
-from bert.common.files import DataError
-from bert.training import checkpoint
 from bert.training.distributed import StopRequest
 from bert.training.flag_checks import check
 from bert.training.launch import join_processes, lock_output_dir, readable_errors
@@ -19,13 +17,9 @@ from bert.training.model import (
     Batch,
     count_correct_or_tied,
     load_config,
-    load_model,
-    load_tokenizer,
     loss_sums,
     predict,
-    save_model,
 )
-from bert.training.model_card import write_export_card
 from bert.training.optimization import learning_rate
 from bert.training.plugins import DataParallel
 from bert.training.run import Run
@@ -128,24 +122,3 @@ def _run_steps(flags, config, device, stop_request):
             run.recorder.say(
                 f"stopped by {stopped_by} after step {run.step:,}; the same command resumes it"
             )
-
-
-def export(flags: argparse.Namespace) -> None:
-    """Writes <output_dir>/export from the newest checkpoint, also while the run is training; on
-    rank 0.
-    """
-    if int(os.environ.get("RANK", 0)) != 0:
-        return
-    config = load_config(flags.bert_config_file)
-    newest = checkpoint.find_newest_valid(os.path.join(flags.output_dir, "checkpoints"))
-    if newest is None:
-        raise DataError(f"--export: {flags.output_dir} holds no checkpoint; train first")
-    folder = os.path.join(flags.output_dir, "export")
-    tokenizer = load_tokenizer(flags.vocab_file, flags.do_lower_case, config)
-    model = load_model(newest.path, config)
-    step = int(os.path.basename(newest.path).removeprefix("step-"))
-    save_model(
-        config, dict(model.named_parameters()), folder, tokenizer,
-        lambda folder: write_export_card(folder, flags.output_dir, config, vars(flags), step),
-    )  # fmt: skip
-    print(f"{folder}: the model of {newest.path}")

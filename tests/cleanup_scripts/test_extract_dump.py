@@ -146,6 +146,7 @@ def extracted(wikipedia):
     return {num_workers: text_of(wikipedia / str(num_workers)) for num_workers in (1, 5)}
 
 
+@pytest.mark.slow
 def test_equals_one_wikiextractor(wikipedia, extracted):
     one = joined(wikipedia / "one")
     assert b"the third " in one or b"the second " in one  # templates matter
@@ -153,10 +154,12 @@ def test_equals_one_wikiextractor(wikipedia, extracted):
     assert len({name.split("/")[0] for name in extracted[1]}) > 50  # slices
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(extracted):
     assert extracted[1] == extracted[5]
 
 
+@pytest.mark.slow
 def test_files_have_the_size_asked_for(extracted):
     sizes = {name: len(data) for name, data in extracted[1].items()}
     articles = {name: data.count(b"\n</doc>\n") for name, data in extracted[1].items()}
@@ -164,6 +167,7 @@ def test_files_have_the_size_asked_for(extracted):
     assert all(name.startswith("slice_") for name in sizes) and len(sizes) > 50
 
 
+@pytest.mark.slow
 def test_larger_slices_and_streams_of_many_pages_give_the_same_text(wikipedia, tmp_path):
     xml = bz2.open(wikipedia / "dump.bz2").read()
     pages = re.findall(rb"  <page>.*?</page>\n", xml, re.DOTALL)

@@ -190,7 +190,7 @@ finally:
     "command, package",
     [
         ("train.py --bert_config_file=x --output_dir=x --tfrecord_train=x --tfrecord_eval=x "
-         "--train_batch_size=1 --learning_rate=1 --num_train_steps=1", "numpy"),
+         "--train_batch_size=1 --learning_rate=1 --num_train_steps=1", "torch"),
         ("make_idx.py --help", "google_crc32c"),
         ("cleanup_scripts/cleanup_file.py --help", "bert"),
         ("cleanup_scripts/extract_dump.py --help", "bert"),

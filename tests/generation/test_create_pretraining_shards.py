@@ -364,6 +364,7 @@ class TestStatus:
         assert shards.status(shard, self.recipe(tmp_path), reads_output=True).manifest == manifest
 
 
+@pytest.mark.slow
 def test_interrupted_and_killed(texts, single_command, tmp_path):
     """Ctrl-C, then SIGKILL of the command; at last the bytes of the single command."""
     output, before = tmp_path / "out", ray_folders()

@@ -6,18 +6,17 @@ import os
 import re
 import signal
 import socket
-import subprocess
 
 import pytest
-from conftest import ROOT, assert_refused
+from conftest import assert_refused
 from training_runs import (
-    TORCHRUN,
     flags,
     handlers_of_signals_kept,
     metrics,
     start,
     start_ranks,
     start_script,
+    start_torchrun,
     train_here,
     wait_for,
 )
@@ -32,7 +31,6 @@ from bert.common.files import DataError
 from bert.training import distributed, loop
 from bert.training.flag_checks import check
 from bert.training.launch import lock_output_dir, readable_errors
-from tests.script_server import PATIENCE
 from train import parse_flags
 
 pytestmark = pytest.mark.slow
@@ -67,15 +65,12 @@ def test_signals_save_and_stop(training_data, tmp_path):
 def test_torchrun_passes_signals_on(training_data, tmp_path, signum):
     """It ends with a stack trace of its own, but its processes save."""
     more = ("--num_train_steps=100000", "--save_checkpoints_steps=7")
-    process = subprocess.Popen(
-        [TORCHRUN, "--standalone", "--nproc_per_node=2", "train.py",
-         *flags(training_data, tmp_path / "run", *more)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    process = start_torchrun(
+        "--nproc_per_node=2", "train.py", *flags(training_data, tmp_path / "run", *more)
+    )
     wait_for((tmp_path / "run/checkpoints/step-00000007").exists, process)
     process.send_signal(signum)
-    output, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate()
     (step,) = re.findall(f"stopped by {signum.name} after step ([0-9,]+);", output)
     assert (
         tmp_path / f"run/checkpoints/step-{int(step.replace(',', '')):08d}/manifest.json"

@@ -897,12 +897,14 @@ def test_recorded_run(process_group, run, micro_batches, unpad):
 
 
 @pytest.mark.slow
-def test_recorded_run_as_on_a_gpu(process_group, monkeypatch):
-    """Without padding, compiled, and with rows added to the decoder."""
+@pytest.mark.parametrize("unpad", [True, False])
+def test_recorded_run_as_on_a_gpu(process_group, monkeypatch, unpad):
+    """Compiled, and with rows added to the decoder."""
     monkeypatch.setattr(bert.training.model, "_row_multiple", lambda device: 64)
 
     def prepare(model):
-        leave_out_padding(model)
+        if unpad:
+            leave_out_padding(model)
         compile_layers(model)
 
     try:

@@ -26,6 +26,7 @@ def interpreted():
     return json.loads(process.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_kernels_equal_the_reference_implementation(interpreted, case):
     assert interpreted[case] < 1e-6
