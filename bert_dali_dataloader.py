@@ -33,7 +33,8 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-from bert.common.files import DataError, is_remote, list_folder_or_pattern, raise_if_any
+from bert.common.files import DataError, is_remote, raise_if_any
+from bert.common.path_flags import list_folder_or_pattern
 from bert.examples.batch import INDICES, indices_of
 from bert.loader.batches import iterate_batches
 from bert.loader.index import build_missing_indexes, pair_by_name, read_indexes

@@ -24,15 +24,8 @@ import resource
 import sys
 
 from bert.common import cli, kernels
-from bert.common.files import (
-    DataError,
-    FlagError,
-    expand_patterns,
-    is_remote,
-    output_problems,
-    raise_if_any,
-    size_of,
-)
+from bert.common.files import DataError, FlagError, is_remote, raise_if_any, size_of
+from bert.common.path_flags import expand_patterns, output_problems
 from bert.common.progress import ProgressLine
 from bert.examples.display import example_words
 from bert.examples.example_file import open_examples

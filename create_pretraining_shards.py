@@ -27,16 +27,8 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from bert.common import cli
-from bert.common.files import (
-    DataError,
-    FlagError,
-    is_remote,
-    list_folder_or_pattern,
-    nearest_existing,
-    output_problems,
-    raise_if_any,
-    size_of,
-)
+from bert.common.files import DataError, FlagError, is_remote, raise_if_any, size_of
+from bert.common.path_flags import list_folder_or_pattern, nearest_existing, output_problems
 from bert.common.progress import ProgressLine, time_left
 from bert.generation import ray_pool, shards
 from bert.generation.estimate import Estimate, estimate, make_sample

@@ -18,7 +18,8 @@ import re
 from collections.abc import Sequence
 
 from bert.common import cli
-from bert.common.files import DataError, FlagError, expand_patterns, raise_if_any, read_bytes
+from bert.common.files import DataError, FlagError, raise_if_any, read_bytes
+from bert.common.path_flags import expand_patterns
 
 
 def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:

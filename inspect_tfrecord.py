@@ -22,15 +22,8 @@ from bert.common import cli  # first: it says what to do where packages are miss
 # isort: split
 import numpy as np
 
-from bert.common.files import (
-    DataError,
-    FlagError,
-    atomic_writer,
-    list_folder_or_pattern,
-    make_parent_folder,
-    output_problems,
-    raise_if_any,
-)
+from bert.common.files import DataError, FlagError, atomic_writer, make_parent_folder, raise_if_any
+from bert.common.path_flags import list_folder_or_pattern, output_problems
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
 from bert.examples.display import example_words

@@ -15,14 +15,8 @@ import os
 import time
 
 from bert.common import cli
-from bert.common.files import (
-    DataError,
-    FlagError,
-    atomic_writer,
-    list_folder_or_pattern,
-    output_problems,
-    raise_if_any,
-)
+from bert.common.files import DataError, FlagError, atomic_writer, raise_if_any
+from bert.common.path_flags import list_folder_or_pattern, output_problems
 from bert.common.processes import run_for_files
 from bert.examples.encoding import encode_records
 from bert.examples.instance_file import InstanceFile, is_instance_file

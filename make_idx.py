@@ -17,13 +17,8 @@ import time
 from collections.abc import Sequence
 
 from bert.common import cli
-from bert.common.files import (
-    DataError,
-    FlagError,
-    folder_problems,
-    list_folder_or_pattern,
-    raise_if_any,
-)
+from bert.common.files import DataError, FlagError, raise_if_any
+from bert.common.path_flags import folder_problems, list_folder_or_pattern
 from bert.common.processes import run_for_files
 from bert.examples.instance_file import is_instance_file
 from bert.examples.tfrecord import write_index

@@ -22,16 +22,8 @@ from bert.common import cli  # first: it says what to do where packages are miss
 # isort: split
 import numpy as np
 
-from bert.common.files import (
-    DataError,
-    FlagError,
-    atomic_writer,
-    input_problem,
-    make_parent_folder,
-    nearest_existing,
-    output_problems,
-    raise_if_any,
-)
+from bert.common.files import DataError, FlagError, atomic_writer, make_parent_folder, raise_if_any
+from bert.common.path_flags import input_problem, nearest_existing, output_problems
 from bert.examples.encoding import encode_records
 from bert.examples.example import check_lengths, decode_example
 from bert.examples.example_file import open_examples

@@ -18,7 +18,7 @@ import argparse
 import os
 
 from bert.common import cli
-from bert.training.choices import DTYPES, PLUGINS
+from bert.training.choices import DTYPES, OPTIMIZERS, PLUGINS
 
 VOCAB_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt")
 
@@ -118,7 +118,7 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         default=1.0,
         help="power of the decay to 0 (default: %(default)s, linear)",
     )
-    add("--optimizer", choices=("lamb", "adamw"), default="lamb", help="(default: %(default)s)")
+    add("--optimizer", choices=OPTIMIZERS, default="lamb", help="(default: %(default)s)")
     cli.add_boolean_flag(
         training, "adam_bias_correction", False, "for --optimizer=adamw; MLPerf's has none"
     )

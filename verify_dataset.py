@@ -31,8 +31,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from bert.common import cli, kernels
-from bert.common.files import DataError, FlagError, list_folder_or_pattern, raise_if_any
+from bert.common.files import DataError, FlagError, raise_if_any
 from bert.common.md5_list import md5_lines
+from bert.common.path_flags import list_folder_or_pattern
 from bert.common.processes import process_pool
 from bert.common.progress import ProgressLine, time_left
 from bert.examples.records import find_payloads, have_checksums

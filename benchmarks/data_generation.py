@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-from bert.common.files import expand_patterns  # noqa: E402
+from bert.common.path_flags import expand_patterns
 
 Costs = tuple[float, float, float]  # CPU seconds, wall seconds, peak megabytes
 

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 import cleanup_io
 from journal import Journal
 
-from bert.common.files import FlagError, atomic_writer, folder_problems, raise_if_any
+from bert.common.files import FlagError, atomic_writer, raise_if_any
+from bert.common.path_flags import folder_problems
 
 
 def parse_args() -> argparse.Namespace:

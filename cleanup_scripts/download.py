@@ -52,7 +52,8 @@ from resumable_download import fetch, md5_of
 from unpack_text import unpack_archive_of, write_md5_list
 
 from bert.common import cli
-from bert.common.files import DataError, FlagError, folder_problems, raise_if_any, remove
+from bert.common.files import DataError, FlagError, raise_if_any, remove
+from bert.common.path_flags import folder_problems
 
 DEFAULT_BASE_URL = "https://dumps.wikimedia.org/{wiki}/{date}"
 SOURCES = ("mlcommons", "drive")

@@ -42,7 +42,8 @@ import multistream
 from journal import Journal
 
 from bert.common import cli
-from bert.common.files import DataError, FlagError, folder_problems, raise_if_any
+from bert.common.files import DataError, FlagError, raise_if_any
+from bert.common.path_flags import folder_problems
 
 PROCESSES_PER_EXTRACTOR = 4  # one process decompresses for them, fast enough for about 6
 SMALLEST_SLICE = "64K"

@@ -24,12 +24,12 @@ from bert.common.files import (
     DataError,
     FlagError,
     atomic_writer,
-    folder_problems,
     make_parent_folder,
     raise_if_any,
     read_bytes,
     remove,
 )
+from bert.common.path_flags import folder_problems
 
 SEED_STEP = 13  # between the generators of one file and the next, as in MLPerf's script
 

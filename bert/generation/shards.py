@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from bert.common import files
+from bert.common import files, path_flags
 from bert.generation.part import UNICODE, Settings, generate
 from tokenization import FullTokenizer
 
@@ -172,7 +172,7 @@ def unexpected_files(output_dir: str, shards: Sequence[Shard]) -> list[str]:
     are none of them.
     """
     try:
-        paths = files.list_folder_or_pattern(output_dir)
+        paths = path_flags.list_folder_or_pattern(output_dir)
     except files.DataError:  # no folder yet, or nothing in it
         return []
     return sorted({path.rpartition("/")[2] for path in paths} - {shard.name for shard in shards})

@@ -11,13 +11,8 @@ from typing import Any, TypeVar
 
 from transformers import BertConfig
 
-from bert.common.files import (
-    DataError,
-    folder_problems,
-    is_remote,
-    list_folder_or_pattern,
-    new_folder_problems,
-)
+from bert.common.files import DataError, is_remote
+from bert.common.path_flags import folder_problems, list_folder_or_pattern, new_folder_problems
 from bert.examples.example_file import open_examples
 from bert.examples.instance_file import InstanceFile, is_instance_file, vocabulary_checksum
 from bert.training.model import load_tokenizer

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import BertConfig
 
 from bert.common.cli import three_digits
-from bert.common.files import list_folder_or_pattern
+from bert.common.path_flags import list_folder_or_pattern
 from bert.examples.example_file import open_examples
 from bert.training import cost
 from bert.training.cost import Layout

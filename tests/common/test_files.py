@@ -12,7 +12,7 @@ from examples_of_text import SETTINGS
 from moto.server import ThreadedMotoServer
 
 import create_pretraining_data
-from bert.common import files
+from bert.common import files, path_flags
 from bert.generation import shards
 
 LOCK_NOW = fcntl.LOCK_EX | fcntl.LOCK_NB
@@ -107,9 +107,9 @@ class TestRemote:
         with files.atomic_writer(f"{ram}/a") as file:  # in the place of an older one
             file.write(b"three")
         assert (
-            files.list_folder_or_pattern(ram)
+            path_flags.list_folder_or_pattern(ram)
             == [f"{ram}/a", f"{ram}/b"]
-            == files.expand_patterns(f"{ram}/*")
+            == path_flags.expand_patterns(f"{ram}/*")
         )
         assert (
             b"".join(files.read_blocks(f"{ram}/a", 2)) == b"three"
@@ -117,7 +117,7 @@ class TestRemote:
         )
         files.remove(f"{ram}/a")
         files.remove(f"{ram}/a")
-        assert files.list_folder_or_pattern(ram) == [f"{ram}/b"]
+        assert path_flags.list_folder_or_pattern(ram) == [f"{ram}/b"]
 
     def test_leftovers(self, ram):
         with files.atomic_writer(f"{ram}/.a.01234567.tmp") as file:
@@ -129,10 +129,10 @@ class TestRemote:
         with pytest.raises(FileNotFoundError, match="memory://folder/absent"):
             files.read_bytes(f"{ram}/absent")
         with pytest.raises(files.DataError, match="memory://folder/absent"):
-            files.expand_patterns(f"{ram}/absent*")
-        assert "would overwrite" in files.output_problems(f"{ram}/a", f"{ram}/a")[0]
-        assert "is a folder" in files.output_problems(ram)[0]
-        assert files.output_problems(f"{ram}/new") == []
+            path_flags.expand_patterns(f"{ram}/absent*")
+        assert "would overwrite" in path_flags.output_problems(f"{ram}/a", f"{ram}/a")[0]
+        assert "is a folder" in path_flags.output_problems(ram)[0]
+        assert path_flags.output_problems(f"{ram}/new") == []
 
     def test_same_bytes_by_a_scheme(self, tmp_path):
         (tmp_path / "text-0").write_bytes(UNICODE_TEXT.read_bytes())

@@ -19,7 +19,8 @@ import pytest
 from conftest import ROOT, UNICODE_TEXT, assert_refused, create, run_script, start_script
 
 import create_pretraining_shards
-from bert.common.files import DataError, list_folder_or_pattern
+from bert.common.files import DataError
+from bert.common.path_flags import list_folder_or_pattern
 from bert.generation import estimate, shards
 from tests.script_server import wait_for
 
