@@ -9,7 +9,6 @@ import fsspec
 import pytest
 from conftest import ROOT, UNICODE_TEXT, assert_refused, create, run_script
 from examples_of_text import SETTINGS
-from moto.server import ThreadedMotoServer
 
 import create_pretraining_data
 from bert.common import files, path_flags
@@ -76,6 +75,8 @@ def ram():
 @pytest.fixture(scope="module")
 def bucket():
     """A bucket on an S3 server at 127.0.0.1; its name, with the environment that leads there."""
+    from moto.server import ThreadedMotoServer  # a second of imports
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
