@@ -2,7 +2,7 @@
 # Set-up and the tests; no GPU needed.
 #
 #   ./run_tests.sh                                          all of them
-#   ./run_tests.sh --quick                                  those that start no training or set-up
+#   ./run_tests.sh --quick                                  no training, no set-up, nothing costly
 #   ./run_tests.sh tests/generation/test_tokenization.py    arguments go to pytest
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -18,7 +18,7 @@ import argparse
 import os
 
 from bert.common import cli
-from bert.training.choices import DTYPES, OPTIMIZERS, PLUGINS
+from bert.training.choices import DEVICES, DTYPES, OPTIMIZERS, PLUGINS
 
 VOCAB_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vocab.txt")
 
@@ -162,7 +162,7 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     add = machine.add_argument
     add(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        choices=DEVICES,
         default="auto",
         help="auto: CUDA if there is any (default: %(default)s)",
     )

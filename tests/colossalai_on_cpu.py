@@ -173,8 +173,8 @@ def note_steps_that_wait():
 
 def count_graphs():
     """Has each run leave graphs.txt: how many graphs were compiled when its clock started, and at
-    its end. Torch runs the graphs as they are: inductor's C++ compiler would take minutes, and
-    tests/training/test_model.py compares its results.
+    its end. Torch runs the graphs as they are: inductor's C++ compiler would take minutes.
+    tests/training/test_model.py compares what inductor makes with MLPerf's recording.
     """
     torch._dynamo.reset()
     counters.clear()

@@ -34,9 +34,9 @@ with contextlib.suppress(ImportError):  # tests/gpu runs without most packages
 # again: an import of train.py takes 20 s of CPU instead of 9.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# One thread of torch in each process, as torchrun has it: there is a test at work on each core. And
-# threads sleep while they wait; else those of two runs take the cores from each other: 75 s instead
-# of 22 s.
+# There is a test at work on each core, so a process starts with one thread of torch; a run takes
+# all cores that its processes share (bert/training/launch.py). Threads sleep while they wait; else
+# those of two runs take the cores from each other: 75 s instead of 22 s.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 needs_wikipedia = pytest.mark.skipif(

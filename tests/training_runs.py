@@ -44,6 +44,7 @@ def torchrun(processes, script, *arguments):
 
 
 def start_torchrun(*arguments):
+    """arguments: torchrun's, the script, the script's."""
     return start_script(TORCHRUN, "--standalone", *arguments)
 
 

@@ -11,8 +11,10 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import IO
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import IO, Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 class DataError(ValueError):
@@ -27,6 +29,16 @@ def raise_if_any(problems: Sequence[str], error: type[DataError] = DataError) ->
     """Raises one error with every problem of the list, one per line; nothing for an empty list."""
     if problems:
         raise error("\n       ".join(problems))
+
+
+def attempt(
+    flag: str, function: Callable[..., Result], *args: Any
+) -> tuple[list[str], Result | None]:
+    """Calls a function; returns ([] or [its error, of the flag], its result or None)."""
+    try:
+        return [], function(*args)
+    except (DataError, OSError) as error:
+        return [f"{flag}: {error}"], None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -93,7 +105,7 @@ def is_folder(path: str) -> bool:
         return system.isdir(inside)
 
 
-def file_names(folder: str) -> list[str]:
+def names_in(folder: str) -> list[str]:
     """Returns the sorted names in a folder."""
     if not is_remote(folder):
         return sorted(os.listdir(folder))
@@ -291,5 +303,5 @@ def remove_leftovers(folder: str, names: Collection[str]) -> int:
 
 def _temporary_files(folder, names):
     """Returns the names of the temporary files, in a folder, of atomic_writer for `names`."""
-    matches = [re.fullmatch(r"\.(.*)\.[0-9a-f]{8}\.tmp", name) for name in file_names(folder)]
+    matches = [re.fullmatch(r"\.(.*)\.[0-9a-f]{8}\.tmp", name) for name in names_in(folder)]
     return [match[0] for match in matches if match and match[1] in names]

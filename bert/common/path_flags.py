@@ -6,10 +6,10 @@ import stat
 
 from bert.common.files import (
     DataError,
-    file_names,
     is_file,
     is_folder,
     is_remote,
+    names_in,
     remote_matches,
 )
 
@@ -103,7 +103,7 @@ def list_folder_or_pattern(where: str, prefix: str = "") -> list[str]:
     if not is_folder(where):
         return expand_patterns(where)
     names = [
-        name for name in file_names(where) if name.startswith(prefix) and not name.startswith(".")
+        name for name in names_in(where) if name.startswith(prefix) and not name.startswith(".")
     ]
     paths = [os.path.join(where, name) for name in names]
     if not is_remote(where):

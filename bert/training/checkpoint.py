@@ -43,8 +43,7 @@ def save(folder: str, step: int, shared: State, own_states: list[State], keep_ma
     path, temporary = os.path.join(folder, _name(step)), _hidden(folder, step)
     contents = {_SHARED: shared} | {_own(rank): state for rank, state in enumerate(own_states)}
     try:
-        for left_over in glob.glob(os.path.join(glob.escape(folder), ".step-*.tmp")):
-            shutil.rmtree(left_over, ignore_errors=True)
+        remove_unfinished(folder)
         os.makedirs(temporary)
         files = {
             name: _write(os.path.join(temporary, name), content)
@@ -61,6 +60,17 @@ def save(folder: str, step: int, shared: State, own_states: list[State], keep_ma
             "unchanged: free some space, then run the same command again"
         ) from None
     _remove_old(folder, step, keep_max)
+
+
+def has_checkpoints(output_dir: str) -> bool:
+    """Whether a run has saved any, be they valid or not."""
+    return bool(_steps(os.path.join(output_dir, "checkpoints")))
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes what was being written or removed in a folder when a run was killed."""
+    for left_over in glob.glob(os.path.join(glob.escape(folder), ".step-*.tmp")):
+        shutil.rmtree(left_over, ignore_errors=True)
 
 
 def newest_valid(folder: str) -> Checkpoint | None:

@@ -1,44 +1,32 @@
-"""The files of examples that train.py's flags name, where their indexes are, and what is wrong with
-either.
+"""The files of examples that train.py's flags name, their indexes, and the folders that a run
+writes in; what is wrong with any of them.
 """
 
 import argparse
 import fnmatch
 import glob
 import os
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 from transformers import BertConfig
 
-from bert.common.files import DataError, is_remote
+from bert.common.files import DataError, attempt, is_remote
 from bert.common.path_flags import folder_problems, list_folder_or_pattern, new_folder_problems
 from bert.examples.example_file import open_examples
 from bert.examples.instance_file import InstanceFile, is_instance_file, vocabulary_checksum
 from bert.training.model import load_tokenizer
-
-Result = TypeVar("Result")
-
-_FILES_OF_A_RUN = ("curves.png", "flags.json", "metrics.jsonl", "mlperf.log")
-
-
-def attempt(
-    flag: str, function: Callable[..., Result], *args: Any
-) -> tuple[list[str], Result | None]:
-    """Calls a function; returns ([] or [its error], its result or None)."""
-    try:
-        return [], function(*args)
-    except (DataError, OSError) as error:
-        return [f"{flag}: {error}"], None
 
 
 class Split:
     """The files of --tfrecord_train or of --tfrecord_eval. Nothing is raised for those that are
     missing or corrupt; the attributes say it.
 
-    Attributes: `name`, "train" or "eval"; `where`, the flag's value; `files`, [] if there are none,
-    and `missing`, messages on that; `lengths`, {feature: values} of the first example, {} if it
-    cannot be read, and `corrupt`, messages on that; `has_instances`: they are instance files.
+    name: "train" or "eval"
+    where: the flag's value
+    files: their paths; [] if there are none
+    missing: messages why there are none
+    has_instances: whether they are instance files
+    lengths: {feature: number of values} of the first example; {} if it cannot be read
+    corrupt: messages why it cannot
     """
 
     def __init__(self, flags: argparse.Namespace, name: str):
@@ -153,6 +141,8 @@ def is_folder_of_indexes(where: str) -> bool:
 
 # --------------------------------------------------------------------------------------------------
 # Folders that are written in
+
+_FILES_OF_A_RUN = ("curves.png", "flags.json", "metrics.jsonl", "mlperf.log")
 
 
 def wrong_folders(flags: argparse.Namespace, train: Split, evaluation: Split) -> list[str]:

@@ -1,4 +1,6 @@
-"""Checks of train.py's flags, data and earlier run; all problems are reported at once."""
+"""All checks of a train.py command, whose problems are reported together; and those of single
+flags.
+"""
 
 import argparse
 import math
@@ -6,10 +8,11 @@ import os
 
 import torch
 
-from bert.common.files import DataError, FlagError, raise_if_any
-from bert.training.data_files import Split, attempt, splits_of, wrong_folders
+from bert.common.files import DataError, FlagError, attempt, raise_if_any
+from bert.training.checkpoint import has_checkpoints
+from bert.training.data_files import Split, splits_of, wrong_folders
 from bert.training.expected_curve import ExpectedCurve
-from bert.training.flags_file import has_checkpoints, wrong_for_resuming
+from bert.training.flags_file import wrong_for_resuming
 from bert.training.model import corrupt_weights, load_config, load_tokenizer, missing_model
 
 CPU_PLUGINS = {"ddp"}
@@ -28,7 +31,7 @@ def check(flags: argparse.Namespace, world_size: int) -> None:
     wrong = [
         *_wrong_numbers(flags), *_wrong_combinations(flags, world_size), *_wrong_devices(flags),
         *config_problems, *(_wrong_for_config(flags, config) if config else []),
-        *_wrong_files(flags), *train.problems(config), *evaluation.problems(config),
+        *_wrong_start_or_curve(flags), *train.problems(config), *evaluation.problems(config),
         *wrong_folders(flags, train, evaluation), *wrong_for_resuming(flags, config),
     ]  # fmt: skip
     corrupt = [*_corrupt_weights(flags), *train.corrupt, *evaluation.corrupt]
@@ -153,7 +156,7 @@ def _wrong_for_config(flags, config):
     return problems
 
 
-def _wrong_files(flags):
+def _wrong_start_or_curve(flags):
     problems = []
     if _begins_with_checkpoint(flags):
         if problem := missing_model(flags.init_checkpoint):

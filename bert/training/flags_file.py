@@ -1,7 +1,6 @@
-"""A run's flags.json: the flags it was started with, and what may change when it resumes."""
+"""A run's flags.json: the flags of its last start, and which may change when it resumes."""
 
 import argparse
-import glob
 import json
 import os
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from transformers import BertConfig
 
 from bert.common.files import DataError
+from bert.training.checkpoint import has_checkpoints
 from bert.training.model import config_values
 
 # Flags that may differ when a run resumes. Training data are compared by the names and sizes of the
@@ -31,10 +31,6 @@ FLAGS_OF_A_RANK = {
 
 def flags_path(output_dir: str) -> str:
     return os.path.join(output_dir, "flags.json")
-
-
-def has_checkpoints(output_dir: str) -> bool:
-    return bool(glob.glob(os.path.join(glob.escape(output_dir), "checkpoints", "step-*")))
 
 
 def flags_content(flags: argparse.Namespace, config: BertConfig, data: dict[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import datetime
 import fcntl
+import glob
 import os
 import secrets
 import socket
@@ -89,6 +90,8 @@ def _check_that_all_see(folder):
     mark = os.path.join(folder, f".seen-by-all-{token}")
     with shared_errors():
         if dist.get_rank() == 0:
+            for left_over in glob.glob(os.path.join(glob.escape(folder), ".seen-by-all-*")):
+                os.unlink(left_over)  # of a killed run: the folder is locked
             open(mark, "x").close()
     try:
         with shared_errors():

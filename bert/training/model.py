@@ -415,8 +415,8 @@ def save_model(
         model = BertForPreTraining(config)
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
-    temporary = f"{folder}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _unfinished(folder)
+    remove_unfinished(folder)
     try:
         model.save_pretrained(temporary, safe_serialization=True)
         _open_weights_to_readers(temporary)
@@ -433,6 +433,15 @@ def save_model(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(f"{folder}: the model could not be written: {error}") from None
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes what `save_model` was writing into a folder when it was killed."""
+    shutil.rmtree(_unfinished(folder), ignore_errors=True)
+
+
+def _unfinished(folder):
+    return f"{folder}.tmp"
 
 
 def _open_weights_to_readers(folder):

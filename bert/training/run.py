@@ -1,10 +1,8 @@
 """A training run: its data, model, optimizer, logs and state."""
 
 import argparse
-import glob
 import math
 import os
-import shutil
 import time
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch
 import torch.distributed as dist
 from transformers import BertConfig, BertForPreTraining
 
-from bert.common.files import DataError, atomic_writer
+from bert.common.files import DataError, atomic_writer, raise_if_any
 from bert.training import checkpoint
 from bert.training.background import BackgroundWriter
 from bert.training.data_files import splits_of
@@ -33,6 +31,7 @@ from bert.training.model import (
     load_tokenizer,
     loss_sums,
     predict,
+    remove_unfinished,
     save_model,
     with_indices,
 )
@@ -106,6 +105,7 @@ class Run:
             )
 
         train, evaluation = self._splits
+        raise_if_any([*train.missing, *train.corrupt, *evaluation.missing, *evaluation.corrupt])
         return (
             build(
                 build_dali_train,
@@ -119,12 +119,9 @@ class Run:
 
     def _remove_leftovers(self):
         """Removes what a killed run left unfinished: the folder is locked, so no run is at work."""
-        folder = glob.escape(self.flags.output_dir)
-        for name in ("checkpoints/.step-*.tmp", "best.tmp", "model.tmp"):
-            for path in glob.glob(os.path.join(folder, name)):
-                shutil.rmtree(path, ignore_errors=True)
-        for path in glob.glob(os.path.join(folder, ".seen-by-all-*")):
-            os.unlink(path)
+        checkpoint.remove_unfinished(self.checkpoints)
+        for name in ("best", "model"):
+            remove_unfinished(os.path.join(self.flags.output_dir, name))
 
     def _make_folders_of_indexes(self):
         for folder in [split.folder_of_indexes for split in self._splits]:
