@@ -232,6 +232,8 @@ ROWS = {
         ("--idx_train='*.idx'", 2, "--idx_train: *.idx: no such file"),
         ("--tfrecord_train=instances --idx_train=empty_folder", 2, "which needs no index"),
         ("--output_dir=text", 2, "--output_dir: ", "text is a file, expected a folder"),
+        ("--output_dir=text --init_checkpoint=absent", 2, "text is a file, expected a folder",
+         "--init_checkpoint: absent"),
         ("--output_dir=", 2, "arguments are required: --output_dir"),
         ("--vocab_file=empty", 2, "--vocab_file: "),
         ("--vocab_file=absent", 2, "--vocab_file: absent"),

@@ -162,7 +162,7 @@ def _hidden(folder, step):
 
 def _steps(folder):
     """The steps of the checkpoints in a folder; unfinished ones have other names."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return [
             int(name.removeprefix("step-"))
             for name in os.listdir(folder)
