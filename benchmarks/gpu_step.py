@@ -31,8 +31,8 @@ from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-from bert.common import cli, quiet_imports  # noqa: E402, F401  before the frameworks
-from bert.common.files import DataError, atomic_writer  # noqa: E402
+from bert.common import cli, quiet_imports  # noqa: F401  before the frameworks
+from bert.common.files import DataError, atomic_writer
 
 # isort: split
 try:
@@ -41,8 +41,8 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error.name} is not installed: pip install 'torch>=2.5' 'transformers>=4.51'")
 
-from bert.training.flops import peak_flops, training_flops  # noqa: E402
-from bert.training.model import (  # noqa: E402
+from bert.training.flops import peak_flops, training_flops
+from bert.training.model import (
     Batch,
     build_model,
     compile_layers,
@@ -52,7 +52,7 @@ from bert.training.model import (  # noqa: E402
     predict,
     with_indices,
 )
-from bert.training.optimization import Lamb, parameter_groups  # noqa: E402
+from bert.training.optimization import Lamb, parameter_groups
 
 PROGRAMS = ("Hugging Face", "dense", "unpadded", "dense, compiled", "unpadded, compiled")
 MINIMUM_VERSIONS = {"torch": (2, 5), "transformers": (4, 51)}

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-from bert.examples.encoding import encode_records  # noqa: E402
-from bert.examples.example import FEATURES, decode_example  # noqa: E402
-from bert.examples.instance_file import Header, instance_file_blocks  # noqa: E402
-from bert.examples.instances import CHANGE, INSTANCE, Instances  # noqa: E402
-from bert.examples.tfrecord import TFRecordFile, write_index  # noqa: E402
+from bert.examples.encoding import encode_records
+from bert.examples.example import FEATURES, decode_example
+from bert.examples.instance_file import Header, instance_file_blocks
+from bert.examples.instances import CHANGE, INSTANCE, Instances
+from bert.examples.tfrecord import TFRecordFile, write_index
 
 SEQUENCE, PREDICTIONS, VOCAB = 512, 76, 30_522
 MLPERF_RECORDS, MLPERF_FILES = 157_000_000, 500

@@ -17,10 +17,10 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-from data_generation import measure, print_table  # noqa: E402
+from data_generation import measure, print_table
 
-from bert.examples.example import decode_example  # noqa: E402
-from bert.examples.tfrecord import TFRecordFile  # noqa: E402
+from bert.examples.example import decode_example
+from bert.examples.tfrecord import TFRecordFile
 
 EAGER_LOOP = """
 import tensorflow as tf

@@ -22,7 +22,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-from data_generation import FLAGS, make_corpus  # noqa: E402
+from data_generation import FLAGS, make_corpus
 
 
 def run(num_workers: int, texts: str, output: str) -> float:

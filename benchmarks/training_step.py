@@ -19,14 +19,14 @@ from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-from bert.common import quiet_imports  # noqa: E402, F401  before the frameworks
+from bert.common import quiet_imports  # noqa: F401  before the frameworks
 
 # isort: split
-import torch  # noqa: E402
-from transformers import BertConfig, BertForPreTraining  # noqa: E402
+import torch
+from transformers import BertConfig, BertForPreTraining
 
-from bert.training.launch import keep_freed_memory  # noqa: E402
-from bert.training.model import (  # noqa: E402
+from bert.training.launch import keep_freed_memory
+from bert.training.model import (
     Batch,
     Logits,
     build_model,
@@ -35,7 +35,7 @@ from bert.training.model import (  # noqa: E402
     predict,
     with_indices,
 )
-from bert.training.optimization import Lamb, parameter_groups  # noqa: E402
+from bert.training.optimization import Lamb, parameter_groups
 
 SEQ_LENGTH, PREDICTIONS, MEAN_LENGTH = 512, 76, 254
 SHAPES: dict[str, dict[str, Any]] = {

@@ -14,24 +14,24 @@ import sys
 from unittest import mock
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from bert.common import quiet_imports  # noqa: E402, F401  before the frameworks
+from bert.common import quiet_imports  # noqa: F401  before the frameworks
 
 # isort: split
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from colossalai.accelerator import CpuAccelerator, set_accelerator  # noqa: E402
-from colossalai.utils import set_seed  # noqa: E402
-from colossalai.zero.low_level.low_level_optim import LowLevelZeroOptimizer  # noqa: E402
-from torch._dynamo.utils import counters  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+import torch
+import torch.distributed as dist
+from colossalai.accelerator import CpuAccelerator, set_accelerator
+from colossalai.utils import set_seed
+from colossalai.zero.low_level.low_level_optim import LowLevelZeroOptimizer
+from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 
-import bert.training.launch  # noqa: E402
-import train  # noqa: E402
+import bert.training.launch
+import train
 from bert.common import cli
-from bert.training import flag_checks, loop  # noqa: E402
-from bert.training.optimization import AdamWeightDecay  # noqa: E402
-from bert.training.plugins import SlicePart  # noqa: E402
-from bert.training.run import Run  # noqa: E402
+from bert.training import flag_checks, loop
+from bert.training.optimization import AdamWeightDecay
+from bert.training.plugins import SlicePart
+from bert.training.run import Run
 
 waits = []  # for what the step in work would have waited for a GPU
 

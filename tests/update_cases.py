@@ -13,11 +13,11 @@ import sys
 from unittest import mock
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
-from bert.training import optimization, update_triton  # noqa: E402
-from bert.training.optimization import AdamWeightDecay, Lamb, LossScale  # noqa: E402
+from bert.training import optimization, update_triton
+from bert.training.optimization import AdamWeightDecay, Lamb, LossScale
 
 # Numbers of elements, from the kernels' block size: less than one block, and several.
 SIZES = {

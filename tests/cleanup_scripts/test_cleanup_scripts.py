@@ -26,17 +26,17 @@ SCRIPTS = ROOT / "cleanup_scripts"
 WITHOUT_SCIPY = str(ROOT / "tests/without_scipy")
 sys.path[:0] = [WITHOUT_SCIPY, str(SCRIPTS)]
 
-import clean_markup  # noqa: E402
-import cleanup_file  # noqa: E402
-import cleanup_io  # noqa: E402
-import do_gather  # noqa: E402
-import do_sentence_segmentation  # noqa: E402
-import punkt_3_4_5  # noqa: E402
-import separate_test_set  # noqa: E402
-from journal import Journal, code_digest, fixed_folder  # noqa: E402
+import clean_markup
+import cleanup_file
+import cleanup_io
+import do_gather
+import do_sentence_segmentation
+import punkt_3_4_5
+import separate_test_set
+from journal import Journal, code_digest, fixed_folder
 
-from bert.common.files import atomic_writer  # noqa: E402
-from tests.script_server import script_server  # noqa: E402
+from bert.common.files import atomic_writer
+from tests.script_server import script_server
 
 sys.path.remove(WITHOUT_SCIPY)
 

@@ -20,15 +20,15 @@ from download_server import running_server, serve_mlcommons
 SCRIPTS = ROOT / "cleanup_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-import download  # noqa: E402
-import mlcommons  # noqa: E402
-import mlperf_files  # noqa: E402
-import unpack_text  # noqa: E402
-from resumable_download import fetch  # noqa: E402
+import download
+import mlcommons
+import mlperf_files
+import unpack_text
+from resumable_download import fetch
 
-from bert.common.files import DataError  # noqa: E402
-from bert.common.md5_list import parse_md5_list  # noqa: E402
-from tests.script_server import script_server  # noqa: E402
+from bert.common.files import DataError
+from bert.common.md5_list import parse_md5_list
+from tests.script_server import script_server
 
 DATA = bytes(range(256)) * 4000  # 1,024,000 bytes
 MD5 = hashlib.md5(DATA).hexdigest()

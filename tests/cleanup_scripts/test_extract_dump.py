@@ -24,8 +24,8 @@ from conftest import ROOT
 SCRIPTS = ROOT / "cleanup_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-import dump_slices  # noqa: E402
-import multistream  # noqa: E402
+import dump_slices
+import multistream
 
 EXCERPT = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 HEADER = """<mediawiki>

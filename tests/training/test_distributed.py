@@ -46,7 +46,7 @@ def test_signals_save_and_stop(training_data, tmp_path):
     for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         before = saved()
         process = start(training_data, tmp_path / "run", *more)
-        wait_for(lambda: saved()[-1:] > before[-1:], process)  # noqa: B023  under way
+        wait_for(lambda: saved()[-1:] > before[-1:], process)  # under way
         process.send_signal(signum)
         process.send_signal(signum)  # torchrun's, after the scheduler's
         output, errors = process.communicate()

@@ -29,7 +29,7 @@ from training_runs import (
 )
 from transformers import AutoTokenizer
 
-import bert.common.quiet_imports  # noqa: F401  before transformers
+import bert.common.quiet_imports  # before transformers
 import bert.training.run
 from bert.common.files import DataError
 from bert.training import checkpoint
