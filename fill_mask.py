@@ -53,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         problems.append(f"--text: {flags.text} are {len(paths)} files, expected one")
     raise_if_any(problems, FlagError)
     # Not before the flags are known to be right: the frameworks take 10 s of CPU.
-    from bert.training import hidden_words
-    from bert.training.model_card import add_section
+    with cli.imports_without_collection():
+        from bert.training import hidden_words
+        from bert.training.model_card import add_section
 
     text = read_bytes(paths[0]).decode(errors="replace")
     articles = [article.split("\n") for article in re.split(r"\n\s*\n", text)]

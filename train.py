@@ -269,18 +269,14 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
     # Frameworks take up to 10 s of CPU: --help and a misspelt flag wait for none of them.
-    if flags.dry_run:
-        from bert.training import dry_run
-
-        dry_run.run(flags)
-    elif flags.export:
-        from bert.training.export import export
-
-        export(flags)
-    else:
-        from bert.training.loop import train
-
-        train(flags)
+    with cli.imports_without_collection():
+        if flags.dry_run:
+            from bert.training.dry_run import run as command
+        elif flags.export:
+            from bert.training.export import export as command
+        else:
+            from bert.training.loop import train as command
+    command(flags)
 
 
 if __name__ == "__main__":

@@ -132,9 +132,11 @@ def serve(modules):
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # for what imports print
     sys.path[0] = str(ROOT)
+    gc.disable()  # as bert/common/cli.py has it for imports
     for module in modules:
         importlib.import_module(module)
-    gc.freeze()  # what is imported: no process has to look through it for garbage, a second a time
+    gc.freeze()
+    gc.enable()
     at_work = set()
     for line in sys.stdin:
         question = json.loads(line)

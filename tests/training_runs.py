@@ -3,7 +3,6 @@ reading what a run left.
 """
 
 import contextlib
-import functools
 import gc
 import io
 import json
@@ -30,7 +29,8 @@ TORCHRUN = os.path.join(os.path.dirname(sys.executable), "torchrun")
 
 def flags(data, output, *more):
     return [
-        f"--bert_config_file={data}/config.json", f"--output_dir={output}",
+        f"--bert_config_file={data}/config.json", f"--vocab_file={data}/vocab.txt",
+        f"--output_dir={output}",
         f"--tfrecord_train={data}/train", f"--idx_train={data}/idx/train",
         f"--tfrecord_eval={data}/eval", f"--idx_eval={data}/idx/eval", "--train_batch_size=16",
         "--learning_rate=1e-2", f"--num_train_steps={STEPS}", "--num_warmup_steps=2",
@@ -54,7 +54,6 @@ def train_here(data, output, *more, check=True, draws=False):
 
     Returns what subprocess.run would: the exit code, stdout and stderr.
     """
-    freeze_imports()
     stdout, stderr, code = io.StringIO(), io.StringIO(), 0
     with (
         mock.patch.dict(os.environ),
@@ -83,12 +82,6 @@ def no_curves():
         mock.patch.object(bert.training.model_card, "plot_curves"),
     ):
         yield
-
-
-@functools.cache
-def freeze_imports():
-    """Collecting garbage among all that has been imported takes a second, twice a run."""
-    gc.freeze()
 
 
 @contextlib.contextmanager

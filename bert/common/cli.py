@@ -1,7 +1,9 @@
-"""Used by all commands: boolean flags, errors without a stack trace, exit codes."""
+"""Used by all commands: flags, quick imports, errors without a stack trace, exit codes."""
 
 import argparse
+import contextlib
 import difflib
+import gc
 import os
 import shlex
 import shutil
@@ -9,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from bert.common.files import DataError, FlagError
@@ -83,6 +85,21 @@ def _boolean(text):
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected True or False")
     return words[text.lower()]
+
+
+@contextlib.contextmanager
+def imports_without_collection() -> Iterator[None]:
+    """Python's search for garbage leaves out what is imported in this block, now and later.
+
+    Nothing of it is garbage, and ColossalAI's imports make 800,000 objects: the search is a sixth
+    of their time, and takes 0.8 s whenever it looks through all of them.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _print_error(text: str) -> None:

@@ -298,7 +298,8 @@ def test_files_are_counted_by_their_sizes(training_data, no_gpu_and_no_group):
 
 def test_instance_files_and_padding(training_data, no_gpu_and_no_group, tmp_path):
     shape = ("--max_seq_length=32", "--max_predictions_per_seq=5", "--dupe_factor=1")
-    create(UNICODE_TEXT, tmp_path / "part", *shape, "--output_format=instances")
+    vocab = training_data / "vocab.txt"
+    create(UNICODE_TEXT, tmp_path / "part", *shape, "--output_format=instances", vocab=vocab)
     both = [
         dry_run_of(training_data, f"--tfrecord_train={path}").stdout
         for path in (training_data / "train/part-00000", tmp_path / "part")

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from conftest import ROOT, UNICODE_TEXT, assert_refused, create
+from conftest import assert_refused, create_train_and_eval
 from training_runs import (
     evaluations_of,
     losses,
@@ -21,9 +21,7 @@ pytestmark = pytest.mark.slow
 def instances(training_data, tmp_path_factory):
     """Flags that give the files of `training_data` as instance files, and their folder."""
     folder = tmp_path_factory.mktemp("instances")
-    shape = ("--max_seq_length=32", "--max_predictions_per_seq=5", "--output_format=instances")
-    for name, seed in (("train/part-00000", 12345), ("train/part-00001", 1), ("eval/all", 2)):
-        create(UNICODE_TEXT, folder / name, *shape, "--dupe_factor=1", f"--random_seed={seed}")
+    create_train_and_eval(folder, training_data / "vocab.txt", "--output_format=instances")
     return folder
 
 
@@ -81,7 +79,7 @@ def test_balanced_run_has_the_same_losses(training_data, instances, tmp_path):
     ],
 )
 def test_refusals(training_data, instances, tmp_path, more, words):
-    lines = (ROOT / "vocab.txt").read_text().splitlines(keepends=True)
+    lines = (training_data / "vocab.txt").read_text().splitlines(keepends=True)
     (tmp_path / "vocab").write_text("".join([*lines[:2000], *lines[2000:][::-1]]))
     (tmp_path / "mixed").mkdir()
     os.symlink(instances / "train/part-00000", tmp_path / "mixed/part-00000")

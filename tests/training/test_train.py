@@ -80,7 +80,7 @@ def test_what_a_run_leaves(training_data, plain_run):
         assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"])
     tokenizer = AutoTokenizer.from_pretrained(output / "model")
     words = "Anarchism is a \u00c9tat, philosophy: unaffable"
-    assert tokenizer.tokenize(words) == FullTokenizer(ROOT / "vocab.txt").tokenize(words)
+    assert tokenizer.tokenize(words) == FullTokenizer(training_data / "vocab.txt").tokenize(words)
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
     # One umask made them all.
     assert len({path.stat().st_mode for path in output.rglob("*") if path.is_file()}) == 1
@@ -96,7 +96,7 @@ print(json.dumps([fill_mask(text) for text in texts]))
 """
 
 
-def test_saved_model_fills_masks_in_the_environment(plain_run, tmp_path):
+def test_saved_model_fills_masks_in_the_environment(training_data, plain_run, tmp_path):
     """As a user's own script would: without what bert/common/quiet_imports.py sets, which hides
     TensorFlow from transformers.
     """
@@ -108,7 +108,7 @@ def test_saved_model_fills_masks_in_the_environment(plain_run, tmp_path):
         cwd=tmp_path, capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    vocabulary = set((ROOT / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    vocabulary = set((training_data / "vocab.txt").read_text(encoding="utf-8").splitlines())
     for guesses in json.loads(process.stdout):
         assert len({guess["token"] for guess in guesses}) == 5
         assert all(guess["token_str"] in vocabulary and 0 < guess["score"] < 1 for guess in guesses)
@@ -125,7 +125,7 @@ def test_files_are_as_large_as_a_dry_run_says(training_data, plain_run):
         ("model/model.safetensors", disk.model),
         ("best/model.safetensors", disk.model),
     ):
-        assert os.path.getsize(plain_run[0] / file) == pytest.approx(expected, rel=0.02), file
+        assert os.path.getsize(plain_run[0] / file) == pytest.approx(expected, rel=0.03), file
 
 
 def test_fill_mask_compares_with_the_weights_at_the_start(training_data, tmp_path):
@@ -268,7 +268,7 @@ def test_everything_wrong_is_reported_at_once(training_data, plain_run, tmp_path
         "--tp_size=2": "num_attention_heads 3 is not divisible by --tp_size=2",
         "--expected_curve=absent.csv": "absent.csv: no such file",
         f"--bert_config_file={tmp_path}/config.json":
-            "vocab.txt has 30522 tokens, the configuration has vocab_size 1000",
+            "vocab.txt has 3190 tokens, the configuration has vocab_size 1000",
         "--seed=3": "was started with 12345",
     }  # fmt: skip
     process = train_here(training_data, plain_run[0], *wrong, check=False)
@@ -409,7 +409,7 @@ def test_ids_beyond_the_model_are_refused(training_data, tmp_path):
     assert_refused(process, "token id", "vocab_size 1000")
     assert os.listdir(tmp_path / "run") == [".lock"]
     with pytest.raises(
-        DataError, match="vocab.txt has 30522 tokens, the configuration has vocab_size 1000"
+        DataError, match="vocab.txt has 3190 tokens, the configuration has vocab_size 1000"
     ):
         check(parse_flags(flags(training_data, tmp_path / "run", more[0])), 1)
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import ROOT
 from pages import run_python
 from transformers import AutoModelForSequenceClassification, BertForPreTraining
 
@@ -19,7 +18,8 @@ def small_model(training_data, tmp_path_factory):
     torch.manual_seed(0)
     weights = dict(build_model(config).named_parameters())
     folder = tmp_path_factory.mktemp("run") / "model"
-    save_model(config, weights, str(folder), load_tokenizer(ROOT / "vocab.txt", True, config))
+    tokenizer = load_tokenizer(training_data / "vocab.txt", True, config)
+    save_model(config, weights, str(folder), tokenizer)
     return folder
 
 
