@@ -1,5 +1,7 @@
 """What the commands share at their edge."""
 
+import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -214,3 +216,16 @@ def test_python_without_the_packages_is_explained(command, package, tmp_path):
 )
 def test_three_digits(number, text):
     assert cli.three_digits(number) == text
+
+
+@pytest.mark.parametrize("error", [None, ModuleNotFoundError])
+def test_imports_are_left_out_of_the_search_for_garbage(error):
+    frozen = gc.get_freeze_count()
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        with cli.imports_without_collection():
+            assert not gc.isenabled()
+            module = [[]]
+            if error:
+                raise error
+    assert gc.isenabled() and gc.get_freeze_count() > frozen
+    assert not any(tracked is module for tracked in gc.get_objects())
