@@ -268,8 +268,8 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     flags = parse_flags(argv)
-    # Frameworks take up to 10 s of CPU: --help and a misspelt flag wait for none of them.
-    with cli.imports_without_collection():
+    # Frameworks take up to 9 s of CPU: --help and a misspelt flag wait for none of them.
+    with cli.imports_without_garbage_collection():
         if flags.dry_run:
             from bert.training.dry_run import run as command
         elif flags.export:

@@ -1,6 +1,6 @@
 """Runs scripts of this project in processes of their own that find their imports done.
 
-A script takes 0.1 to 12 s of CPU for its imports and its kernels, and the tests run some hundred of
+A script takes 0.1 to 9 s of CPU for its imports and its kernels, and the tests run some hundred of
 them. Here a server does that once; for each run it forks a process, which runs the script as
 `python3 script` would: its own arguments, folder, environment, output and end.
 """
@@ -132,10 +132,10 @@ def serve(modules):
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # for what imports print
     sys.path[0] = str(ROOT)
-    gc.disable()  # as bert/common/cli.py has it for imports
+    gc.disable()  # as cli.imports_without_garbage_collection
     for module in modules:
         importlib.import_module(module)
-    gc.freeze()
+    gc.freeze()  # or each process would look through the imports for garbage, a second a time
     gc.enable()
     at_work = set()
     for line in sys.stdin:

@@ -104,7 +104,7 @@ def train(data, output, *more, processes=1):
 
 
 def start_script(script, *arguments, **options):
-    """Starts a script in a process that need not import the frameworks, which takes 12 s of CPU."""
+    """Starts a script in a process that need not import the frameworks, which takes 9 s of CPU."""
     return script_server("tests.warm_training").start(script, *arguments, whole_end=True, **options)
 
 

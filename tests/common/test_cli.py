@@ -219,10 +219,10 @@ def test_three_digits(number, text):
 
 
 @pytest.mark.parametrize("error", [None, ModuleNotFoundError])
-def test_imports_are_left_out_of_the_search_for_garbage(error):
+def test_imports_are_left_out_of_garbage_collection(error):
     frozen = gc.get_freeze_count()
     with pytest.raises(error) if error else contextlib.nullcontext():
-        with cli.imports_without_collection():
+        with cli.imports_without_garbage_collection():
             assert not gc.isenabled()
             module = [[]]
             if error:

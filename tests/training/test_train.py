@@ -125,7 +125,8 @@ def test_files_are_as_large_as_a_dry_run_says(training_data, plain_run):
         ("model/model.safetensors", disk.model),
         ("best/model.safetensors", disk.model),
     ):
-        assert os.path.getsize(plain_run[0] / file) == pytest.approx(expected, rel=0.03), file
+        overhead = os.path.getsize(plain_run[0] / file) - expected  # names and shapes of tensors
+        assert 0 < overhead < 0.03 * expected, file
 
 
 def test_fill_mask_compares_with_the_weights_at_the_start(training_data, tmp_path):
